@@ -1,0 +1,80 @@
+"""Errors that a user can act on.
+
+Every error carries a one-line message that names the cause and a hint that names the mend. The command line prints
+both on one line and exits with `exit_code`; a job writes them as its `error` event.
+"""
+
+from __future__ import annotations
+
+
+class SynthDiffusionError(Exception):
+    """Base of all errors that are reported without a traceback.
+
+    Args:
+        message: what is wrong, naming the file or value.
+        hint: how to mend it.
+    """
+
+    kind = "internal"
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def one_line(self) -> str:
+        """Message and hint as a single line."""
+        text = self.message if not self.hint else f"{self.message.rstrip('.')}. {self.hint}"
+        return " ".join(text.split())
+
+
+class BadInput(SynthDiffusionError):
+    """The request, or a file that it names, cannot be used."""
+
+    kind = "bad_input"
+    exit_code = 2
+
+
+class ModelError(SynthDiffusionError):
+    """A model package is missing, damaged, or cannot do what is asked."""
+
+    kind = "model"
+    exit_code = 2
+
+
+class MissingExtra(SynthDiffusionError):
+    """An optional package is needed for what is asked."""
+
+    kind = "bad_input"
+    exit_code = 2
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(
+            f"{what} needs packages that are not installed",
+            f'Install them with: pip install "SynthDiffusion[{extra}]" (in a clone: pip install ".[{extra}]").',
+        )
+
+
+class RunFailed(SynthDiffusionError):
+    """Something failed while a valid request was being carried out (disk full, child process failed)."""
+
+    kind = "internal"
+    exit_code = 1
+
+
+class OutOfMemory(SynthDiffusionError):
+    """The device or the machine has too little memory for the request."""
+
+    kind = "out_of_memory"
+    exit_code = 1
+
+
+class Cancelled(SynthDiffusionError):
+    """The user stopped the run."""
+
+    kind = "cancelled"
+    exit_code = 130
+
+    def __init__(self) -> None:
+        super().__init__("Cancelled")

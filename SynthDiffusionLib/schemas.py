@@ -1,0 +1,171 @@
+"""Checks JSON from outside against the schemas in Resources/Schemas, and says in plain words what is wrong."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from SynthDiffusionLib.resources import resource_path
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import ValidationError
+
+LARGEST_JSON_BYTES = 16 * 1024 * 1024
+
+_KINDS = {
+    "object": "an object",
+    "array": "a list",
+    "string": "text",
+    "number": "a number",
+    "integer": "a whole number",
+    "boolean": "true or false",
+    "null": "null",
+}
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Strict JSON: no NaN or Infinity, no key twice in one object, UTF-8 with or without a byte order mark.
+
+    Raises:
+        ValueError: with one line that says what is wrong and where.
+    """
+
+    def no_constant(name: str) -> Any:
+        raise ValueError(f"{name} is not a JSON number")
+
+    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise ValueError(f"the key '{twice}' is there twice")
+        return found
+
+    try:
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text.removeprefix("\ufeff")
+        return json.loads(text, parse_constant=no_constant, object_pairs_hook=no_duplicates)
+    except UnicodeDecodeError as error:
+        raise ValueError("it is not UTF-8 text") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {error.lineno}, column {error.colno}: {error.msg}") from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def read_json(path: Path) -> Any:
+    """`parse_json` of a file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: too large, or not JSON.
+    """
+    with open(path, "rb") as file:
+        data = file.read(LARGEST_JSON_BYTES + 1)
+    if len(data) > LARGEST_JSON_BYTES:
+        raise ValueError(f"it is larger than {LARGEST_JSON_BYTES // 1024**2} MiB")
+    return parse_json(data)
+
+
+@cache
+def _validator(schema_name: str) -> Draft202012Validator:
+    from jsonschema import Draft202012Validator
+
+    schema = read_json(resource_path("Schemas", f"{schema_name}.schema.json"))
+    Draft202012Validator.check_schema(schema)
+    return Draft202012Validator(schema)
+
+
+def first_problem(data: Any, schema_name: str) -> str | None:
+    """What is wrong with `data`, in one line, or None.
+
+    Args:
+        data: parsed JSON.
+        schema_name: `NAME` of Resources/Schemas/NAME.schema.json.
+
+    Returns:
+        for example "'grid.divisor' must be a whole number, not text ('8')".
+    """
+    from jsonschema.exceptions import best_match
+
+    error = best_match(_validator(schema_name).iter_errors(data))
+    return None if error is None else _plain(error)
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The entry of `known` that `name` is probably meant to be, ignoring case; None if none is near."""
+    by_folded = {k.casefold(): k for k in known}
+    found = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.55)
+    return by_folded[found[0]] if found else None
+
+
+def _place(path: Iterable[str | int]) -> str:
+    place = ""
+    for part in path:
+        place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else str(part)
+    return f"'{place}'" if place else "the top level"
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _kind(value: Any) -> str:
+    for types, name in (
+        ((bool,), "boolean"),
+        ((int, float), "number"),
+        ((str,), "string"),
+        ((dict,), "object"),
+        ((list,), "array"),
+    ):
+        if isinstance(value, types):
+            return _KINDS[name]
+    return _KINDS["null"]
+
+
+def _plain(error: ValidationError) -> str:
+    where, value, rule = _place(error.absolute_path), error.instance, error.validator_value
+    match error.validator:
+        case "required":
+            return f"{where} lacks '{next(name for name in rule if name not in value)}'"
+        case "additionalProperties" | "unevaluatedProperties":
+            known = list(error.schema.get("properties", {}))
+            extra = next((name for name in value if name not in known), "")
+            near = closest(extra, known)
+            return f"{where} has an unknown entry '{extra}'" + (f" (did you mean '{near}'?)" if near else "")
+        case "type":
+            kinds = [_KINDS[k] for k in ([rule] if isinstance(rule, str) else rule)]
+            return f"{where} must be {' or '.join(kinds)}, not {_kind(value)} ({_shown(value)})"
+        case "enum":
+            near = closest(value, map(str, rule)) if isinstance(value, str) else None
+            hint = f" (did you mean '{near}'?)" if near else ""
+            return f"{where} must be one of {', '.join(map(str, rule))}, not {_shown(value)}{hint}"
+        case "const":
+            return f"{where} must be {_shown(rule)}, not {_shown(value)}"
+        case "minimum" | "exclusiveMinimum" | "maximum" | "exclusiveMaximum":
+            words = {
+                "minimum": "at least",
+                "exclusiveMinimum": "greater than",
+                "maximum": "at most",
+                "exclusiveMaximum": "less than",
+            }
+            return f"{where} must be {words[error.validator]} {rule}, not {_shown(value)}"
+        case "minItems" | "maxItems" | "minProperties" | "maxProperties":
+            words = "at least" if error.validator.startswith("min") else "at most"
+            return f"{where} must have {words} {rule} entries, not {len(value)}"
+        case "minLength":
+            return f"{where} must not be empty"
+        case "maxLength":
+            return f"{where} is longer than {rule} characters"
+        case "uniqueItems":
+            return f"{where} names something twice"
+        case "pattern":
+            wanted = error.schema.get("description", f"of the form {rule}")
+            return f"{where} must be {wanted}, not {_shown(value)}"
+    text = " ".join(error.message.split())
+    return f"{where}: {text if len(text) <= 160 else text[:157] + '...'}"
