@@ -1,0 +1,89 @@
+"""Writing a file so that its final name never holds half of it."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from SynthDiffusionLib.errors import BadInput, RunFailed
+
+_NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG}
+_REPLACE_ATTEMPTS = 10
+_RETRIES_PERMISSION = os.name == "nt"  # elsewhere a refusal does not pass
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` that becomes `path` when the block ends well and vanishes when it does not.
+
+    The temporary name keeps the suffix, since libraries choose the format by it.
+
+    Raises:
+        BadInput: the folder is missing or not writable.
+        RunFailed: the disk is full, or the file cannot be written for another reason of the system.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise BadInput(f"Folder {path.parent} does not exist", "Create it or choose another.")
+    # A short name: with a long final name, one that is longer still could pass the system's limit.
+    suffix = "".join(path.suffixes[-2:])[-12:]
+    temporary = path.with_name(f".part-{uuid.uuid4().hex[:12]}{suffix}")
+    try:
+        try:
+            yield temporary
+            _replace(temporary, path)
+        except OSError as error:
+            raise writing_error(error, path) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """As `atomic_path`, giving the open binary file."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        yield file
+
+
+@contextmanager
+def gzip_stream(file: BinaryIO, level: int = 6) -> Iterator[BinaryIO]:
+    """A gzip stream whose bytes depend on its content only: no time and no file name in its header (RFC 1952)."""
+    with gzip.GzipFile(filename="", mode="wb", compresslevel=level, fileobj=file, mtime=0) as stream:
+        yield stream
+
+
+def writing_error(error: OSError, path: Path) -> BadInput | RunFailed:
+    """The error to show for a failed write."""
+    if error.errno in _NO_SPACE:
+        return RunFailed(
+            f"{path.name}: No space left on the disk of {path.parent}", "Free some space or choose another folder."
+        )
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return BadInput(
+            f"{path}: no permission to write it", "Choose another folder, or close the program that has the file open."
+        )
+    if error.errno == errno.ENAMETOOLONG:
+        return BadInput(f"{path.name[:60]}...: the file name is too long", "Choose a shorter name.")
+    if isinstance(error, IsADirectoryError):
+        return BadInput(f"{path} is a folder", "Choose a file name.")
+    return RunFailed(f"{path.name}: it cannot be written ({error.strerror or error})", "Choose another folder.")
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """os.replace, tried again while a virus scanner or viewer holds the target open on Windows."""
+    for attempt in range(_REPLACE_ATTEMPTS):
+        try:
+            os.replace(temporary, path)
+            return
+        except PermissionError:
+            if attempt == _REPLACE_ATTEMPTS - 1 or not _RETRIES_PERMISSION:
+                raise
+            time.sleep(0.05 * (attempt + 1))
