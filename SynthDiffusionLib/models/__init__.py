@@ -1,0 +1,65 @@
+"""Model packages: what they say, where they live, and how they come and go. Imports neither torch nor MONAI."""
+
+from SynthDiffusionLib.models.folders import package_folders, shipped_folder, user_folder
+from SynthDiffusionLib.models.importers import IMPORTERS, Converted, Importer, import_checkpoint
+from SynthDiffusionLib.models.package import ModelPackage, load_package, seal_package, sha256_of
+from SynthDiffusionLib.models.registry import (
+    FileCheck,
+    Installed,
+    ModelEntry,
+    Verification,
+    install,
+    list_packages,
+    package_digest,
+    remove,
+    verify,
+)
+from SynthDiffusionLib.models.spec import (
+    DiffusionSpec,
+    FileSpec,
+    GridSpec,
+    InpaintSpec,
+    IntensitySpec,
+    LicenseSpec,
+    ModelSpec,
+    NetworkSpec,
+    SamplingSpec,
+    SegmenterSpec,
+    TrainingSpec,
+    read_spec,
+)
+
+__all__ = [
+    "IMPORTERS",
+    "Converted",
+    "DiffusionSpec",
+    "FileCheck",
+    "FileSpec",
+    "GridSpec",
+    "Importer",
+    "InpaintSpec",
+    "Installed",
+    "IntensitySpec",
+    "LicenseSpec",
+    "ModelEntry",
+    "ModelPackage",
+    "ModelSpec",
+    "NetworkSpec",
+    "SamplingSpec",
+    "SegmenterSpec",
+    "TrainingSpec",
+    "Verification",
+    "import_checkpoint",
+    "install",
+    "list_packages",
+    "load_package",
+    "package_digest",
+    "package_folders",
+    "read_spec",
+    "remove",
+    "seal_package",
+    "sha256_of",
+    "shipped_folder",
+    "user_folder",
+    "verify",
+]

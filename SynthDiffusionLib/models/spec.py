@@ -1,0 +1,341 @@
+"""What a `model.json` says, typed and checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from SynthDiffusionLib.errors import ModelError
+from SynthDiffusionLib.labels.scheme import LabelScheme
+
+FORMAT = "synthdiffusion-model-1"
+SPEC_NAME = "model.json"
+
+# The only kinds of file that a package may hold, by role: nothing in it can be executed or unpickled.
+SUFFIXES = {
+    "denoiser": (".safetensors",),
+    "segmenter": (".safetensors",),
+    "autoencoder": (".safetensors",),
+    "controlnet": (".safetensors",),
+    "card": (".md",),
+    "figure": (".png", ".jpg"),
+}
+
+_ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. +-]*")
+_WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A network: the plain name of its class and the arguments of its constructor."""
+
+    name: str
+    parameters: dict[str, Any]
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> NetworkSpec:
+        return NetworkSpec(data["class"], {k: v for k, v in data.items() if k != "class"})
+
+
+@dataclass(frozen=True)
+class DiffusionSpec:
+    """The forward process, in the words of diffusers; the fields are those of `sampling.schedule.DiffusionSpec`."""
+
+    train_steps: int
+    beta_schedule: str
+    prediction: str
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+
+
+@dataclass(frozen=True)
+class GridSpec:
+    """Which grids the model works on.
+
+    Args:
+        spacing_mm: voxel size along the three axes.
+        orientation: patient directions of the axes, as in "LPS".
+        min_size: smallest number of voxels along each axis.
+        max_size: largest number of voxels along each axis.
+        divisor: the network's input is padded to a multiple of this.
+    """
+
+    spacing_mm: tuple[float, float, float]
+    orientation: str
+    min_size: tuple[int, int, int]
+    max_size: tuple[int, int, int]
+    divisor: int
+
+
+@dataclass(frozen=True)
+class IntensitySpec:
+    """The values that map to -1 and 1, in `unit` ("HU" or "arbitrary")."""
+
+    unit: str
+    range: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class InpaintSpec:
+    """Inpainting: width of the synthesised margin round the drawing, and the longest side of a region, in mm."""
+
+    margin_mm: float
+    max_region_mm: float
+
+
+@dataclass(frozen=True)
+class SamplingSpec:
+    """Samplers that the model's schedule bears, and what is used when the user says nothing."""
+
+    default_sampler: str
+    default_steps: int
+    samplers: tuple[str, ...]
+    default_guidance: float = 1.0
+
+
+@dataclass(frozen=True)
+class FileSpec:
+    """One file of the package: plain name, checksum, size, and what it is for (a key of `SUFFIXES`)."""
+
+    path: str
+    sha256: str
+    bytes: int
+    role: str
+
+
+@dataclass(frozen=True)
+class SegmenterSpec:
+    """The small segmenter that mask adherence is measured with, and how well it does on real cases."""
+
+    network: NetworkSpec
+    measured: dict[str, Any]
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LicenseSpec:
+    """Licence of the weights: SPDX expression, whom to name, and what they may be used for, in words."""
+
+    spdx: str
+    attribution: str
+    permitted_use: str
+
+
+@dataclass(frozen=True)
+class TrainingSpec:
+    """Where the weights come from: data, its licence, the split by patient, and how to train them again."""
+
+    dataset: str
+    license: str
+    citation: str = ""
+    split: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    steps: int | None = None
+    command: str = ""
+    commit: str = ""
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The whole `model.json`; `raw` is the JSON it was made from."""
+
+    id: str
+    name: str
+    version: str
+    description: str
+    backend: str
+    modality: str
+    body_part: str
+    target_class: str | None
+    network: NetworkSpec
+    diffusion: DiffusionSpec
+    grid: GridSpec
+    intensity: IntensitySpec
+    label_scheme: LabelScheme
+    modes: tuple[str, ...]
+    inpaint: InpaintSpec | None
+    sampling: SamplingSpec
+    files: tuple[FileSpec, ...]
+    segmenter: SegmenterSpec | None
+    license: LicenseSpec
+    training: TrainingSpec
+    quality: dict[str, Any]
+    performance: dict[str, Any]
+    provenance: dict[str, Any]
+    raw: dict[str, Any]
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(f.bytes for f in self.files)
+
+    @staticmethod
+    def from_json(data: Any, source: str = SPEC_NAME) -> ModelSpec:
+        """Checks the JSON against the schema and for what a schema cannot say.
+
+        Args:
+            data: parsed `model.json`.
+            source: how to name it in an error.
+
+        Raises:
+            ModelError: with the first thing that is wrong.
+        """
+        from SynthDiffusionLib.schemas import first_problem
+
+        found = str(data.get("format", "")) if isinstance(data, dict) else ""
+        if found.startswith("synthdiffusion-model-") and found != FORMAT:
+            raise ModelError(
+                f"'{source}' is of format {found}; this version reads {FORMAT}",
+                "Install a newer SynthDiffusion, or an older package.",
+            )
+        problem = first_problem(data, "model") or next(_contradictions(data), None)
+        if problem:
+            raise ModelError(f"'{source}' is not a valid model description: {problem}", "Get the package again.")
+        segmenter, inpaint = data.get("segmenter"), data.get("inpaint")
+        return ModelSpec(
+            **{k: data[k] for k in ("id", "name", "version", "description", "backend", "modality", "body_part")},
+            target_class=data.get("target_class"),
+            network=NetworkSpec.from_json(data["network"]),
+            diffusion=DiffusionSpec(**data["diffusion"]),
+            grid=GridSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in data["grid"].items()}),
+            intensity=IntensitySpec(data["intensity"]["unit"], tuple(data["intensity"]["range"])),
+            label_scheme=LabelScheme.from_json(data["label_scheme"]),
+            modes=tuple(data["modes"]),
+            inpaint=InpaintSpec(**inpaint) if inpaint else None,
+            sampling=SamplingSpec(**data["sampling"] | {"samplers": tuple(data["sampling"]["samplers"])}),
+            files=tuple(FileSpec(**f) for f in data["files"]),
+            segmenter=SegmenterSpec(
+                NetworkSpec.from_json(segmenter["network"]),
+                segmenter.get("measured", {}),
+                {k: v for k, v in segmenter.items() if k not in ("network", "measured")},
+            )
+            if segmenter
+            else None,
+            license=LicenseSpec(**data["license"]),
+            training=TrainingSpec(
+                **data["training"]
+                | {"split": {part: tuple(cases) for part, cases in data["training"].get("split", {}).items()}}
+            ),
+            quality=data["measured"]["quality"],
+            performance=data["measured"]["performance"],
+            provenance=data.get("provenance", {}),
+            raw=data,
+        )
+
+
+def read_spec(folder: Path) -> ModelSpec:
+    """The checked `model.json` of a package folder.
+
+    Raises:
+        ModelError: it is missing, not JSON, or not valid.
+    """
+    from SynthDiffusionLib.schemas import read_json
+
+    path = Path(folder) / SPEC_NAME
+    try:
+        data = read_json(path)
+    except OSError as error:
+        raise ModelError(
+            f"'{folder}' is not a model package: its {SPEC_NAME} cannot be read ({error.strerror})",
+            "Give the folder that holds the model.json.",
+        ) from error
+    except ValueError as error:
+        raise ModelError(f"'{path}' is damaged: {error}", "Get the package again and install it.") from error
+    return ModelSpec.from_json(data, str(path))
+
+
+def id_problem(model_id: str) -> str | None:
+    """Why a text cannot be the ID of a model, or None."""
+    if not _ID.fullmatch(model_id) or len(model_id) > 64:
+        return "it must be lower-case letters and digits in groups joined by hyphens, 64 at most"
+    if _WINDOWS_DEVICES.fullmatch(model_id):
+        return "Windows reserves the name"
+    return None
+
+
+def unsafe_name(name: str) -> str | None:
+    """Why a file name of a package is refused on every system, or None.
+
+    Plain names only: no folder parts in either notation, no drive, no stream (`a:b`), nothing hidden, nothing that
+    Windows takes for a device or strips (trailing blanks and dots).
+    """
+    if name in (".", "..") or "/" in name or "\\" in name or ":" in name or name.startswith("~"):
+        return "it names a path outside its folder, not a file beside the model.json"
+    if not _PLAIN_NAME.fullmatch(name) or name != name.rstrip(". ") or len(name) > 128:
+        return "it is not a plain file name"
+    if _WINDOWS_DEVICES.fullmatch(name):
+        return "Windows reserves the name"
+    return None
+
+
+def _contradictions(data: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong in a description that satisfies the schema."""
+    if why := id_problem(data["id"]):  # a "$" in the schema's pattern lets a line end pass
+        yield f"'id' cannot be {data['id']!r}: {why}"
+    yield from _file_problems(data)
+    grid = data["grid"]
+    if len({{"R": "L", "P": "A", "I": "S"}.get(letter, letter) for letter in grid["orientation"]}) != 3:
+        yield f"'grid.orientation' {grid['orientation']} names an axis twice"
+    if any(low > high for low, high in zip(grid["min_size"], grid["max_size"])):
+        yield "'grid.min_size' is larger than 'grid.max_size'"
+    low, high = data["intensity"]["range"]
+    if low >= high:
+        yield f"'intensity.range' must rise, not {low} to {high}"
+    diffusion = data["diffusion"]
+    if diffusion["beta_schedule"] != "squaredcos_cap_v2":
+        if "beta_start" not in diffusion or "beta_end" not in diffusion:
+            yield f"'diffusion' lacks beta_start and beta_end, which the {diffusion['beta_schedule']} schedule needs"
+        elif diffusion["beta_start"] > diffusion["beta_end"]:
+            yield "'diffusion.beta_start' is larger than 'diffusion.beta_end'"
+    yield from _label_problems(data)
+    if "inpaint" in data["modes"] and "inpaint" not in data:
+        yield "'modes' has inpaint, but the section 'inpaint' is missing"
+    sampling = data["sampling"]
+    if sampling["default_sampler"] not in sampling["samplers"]:
+        yield f"'sampling.default_sampler' {sampling['default_sampler']} is not among its samplers"
+    if sampling["default_steps"] > diffusion["train_steps"]:
+        yield "'sampling.default_steps' is larger than 'diffusion.train_steps'"
+    parts = list(data["training"].get("split", {}).items())
+    for i, (name, cases) in enumerate(parts):
+        for other, others in parts[i + 1 :]:
+            if both := sorted(set(cases) & set(others)):
+                yield f"'training.split' has '{both[0]}' in both {name} and {other}"
+
+
+def _file_problems(data: Mapping[str, Any]) -> Iterator[str]:
+    seen = {SPEC_NAME}
+    for f in data["files"]:
+        if why := unsafe_name(f["path"]):
+            yield f"the file '{f['path']}' is refused: {why}"
+        if f["path"].casefold() in seen:
+            yield f"the file '{f['path']}' is listed twice"
+        seen.add(f["path"].casefold())
+        if not f["path"].lower().endswith(SUFFIXES[f["role"]]):
+            yield f"the file '{f['path']}' cannot be a {f['role']}, which is a {' or '.join(SUFFIXES[f['role']])} file"
+    roles = [f["role"] for f in data["files"]]
+    if roles.count("denoiser") != 1:
+        yield f"'files' must have one denoiser, not {roles.count('denoiser')}"
+    for role in ("segmenter", "autoencoder", "controlnet", "card"):
+        if roles.count(role) > 1:
+            yield f"'files' has {roles.count(role)} files of role {role}"
+    if ("segmenter" in roles) != ("segmenter" in data):
+        yield "a segmenter needs both the section 'segmenter' and a file of that role"
+
+
+def _label_problems(data: Mapping[str, Any]) -> Iterator[str]:
+    names: list[str] = []
+    for entry in data["label_scheme"]:
+        for outer in entry.get("within", ()):
+            if outer not in names:
+                yield f"'label_scheme': '{entry['name']}' is within '{outer}', which must be listed before it"
+        names.append(entry["name"])
+    for key in ("name", "value"):
+        values = [entry[key] for entry in data["label_scheme"]]
+        if len(set(values)) < len(values):
+            yield f"'label_scheme' has a {key} twice"
+    target = data.get("target_class")
+    if target is not None and target not in names:
+        yield f"'target_class' {target} is not in the label scheme"
