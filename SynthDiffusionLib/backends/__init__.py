@@ -1,0 +1,58 @@
+"""The generative methods, one module each, behind one interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from SynthDiffusionLib.errors import ModelError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from SynthDiffusionLib.backends.patch_ddpm import KnownImage
+    from SynthDiffusionLib.labels.condition import Condition
+    from SynthDiffusionLib.memory.plan import Plan
+    from SynthDiffusionLib.models import ModelPackage
+
+BACKENDS = ("patch_ddpm",)
+
+
+class Backend(Protocol):
+    """A trained model that draws volumes from conditions; `patch_ddpm.PatchDDPM` documents the arguments."""
+
+    weight_bytes: int
+
+    def working_grid(self, shape: tuple[int, int, int]) -> tuple[int, int, int]: ...
+
+    def sample(
+        self,
+        condition: Condition,
+        plan: Plan,
+        *,
+        sampler: str,
+        steps: int,
+        seed: int,
+        guidance: float = 1.0,
+        known: KnownImage | None = None,
+        on_step: Callable[[int, int], None] = ...,
+    ) -> np.ndarray: ...
+
+
+def load_backend(package: ModelPackage) -> Backend:
+    """The backend of a package with its weights loaded on the CPU.
+
+    Raises:
+        ModelError: the package's backend is not part of this version, or its weights do not fit.
+    """
+    spec = package.spec
+    if spec.backend == "patch_ddpm":
+        from SynthDiffusionLib.backends.patch_ddpm import PatchDDPM
+        from SynthDiffusionLib.sampling.schedule import DiffusionSpec
+
+        diffusion = DiffusionSpec(**spec.raw["diffusion"])
+        return PatchDDPM(spec.network.parameters, diffusion, spec.label_scheme, package.file("denoiser"))
+    raise ModelError(
+        f"The model '{spec.id}' needs the backend '{spec.backend}', which this version does not have",
+        f"It has: {', '.join(BACKENDS)}. Install a newer version of SynthDiffusion.",
+    )

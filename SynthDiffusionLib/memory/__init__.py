@@ -1,0 +1,1 @@
+"""Where a job runs and with how much memory."""

@@ -1,0 +1,147 @@
+"""Device, precision and memory limit of a job, resolved once and recorded with the result."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from SynthDiffusionLib.errors import BadInput, OutOfMemory
+
+GIB = 1024**3
+DEFAULT_LIMIT = 24 * GIB
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a job is computed; part of the provenance, so that a re-run can pin it.
+
+    Args:
+        device: "cpu" or "cuda:N".
+        precision: "fp32", "bf16" or "fp16" (the last two by autocast, weights in fp32).
+        strategy: "whole": the volume is denoised at once.
+        limit_bytes: memory that must not be passed; None on the CPU unless the user set one.
+        predicted_bytes: predicted peak of the denoiser, from the package's measured bytes per voxel.
+        threads: CPU threads that torch uses.
+        grid: (I, J, K) that the network works on.
+    """
+
+    device: str
+    precision: str
+    strategy: str
+    limit_bytes: int | None
+    predicted_bytes: int
+    threads: int
+    grid: tuple[int, int, int]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def parse_bytes(text: str) -> int:
+    """"24GiB", "8 GB", "512MiB" or a plain number of bytes.
+
+    Raises:
+        BadInput: not a size.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?i?B?)\s*", text, re.IGNORECASE)
+    units = {"": 1, "b": 1}
+    for power, letter in enumerate("kmgt", start=1):
+        units |= {letter: 1024**power, f"{letter}ib": 1024**power, f"{letter}b": 1000**power, f"{letter}i": 1024**power}
+    if not match or match.group(2).lower() not in units:
+        raise BadInput(f"'{text}' is not a size of memory", "Write it like 24GiB or 8000MB.")
+    size = float(match.group(1)) * units[match.group(2).lower()]
+    if not 1 <= size < 2**63:
+        raise BadInput(f"'{text}' is no possible size of memory", "Write it like 24GiB or 8000MB.")
+    return int(size)
+
+
+def resolve_device(name: str) -> str:
+    """"auto" to the device that is there; anything else is checked.
+
+    Raises:
+        BadInput: an unknown or absent device; Apple's mps, which has not been tested.
+    """
+    import torch
+
+    name = name.lower()
+    if name == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return "cpu"
+    if name.startswith("mps"):
+        raise BadInput("Apple's mps device is not supported", "Use --device cpu.")
+    match = re.fullmatch(r"cuda(?::(\d+))?", name)
+    if not match:
+        raise BadInput(f"Unknown device '{name}'", "Choose auto, cpu, cuda or cuda:N.")
+    if not torch.cuda.is_available():
+        raise BadInput(f"The device '{name}' is not available", "PyTorch sees no CUDA GPU here; use --device cpu.")
+    index = int(match.group(1) or 0)
+    if index >= torch.cuda.device_count():
+        raise BadInput(
+            f"There is no GPU number {index}", f"This machine has {torch.cuda.device_count()}; they count from 0."
+        )
+    return f"cuda:{index}"
+
+
+def resolve_precision(name: str, device: str) -> str:
+    """"auto" is fp16 or bf16 on a GPU and fp32 on the CPU, where it is exact and fast enough.
+
+    Raises:
+        BadInput: fp16 on the CPU.
+    """
+    import torch
+
+    if name == "fp16" and device == "cpu":
+        raise BadInput("The CPU has no fp16 kernels for this model", "Use --precision fp32 or bf16.")
+    if name != "auto":
+        return name
+    if device == "cpu":
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+
+
+def resolve_plan(
+    *,
+    device: str,
+    precision: str,
+    vram_limit: int | None,
+    grid: tuple[int, int, int],
+    bytes_per_voxel: float,
+    weight_bytes: int,
+    smallest_side: int = 8,
+) -> Plan:
+    """Settles where and how a grid is computed.
+
+    Args:
+        bytes_per_voxel: peak working memory of the denoiser in fp32 per voxel of its grid, as measured for the package.
+        weight_bytes: of the denoiser in fp32.
+        smallest_side: of a grid; smaller ones are padded to it.
+
+    Raises:
+        OutOfMemory: the prediction passes the limit; the message names the largest cube that fits.
+    """
+    import psutil
+    import torch
+
+    device = resolve_device(device)
+    precision = resolve_precision(precision, device)
+    per_voxel = bytes_per_voxel * (1.0 if precision == "fp32" else 0.6)
+    predicted = int(weight_bytes + per_voxel * grid[0] * grid[1] * grid[2])
+    if device == "cpu":
+        free = psutil.virtual_memory().available
+        limit = vram_limit
+    else:
+        free, _ = torch.cuda.mem_get_info(device)
+        limit = min(vram_limit or DEFAULT_LIMIT, free)
+    ceiling = min(limit or free, free)
+    if predicted > ceiling:
+        side = int(max(0.0, (ceiling - weight_bytes) / per_voxel) ** (1 / 3)) // 8 * 8
+        mend = "raise --vram-limit" if ceiling < free else "close other programs"
+        raise OutOfMemory(
+            f"A grid of {'x'.join(map(str, grid))} needs about {predicted / GIB:.2f} GiB, but {ceiling / GIB:.2f} GiB may be used",
+            f"The largest cube that fits is {side} voxels a side: make the segmentation or region smaller, or {mend}."
+            if side >= smallest_side
+            else f"Not even the smallest grid, {smallest_side} voxels a side, fits: {mend}.",
+        )
+    return Plan(device, precision, "whole", limit, predicted, torch.get_num_threads(), grid)

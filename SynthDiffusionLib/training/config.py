@@ -1,0 +1,150 @@
+"""The TOML file that `synthdiffusion train` reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.training.patches import PatchConfig
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training with one patch size.
+
+    Args:
+        steps: optimiser steps.
+        patch: side of the patches in voxels.
+        batch: patches per step.
+    """
+
+    steps: int
+    patch: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """AdamW with warm-up and cosine decay to zero.
+
+    Args:
+        learning_rate: peak.
+        warmup_steps: linear warm-up.
+        weight_decay: of AdamW.
+        gradient_clip: largest norm of the gradient.
+        ema: decay of the exponential moving average of the weights, which is what the package holds.
+    """
+
+    learning_rate: float = 4e-4
+    warmup_steps: int = 200
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+    ema: float = 0.999
+
+
+@dataclass(frozen=True)
+class SegmenterConfig:
+    """The small network that mask adherence is measured with; trained on real training cases only.
+
+    Args:
+        channels: features per level.
+        steps: optimiser steps.
+        patch: side of the random crops in voxels.
+        batch: crops per step.
+        learning_rate: peak of a cosine decay.
+    """
+
+    channels: tuple[int, ...] = (16, 32, 48, 64)
+    steps: int = 2000
+    patch: int = 40
+    batch: int = 4
+    learning_rate: float = 2e-3
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run, complete: with the data, the seed and the commit it makes the same package again.
+
+    Args:
+        package: fields of `model.json` that are stated, not measured (id, name, licence, grid, ...).
+        data: folder that `synthdiffusion prepare` wrote, relative to the configuration file.
+        label_scheme: name of a scheme in Resources/LabelSchemes.
+        network: parameters of the denoiser.
+        diffusion: fields of `DiffusionSpec`.
+    """
+
+    package: dict[str, Any]
+    data: Path
+    label_scheme: str
+    network: dict[str, Any]
+    diffusion: dict[str, Any]
+    phases: tuple[Phase, ...]
+    patches: PatchConfig
+    optimiser: Optimiser
+    segmenter: SegmenterConfig | None = None
+    intensity_range: tuple[float, float] = (-1000.0, 400.0)
+    seed: int = 0
+    precision: str = "bf16-mixed"
+    checkpoint_every: int = 250
+    validate_every: int = 500
+    sample_every: int = 1000
+    source: Path = field(default=Path(), compare=False)
+
+    @property
+    def steps(self) -> int:
+        return sum(p.steps for p in self.phases)
+
+
+def _fill(cls: type, table: dict, where: str) -> Any:
+    """A dataclass from a TOML table; unknown keys and missing ones are errors, lists become tuples."""
+    names = {f.name for f in dataclasses.fields(cls)}
+    unknown = sorted(set(table) - names)
+    if unknown:
+        raise BadInput(f"[{where}] has no setting '{unknown[0]}'", f"It knows: {', '.join(sorted(names))}.")
+    try:
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()})
+    except TypeError as error:
+        raise BadInput(f"[{where}] is incomplete: {error}", "See Docs/TRAINING.md for every setting.") from error
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Reads and checks a training configuration.
+
+    Raises:
+        BadInput: no such file, not TOML, unknown or missing settings.
+    """
+    path = Path(path)
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"Cannot read '{path}'", "Give the path of a training configuration (TOML).") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"'{path}' is not valid TOML: {error}", "Mend the file at the place named.") from error
+    run = tables.pop("run", {})
+    for required in ("package", "network", "diffusion", "phase"):
+        if required not in tables:
+            raise BadInput(f"'{path}' has no [{required}] table", "See Docs/TRAINING.md for a complete example.")
+    known = {"package", "network", "diffusion", "phase", "patches", "optimiser", "segmenter"}
+    unknown = sorted(set(tables) - known)
+    if unknown:
+        raise BadInput(f"'{path}' has an unknown table [{unknown[0]}]", f"It may hold: run, {', '.join(sorted(known))}.")
+    config = _fill(
+        TrainConfig,
+        {
+            **run,
+            "package": tables["package"],
+            "network": tables["network"],
+            "diffusion": tables["diffusion"],
+            "phases": [_fill(Phase, p, "phase") for p in tables["phase"]],
+            "patches": _fill(PatchConfig, tables.get("patches", {}), "patches"),
+            "optimiser": _fill(Optimiser, tables.get("optimiser", {}), "optimiser"),
+            "segmenter": _fill(SegmenterConfig, tables["segmenter"], "segmenter") if "segmenter" in tables else None,
+            "source": path,
+        },
+        "run",
+    )
+    return dataclasses.replace(config, data=(path.parent / config.data).resolve())

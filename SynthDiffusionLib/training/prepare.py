@@ -1,0 +1,164 @@
+"""`synthdiffusion prepare`: images and masks to a training set with one geometry, one class map, and a split by patient.
+
+The training set is a folder that can be looked at in Slicer:
+
+    dataset.json        classes, spacing, split by patient, checksums of the sources
+    images/CASE.nii.gz  int16 HU (CT)
+    classes/CASE.nii.gz uint8 class map
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.labels.scheme import LabelScheme
+from SynthDiffusionLib.training.coarse_anatomy import chest_class_map
+from SynthDiffusionLib.volumes import Volume, read_segmentation, read_volume, resample_volume, write_volume
+
+SPLITS = ("train", "validation", "test")
+READABLE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
+
+
+def patient_of(case: str, pattern: str) -> str:
+    """The patient that a case belongs to: the first group of `pattern` in the case's name."""
+    match = re.match(pattern, case)
+    if not match or not match.groups():
+        raise BadInput(
+            f"'{case}' does not match the patient pattern {pattern!r}",
+            "Give --patient-pattern a regular expression whose first group is the patient.",
+        )
+    return match.group(1)
+
+
+def split_by_patient(cases: Sequence[str], sizes: Sequence[int], seed: int, pattern: str) -> dict[str, list[str]]:
+    """Deals patients, never cases, into train, validation and test.
+
+    The order is that of the SHA-256 of "seed:patient", which no library version or platform changes.
+
+    Args:
+        cases: case names.
+        sizes: number of patients in train, validation and test; must add up to the number of patients.
+        pattern: see `patient_of`.
+    """
+    by_patient: dict[str, list[str]] = {}
+    for case in sorted(cases):
+        by_patient.setdefault(patient_of(case, pattern), []).append(case)
+    if sum(sizes) != len(by_patient) or any(n < 0 for n in sizes):
+        raise BadInput(
+            f"The split {tuple(sizes)} adds up to {sum(sizes)}, but there are {len(by_patient)} patients",
+            "Give --split three numbers that add up to the number of patients.",
+        )
+    order = sorted(by_patient, key=lambda p: hashlib.sha256(f"{seed}:{p}".encode()).hexdigest())
+    split, start = {}, 0
+    for name, size in zip(SPLITS, sizes):
+        split[name] = sorted(case for patient in order[start : start + size] for case in by_patient[patient])
+        start += size
+    return split
+
+
+def find_pairs(images: Path, labels: Path) -> dict[str, tuple[Path, Path]]:
+    """Case name to image and label file, matched by file name."""
+
+    def by_stem(folder: Path) -> dict[str, Path]:
+        if not folder.is_dir():
+            raise BadInput(f"'{folder}' is not a folder", "Give the folder that holds the files.")
+        return {
+            p.name.split(".")[0]: p for p in sorted(folder.iterdir()) if p.name.lower().endswith(READABLE_SUFFIXES)
+        }
+
+    image_files, label_files = by_stem(images), by_stem(labels)
+    alone = sorted(set(image_files) ^ set(label_files))
+    if alone:
+        raise BadInput(
+            f"{len(alone)} files have no partner of the same name in the other folder, first: '{alone[0]}'",
+            "Every image needs a label map of the same name.",
+        )
+    if not image_files:
+        raise BadInput(f"No readable image in '{images}'", f"Expected files ending in {', '.join(READABLE_SUFFIXES)}.")
+    return {case: (image_files[case], label_files[case]) for case in image_files}
+
+
+def prepare(
+    images: Path,
+    labels: Path,
+    out: Path,
+    scheme: LabelScheme,
+    *,
+    spacing_mm: float = 1.0,
+    split: Sequence[int] | None = None,
+    seed: int = 0,
+    patient_pattern: str = r"([^_]+)",
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Path:
+    """Makes a training set for chest CT with a nodule mask per case.
+
+    Every non-zero label is the nodule; body, filled lung and bone are derived as in `coarse_anatomy`.
+
+    Args:
+        images: folder of CT volumes in HU.
+        labels: folder of label maps of the same names.
+        out: folder to be written; must not hold another data set.
+        spacing_mm: isotropic spacing of the training set.
+        split: patients in train, validation and test; 70 %, 15 % and the rest by default.
+        seed: of the split.
+        patient_pattern: regular expression whose first group in a case's name is the patient.
+
+    Returns:
+        Path of `dataset.json`.
+
+    Raises:
+        BadInput: no pairs, an empty mask, geometry that differs within a pair, or a split that does not add up.
+    """
+    pairs = find_pairs(Path(images), Path(labels))
+    patients = {patient_of(case, patient_pattern) for case in pairs}
+    if split is None:
+        n_train, n_val = round(0.7 * len(patients)), round(0.15 * len(patients))
+        split = (n_train, n_val, len(patients) - n_train - n_val)
+    dealt = split_by_patient(list(pairs), split, seed, patient_pattern)
+    out = Path(out)
+    if (out / "dataset.json").exists():
+        raise BadInput(f"'{out}' already holds a data set", "Give another --out, or remove that folder first.")
+    for folder in ("images", "classes"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+
+    entries = {}
+    for done, (case, (image_file, label_file)) in enumerate(sorted(pairs.items())):
+        on_progress(done, len(pairs))
+        image = read_volume(image_file, unit="HU")
+        target = read_segmentation(label_file)
+        if image.shape != target.shape or not np.allclose(image.affine, target.affine, atol=1e-3):
+            raise BadInput(f"'{image_file.name}' and its label map lie on different grids", "Resample one to the other.")
+        nodule = np.any([layer > 0 for layer in target.layers], axis=0)
+        if not nodule.any():
+            raise BadInput(f"The label map of '{case}' is empty", "Remove the case, or draw its nodule.")
+        image = resample_volume(image, spacing_mm)
+        mask = resample_volume(Volume(nodule.astype(np.uint8), target.affine, "label"), spacing_mm)
+        hu = np.rint(image.array).astype(np.int16)
+        classes = chest_class_map(hu, mask.array > 0)
+        write_volume(Volume(hu, image.affine, "HU"), out / "images" / f"{case}.nii.gz")
+        write_volume(Volume(classes, image.affine, "label"), out / "classes" / f"{case}.nii.gz")
+        entries[case] = {
+            "patient": patient_of(case, patient_pattern),
+            "image_sha256": hashlib.sha256(image_file.read_bytes()).hexdigest(),
+            "label_sha256": hashlib.sha256(label_file.read_bytes()).hexdigest(),
+        }
+    description = {
+        "format": "synthdiffusion-dataset-1",
+        "unit": "HU",
+        "spacing_mm": spacing_mm,
+        "classes": {c.name: c.value for c in scheme.condition_classes},
+        "target": "nodule",
+        "split_seed": seed,
+        "split": dealt,
+        "cases": entries,
+    }
+    path = out / "dataset.json"
+    path.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,50 @@
+"""`train(config)`: denoiser, segmenter and package, in that order; what is done already is not done again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.labels.scheme import load_scheme
+from SynthDiffusionLib.training.config import load_config
+from SynthDiffusionLib.training.dataset import read_description
+from SynthDiffusionLib.training.pack import write_package
+
+
+def train(
+    config_path: Path,
+    out: Path,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    on_event: Callable[[dict], None] = lambda event: None,
+) -> Path:
+    """Carries out a training configuration.
+
+    Args:
+        config_path: TOML file.
+        out: folder of the run.
+        resume: go on from the checkpoints in `out`.
+        device: "auto", "cpu" or "cuda", for the denoiser; the segmenter is small and trains on the CPU.
+
+    Returns:
+        Folder of the model package.
+
+    Raises:
+        BadInput: a configuration that cannot be used, no training data, or a run in `out` that would be overwritten.
+    """
+    from SynthDiffusionLib.training.train_patch_ddpm import train_denoiser
+    from SynthDiffusionLib.training.train_segmenter import train_segmenter
+
+    config = load_config(config_path)
+    scheme = load_scheme(config.label_scheme)
+    read_description(config.data)
+    out = Path(out)
+    if not resume and (out / "checkpoint.pt").exists():
+        raise BadInput(f"'{out}' already holds a run", "Add --resume to go on with it, or give another --out.")
+    denoiser = train_denoiser(config, scheme, out, resume=resume, device=device, on_event=on_event)
+    segmenter = None
+    if config.segmenter is not None:
+        segmenter = train_segmenter(config, scheme, out, resume=resume, on_event=on_event)
+    return write_package(config, scheme, denoiser, segmenter, out / "package")

@@ -1,0 +1,240 @@
+"""Training of the patch-wise DDPM."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch.optim.swa_utils import AveragedModel
+
+from SynthDiffusionLib.backends.patch_ddpm import assemble_input, build_network
+from SynthDiffusionLib.intensity import normalise
+from SynthDiffusionLib.labels.scheme import LabelScheme
+from SynthDiffusionLib.sampling.denoising import sample
+from SynthDiffusionLib.sampling.schedule import DiffusionSpec, diffuse
+from SynthDiffusionLib.training.config import Phase, TrainConfig
+from SynthDiffusionLib.training.dataset import Case, load_split
+from SynthDiffusionLib.training.files import save_state
+from SynthDiffusionLib.training.patches import draw_patch
+
+KNOWN_VOXEL_WEIGHT = 0.1  # the network sees these voxels: predicting them teaches it little
+
+
+def phase_at(config: TrainConfig, step: int) -> Phase:
+    """The phase that a step belongs to."""
+    for phase in config.phases:
+        if step < phase.steps:
+            return phase
+        step -= phase.steps
+    return config.phases[-1]
+
+
+def learning_rate_at(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, then a cosine to zero at the last step."""
+    warm = config.optimiser.warmup_steps
+    if step < warm:
+        return config.optimiser.learning_rate * (step + 1) / warm
+    progress = (step - warm) / max(1, config.steps - warm)
+    return config.optimiser.learning_rate * 0.5 * (1.0 + float(np.cos(np.pi * min(1.0, progress))))
+
+
+def draw_batch(
+    cases: list[tuple[np.ndarray, np.ndarray]], scheme: LabelScheme, phase: Phase, config: TrainConfig, seed: list[int]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Images (B, 1, P, P, P), conditions (B, C, ...), coordinates (B, 3, ...), known masks (B, 1, ...).
+
+    The patches depend on `seed` alone.
+    """
+    rng = np.random.default_rng(seed)
+    patches = []
+    for _ in range(phase.batch):
+        image, classes = cases[rng.integers(len(cases))]
+        patches.append(draw_patch(image, classes, scheme, phase.patch, config.patches, rng))
+    return tuple(
+        torch.from_numpy(np.stack([getattr(p, name) for p in patches]))
+        for name in ("image", "condition", "coordinates", "known")
+    )
+
+
+def denoising_loss(
+    network: torch.nn.Module, batch: tuple[torch.Tensor, ...], diffusion: DiffusionSpec, alphas: torch.Tensor, seed: int
+) -> torch.Tensor:
+    """Mean squared error of the prediction, known voxels weighted down; (B,) one value per patch.
+
+    Noise and time steps are drawn on the CPU from `seed`.
+    """
+    image, condition, coordinates, known = batch
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(image.shape, generator=generator).to(image)
+    timesteps = torch.randint(0, diffusion.train_steps, (len(image),), generator=generator).to(image.device)
+    noisy, target = diffuse(image, noise, alphas[timesteps.cpu()].to(image), diffusion.prediction)
+    prediction = network(assemble_input(noisy, coordinates, condition, image * known, known), timesteps)
+    weight = 1.0 - (1.0 - KNOWN_VOXEL_WEIGHT) * known
+    return ((prediction.float() - target) ** 2 * weight).sum((1, 2, 3, 4)) / weight.sum((1, 2, 3, 4))
+
+
+def _arrays(cases: list[Case], config: TrainConfig) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [(normalise(c.image.array, config.intensity_range), c.classes.array) for c in cases]
+
+
+def train_denoiser(
+    config: TrainConfig,
+    scheme: LabelScheme,
+    out: Path,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    on_event: Callable[[dict], None] = lambda event: None,
+) -> Path:
+    """Trains the denoiser and writes `out/checkpoint.pt` and `out/log.csv`.
+
+    Step N draws the same patches, noise and time steps in an interrupted and resumed run as in an uninterrupted one.
+
+    Args:
+        config: the run.
+        scheme: label scheme of the data.
+        out: folder of the run.
+        resume: go on from `out/checkpoint.pt` if it is there.
+        device: "auto", "cpu" or "cuda".
+        on_event: called with progress events.
+
+    Returns:
+        Path of the checkpoint; its "ema" entry holds the averaged weights.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    accelerator = {"auto": "auto", "cpu": "cpu"}.get(device, "cuda")
+    fabric = Fabric(accelerator=accelerator, devices=1, precision=config.precision)
+    torch.manual_seed(config.seed)
+    diffusion = DiffusionSpec(**config.diffusion)
+    alphas = diffusion.alphas_cumprod()
+    network = build_network(config.network, scheme).to(memory_format=torch.channels_last_3d)
+    decay = config.optimiser.ema
+    ema = AveragedModel(
+        network, avg_fn=lambda mean, new, n: mean + (new - mean) * (1 - min(decay, (1 + int(n)) / (10 + int(n))))
+    )
+    optimiser = torch.optim.AdamW(
+        network.parameters(), lr=config.optimiser.learning_rate, weight_decay=config.optimiser.weight_decay
+    )
+    network, optimiser = fabric.setup(network, optimiser)
+    ema = ema.to(fabric.device)
+
+    checkpoint, log, start = out / "checkpoint.pt", out / "log.csv", 0
+    if resume and checkpoint.is_file():
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        network.load_state_dict(state["network"])
+        ema.load_state_dict(state["ema_state"])
+        optimiser.load_state_dict(state["optimiser"])
+        start = state["step"]
+        rows = [r for r in csv.reader(log.open(encoding="utf-8")) if r and r[0].isdigit() and int(r[0]) <= start]
+    else:
+        rows = []
+    with log.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([["step", "loss", "learning_rate", "validation_loss", "seconds"], *rows])
+
+    train = _arrays(load_split(config.data, "train"), config)
+    validation = _arrays(load_split(config.data, "validation"), config)
+    fixed = [draw_batch(validation, scheme, config.phases[0], config, [config.seed, 1, i]) for i in range(8)]
+
+    def validate() -> float:
+        losses = []
+        with torch.no_grad(), fabric.autocast():
+            for i, batch in enumerate(fixed):
+                batch = tuple(t.to(fabric.device) for t in batch)
+                losses.append(denoising_loss(ema, batch, diffusion, alphas, config.seed + i).mean().item())
+        return float(np.mean(losses))
+
+    def save(step: int) -> None:
+        save_state(
+            checkpoint,
+            {
+                "step": step,
+                "network": network.state_dict(),
+                "ema": {k: v.contiguous() for k, v in ema.module.state_dict().items()},
+                "ema_state": ema.state_dict(),
+                "optimiser": optimiser.state_dict(),
+            },
+        )
+
+    board = _tensorboard(out)
+    began, recent = time.monotonic(), []
+    for step in range(start, config.steps):
+        phase = phase_at(config, step)
+        batch = tuple(t.to(fabric.device) for t in draw_batch(train, scheme, phase, config, [config.seed, 0, step]))
+        rate = learning_rate_at(config, step)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        loss = denoising_loss(network, batch, diffusion, alphas, config.seed * 1_000_003 + step).mean()
+        optimiser.zero_grad()
+        fabric.backward(loss)
+        fabric.clip_gradients(network, optimiser, max_norm=config.optimiser.gradient_clip)
+        optimiser.step()
+        ema.update_parameters(network.module if hasattr(network, "module") else network)
+        recent.append(loss.item())
+        done = step + 1
+        if done % 50 == 0 or done == config.steps:
+            validated = validate() if done % config.validate_every == 0 or done == config.steps else ""
+            elapsed = time.monotonic() - began
+            with log.open("a", newline="", encoding="utf-8") as stream:
+                csv.writer(stream).writerow(
+                    [done, f"{np.mean(recent):.5f}", f"{rate:.3g}", validated, f"{elapsed:.1f}"]
+                )
+            eta = elapsed / (done - start) * (config.steps - done)
+            on_event({"event": "progress", "stage": "train", "step": done, "total": config.steps, "eta_s": eta,
+                      "loss": float(np.mean(recent)), "validation_loss": validated or None})
+            if board is not None:
+                board.add_scalar("loss/train", float(np.mean(recent)), done)
+                if validated:
+                    board.add_scalar("loss/validation", validated, done)
+            recent = []
+        if done % config.sample_every == 0 or done == config.steps:
+            picture = sample_picture(ema.module, fixed[0], diffusion, config, fabric)
+            write_png(out / "samples" / f"step{done:06d}.png", picture)
+            if board is not None:
+                board.add_image("samples", picture, done, dataformats="HW")
+        if done % config.checkpoint_every == 0 or done == config.steps:
+            save(done)
+    return checkpoint
+
+
+def sample_picture(
+    network: torch.nn.Module, batch: tuple[torch.Tensor, ...], diffusion: DiffusionSpec, config: TrainConfig, fabric: Fabric
+) -> np.ndarray:
+    """Validation patches and samples for their conditions, middle slices: real above, synthetic below; uint8 (H, W)."""
+    image, condition, coordinates, known = (t.to(fabric.device) for t in batch)
+
+    def predict(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        with fabric.autocast():
+            return network(assemble_input(noisy, coordinates, condition, image * known, known), timesteps).float()
+
+    drawn = sample(
+        predict, tuple(image.shape), diffusion, sampler="dpmpp-2m", steps=20, seed=config.seed, device=fabric.device
+    )
+    middle = image.shape[-1] // 2
+    rows = [np.concatenate([p[0, :, :, middle].T for p in t.float().cpu().numpy()], axis=1) for t in (image, drawn)]
+    return ((np.clip(np.concatenate(rows), -1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def write_png(path: Path, picture: np.ndarray) -> None:
+    """Writes a grey picture four times enlarged."""
+    from PIL import Image
+
+    path.parent.mkdir(exist_ok=True)
+    height, width = picture.shape
+    Image.fromarray(picture).resize((4 * width, 4 * height), Image.Resampling.NEAREST).save(path)
+
+
+def _tensorboard(out: Path):
+    """A writer for TensorBoard, or None where the package is not installed; the CSV log is always written."""
+    import importlib.util
+
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(out / "tensorboard"))

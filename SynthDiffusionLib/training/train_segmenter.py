@@ -1,0 +1,127 @@
+"""Training of the segmenter that measures mask adherence: real training cases only, randomly shifted crops."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.losses import DiceCELoss
+
+from SynthDiffusionLib.intensity import normalise
+from SynthDiffusionLib.labels.scheme import LabelScheme
+from SynthDiffusionLib.networks.segmenter import build_segmenter, segment
+from SynthDiffusionLib.training.config import TrainConfig
+from SynthDiffusionLib.training.dataset import load_split
+from SynthDiffusionLib.training.files import save_state
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    """Dice coefficient of two masks; 1 when both are empty."""
+    total = int(a.sum()) + int(b.sum())
+    return 1.0 if total == 0 else 2.0 * int((a & b).sum()) / total
+
+
+def _draw_crop(image: np.ndarray, target: np.ndarray, size: int, rng: np.random.Generator) -> tuple:
+    """A crop that holds the target's middle in four of five draws, anywhere in the crop; flipped and re-scaled."""
+    shape = np.array(image.shape)
+    if rng.random() < 0.8 and target.any():
+        voxels = np.argwhere(target)
+        anchor = voxels[rng.integers(len(voxels))]
+        start = anchor - rng.integers(0, size, 3)
+    else:
+        start = rng.integers(0, shape - size + 1)
+    start = np.clip(start, 0, shape - size)
+    inside = tuple(slice(a, a + size) for a in start)
+    image, target = image[inside], target[inside]
+    flips = [axis for axis in range(3) if rng.random() < 0.5]
+    order = rng.permutation(3)
+    image, target = (np.transpose(np.flip(a, flips), order) for a in (image, target))
+    image = image * rng.uniform(0.9, 1.1) + rng.uniform(-0.1, 0.1) + rng.uniform(0, 0.06) * rng.standard_normal(image.shape)
+    return np.ascontiguousarray(image, np.float32), np.ascontiguousarray(target)
+
+
+def train_segmenter(
+    config: TrainConfig,
+    scheme: LabelScheme,
+    out: Path,
+    *,
+    resume: bool = False,
+    on_event: Callable[[dict], None] = lambda event: None,
+) -> Path:
+    """Trains the segmenter and writes `out/segmenter.pt`: the weights of the last step.
+
+    The validation cases are only looked at, never chosen by; the test cases are not read.
+
+    Returns:
+        Path of the checkpoint; its "network" entry holds the weights.
+    """
+    settings = config.segmenter
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(config.seed)
+    network = build_segmenter(settings.channels)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, settings.steps, pct_start=0.1)
+    loss_function = DiceCELoss(sigmoid=True)
+    value = scheme[config.patches.target].value
+
+    checkpoint, start = out / "segmenter.pt", 0
+    if resume and checkpoint.is_file():
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        network.load_state_dict(state["network"])
+        optimiser.load_state_dict(state["optimiser"])
+        schedule.load_state_dict(state["schedule"])
+        start = state["step"]
+
+    def arrays(split: str) -> list[tuple[np.ndarray, np.ndarray]]:
+        return [
+            (normalise(c.image.array, config.intensity_range), c.classes.array == value)
+            for c in load_split(config.data, split)
+        ]
+
+    train, validation = arrays("train"), arrays("validation")
+    began = time.monotonic()
+    log = out / "segmenter.csv"
+    with log.open("a" if start else "w", newline="", encoding="utf-8") as stream:
+        if not start:
+            csv.writer(stream).writerow(["step", "loss", "validation_dice"])
+    recent: list[float] = []
+    for step in range(start, settings.steps):
+        rng = np.random.default_rng([config.seed, 2, step])
+        drawn = [_draw_crop(*train[rng.integers(len(train))], settings.patch, rng) for _ in range(settings.batch)]
+        images = torch.from_numpy(np.stack([d[0] for d in drawn]))[:, None]
+        targets = torch.from_numpy(np.stack([d[1] for d in drawn]))[:, None].float()
+        network.train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision.startswith("bf16")):
+            logits = network(images)
+        loss = loss_function(logits.float(), targets)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        recent.append(loss.item())
+        done = step + 1
+        if done % config.checkpoint_every == 0 or done == settings.steps:
+            network.eval()
+            scores = [dice(segment(network, torch.from_numpy(image)).numpy(), mask) for image, mask in validation]
+            save_state(
+                checkpoint,
+                {
+                    "step": done,
+                    "network": network.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "schedule": schedule.state_dict(),
+                },
+            )
+            with log.open("a", newline="", encoding="utf-8") as stream:
+                csv.writer(stream).writerow([done, f"{np.mean(recent):.4f}", f"{np.mean(scores):.4f}"])
+            eta = (time.monotonic() - began) / (done - start) * (settings.steps - done)
+            on_event({"event": "progress", "stage": "train segmenter", "step": done, "total": settings.steps,
+                      "eta_s": eta, "loss": float(np.mean(recent)), "validation_dice": float(np.mean(scores))})
+            recent = []
+    return checkpoint
