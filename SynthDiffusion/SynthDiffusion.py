@@ -1,0 +1,172 @@
+"""The Slicer module SynthDiffusion: synthetic CT and MR volumes from segmentations by generative diffusion models.
+
+This file is thin on purpose. What the user sees is in SynthDiffusionPanels, what happens in the scene is in
+SynthDiffusionScene, and the engine is SynthDiffusionLib, which never runs its models inside Slicer's process.
+"""
+
+import importlib.util
+import os
+import sys
+from dataclasses import dataclass
+
+import slicer
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """The engine that was found: `version` and `folder`; or empty ones, with `problem` and the `hint` to mend it."""
+
+    version: str = ""
+    folder: str = ""
+    problem: str = ""
+    hint: str = ""
+
+
+class SynthDiffusion(ScriptedLoadableModule):
+    """Name, category and help of the module."""
+
+    def __init__(self, parent) -> None:
+        ScriptedLoadableModule.__init__(self, parent)
+        parent.title = _("SynthDiffusion")
+        parent.categories = [translate("qSlicerAbstractCoreModule", "Image Synthesis")]
+        parent.dependencies = []
+        parent.contributors = ["SynthDiffusion contributors"]
+        parent.helpText = _(
+            "Makes synthetic CT and MR volumes from segmentations with generative diffusion models, on the local"
+            " computer.<p><b>Research only. Synthetic images are not for diagnosis.</b> A volume into which a structure"
+            " was painted still holds the real patient's image everywhere else: it is not anonymous.</p>"
+        )
+        parent.acknowledgementText = _(
+            "Built on MONAI, diffusers, PyTorch and 3D Slicer. The methods and data sets behind each model are named in"
+            " its model card."
+        )
+
+
+class SynthDiffusionWidget(ScriptedLoadableModuleWidget):
+    """The module's panel: for now, which engine there is."""
+
+    def setup(self) -> None:
+        ScriptedLoadableModuleWidget.setup(self)
+        from SynthDiffusionPanels.EngineStatusPanel import EngineStatusPanel
+
+        self.logic = SynthDiffusionLogic()
+        self.enginePanel = EngineStatusPanel(self.logic.engineStatus())
+        self.layout.addWidget(self.enginePanel.widget)
+        self.layout.addStretch(1)
+
+
+class SynthDiffusionLogic(ScriptedLoadableModuleLogic):
+    """Finds the engine and the project's resources, installed or in a clone of the repository."""
+
+    def engineStatus(self) -> EngineStatus:
+        """Version and folder of SynthDiffusionLib; importing it loads no heavy package."""
+        # Installed, the engine lies beside this file, which Slicer has on sys.path; in a clone, one folder up.
+        if importlib.util.find_spec("SynthDiffusionLib") is None and self._repositoryFolder():
+            sys.path.append(self._repositoryFolder())
+        try:
+            import SynthDiffusionLib
+        except ImportError as error:
+            return EngineStatus(
+                problem=_("The engine, SynthDiffusionLib, cannot be imported ({reason}).").format(reason=error),
+                hint=_(
+                    "Install the SynthDiffusion extension again. In a clone of the repository, keep the folder"
+                    " SynthDiffusionLib beside the folder SynthDiffusion."
+                ),
+            )
+        return EngineStatus(version=SynthDiffusionLib.__version__, folder=os.path.dirname(SynthDiffusionLib.__file__))
+
+    def resourcePath(self, name: str) -> str:
+        """Absolute path of a file or folder under Resources: merged beside this file when installed, in two in a clone.
+
+        Raises:
+            FileNotFoundError: it is in neither place.
+        """
+        here = os.path.dirname(os.path.abspath(__file__))
+        places = [os.path.join(folder, "Resources", name) for folder in (here, os.path.dirname(here))]
+        for place in places:
+            if os.path.exists(place):
+                return place
+        raise FileNotFoundError(_("Resource '{name}' is missing: install SynthDiffusion again").format(name=name))
+
+    @staticmethod
+    def _repositoryFolder() -> str:
+        """The folder above this file's, if the engine is there; else ""."""
+        folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        return folder if os.path.isfile(os.path.join(folder, "SynthDiffusionLib", "__init__.py")) else ""
+
+
+class SynthDiffusionTest(ScriptedLoadableModuleTest):
+    """Tests the scene logic on Slicer's own scene. Models and sampling are tested outside of Slicer."""
+
+    def setUp(self) -> None:
+        slicer.mrmlScene.Clear(0)
+
+    def test_engineIsFound(self) -> None:
+        status = SynthDiffusionLogic().engineStatus()
+        self.assertEqual(status.problem, "")
+        self.assertTrue(os.path.isdir(SynthDiffusionLogic().resourcePath("LabelSchemes")))
+
+    def test_segmentationToJobAndBack(self) -> None:
+        import tempfile
+
+        from SynthDiffusionScene.segmentations import importSegmentation, segmentMask, segmentsOf, writeJobInput
+
+        segmentation, _volume = self._makeNodes()
+        with tempfile.TemporaryDirectory() as folder:
+            path = writeJobInput(segmentation, folder)
+            copy = importSegmentation(slicer.mrmlScene, path, "copy")
+        before, after = segmentsOf(segmentation)[0], segmentsOf(copy)[0]
+        self.assertEqual(after.GetName(), before.GetName())
+        self.assertEqual(segmentMask(after).sum(), segmentMask(before).sum())
+        self.assertGreater(segmentMask(after).sum(), 0)
+
+    def test_syntheticVolume(self) -> None:
+        import tempfile
+
+        from SynthDiffusionScene.hierarchy import studyOfNode
+        from SynthDiffusionScene.volumes import addSyntheticVolume
+
+        segmentation, volume = self._makeNodes()
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "generated.nrrd")
+            storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
+            storage.SetFileName(path)
+            self.assertTrue(storage.WriteData(volume))
+            provenance = {"case": "selftest", "model": {"id": "lung-nodule-ct"}, "settings": {"seed": 3}}
+            node = addSyntheticVolume(slicer.mrmlScene, path, provenance, segmentation)
+        self.assertEqual(node.GetName(), "selftest synthetic (lung-nodule-ct, seed 3)")
+        self.assertEqual(node.GetAttribute("SynthDiffusion.Synthetic"), "YES")
+        self.assertEqual(node.GetDisplayNode().GetWindow(), 1400)
+        study = studyOfNode(slicer.mrmlScene, segmentation)
+        self.assertIsNotNone(study)
+        self.assertEqual(studyOfNode(slicer.mrmlScene, node), study)
+
+    def _makeNodes(self):
+        """A segmentation with one box, and the volume that it was drawn on."""
+        import numpy as np
+        import slicer.util
+        import vtk
+
+        volume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "volume")
+        volume.SetSpacing(0.7, 0.8, 2.5)
+        volume.SetOrigin(-10.5, 4.25, 100)
+        slicer.util.updateVolumeFromArray(volume, np.full((8, 10, 12), -700, np.int16))
+        labelmap = slicer.vtkOrientedImageData()
+        labelmap.SetExtent(3, 7, 2, 6, 1, 4)
+        labelmap.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+        labelmap.GetPointData().GetScalars().Fill(1)
+        matrix = vtk.vtkMatrix4x4()
+        volume.GetIJKToRASMatrix(matrix)
+        labelmap.SetImageToWorldMatrix(matrix)
+        segmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "drawing")
+        segmentation.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+        segmentation.AddSegmentFromBinaryLabelmapRepresentation(labelmap, "nodule")
+        return segmentation, volume

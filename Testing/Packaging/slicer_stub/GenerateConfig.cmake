@@ -1,0 +1,1 @@
+# Nothing: a scripted extension exports no targets.
