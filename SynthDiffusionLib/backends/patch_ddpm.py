@@ -1,7 +1,7 @@
 """Patch-wise DDPM (Khadra and Türkbey, arXiv:2410.12542, on the PatchDDM design, arXiv:2303.15288).
 
-Voxel space; trained on random patches with three coordinate channels; sampled on the whole volume at once, with no tiles
-and no seams; conditioned on the segmentation by concatenation. Two more channels hold the known part of a real image
+Voxel space; trained on random patches with three coordinate channels; sampled on the whole volume at once, without
+tiles or seams; conditioned on the segmentation by concatenation. Two more channels hold the known part of a real image
 and say where it is known: inpainting is conditioning, and works with every sampler.
 """
 
@@ -148,13 +148,17 @@ class PatchDDPM:
 
         network = self.network.to(device)
         autocast = torch.autocast(
-            device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}.get(plan.precision), enabled=plan.precision != "fp32"
+            device.type,
+            {"bf16": torch.bfloat16, "fp16": torch.float16}.get(plan.precision),
+            enabled=plan.precision != "fp32",
         )
 
         def predict(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
             def evaluate(channels: torch.Tensor) -> torch.Tensor:
                 with autocast:
-                    return network(assemble_input(noisy, coordinates, channels, known_image, known_mask), timesteps).float()
+                    return network(
+                        assemble_input(noisy, coordinates, channels, known_image, known_mask), timesteps
+                    ).float()
 
             conditioned = evaluate(classes)
             if guidance == 1.0:
@@ -164,8 +168,15 @@ class PatchDDPM:
 
         try:
             volume = draw_sample(
-                predict, (1, 1, *grid), self.diffusion, sampler=sampler, steps=steps, seed=seed, device=device,
-                replace_known=replace, on_step=on_step,
+                predict,
+                (1, 1, *grid),
+                self.diffusion,
+                sampler=sampler,
+                steps=steps,
+                seed=seed,
+                device=device,
+                replace_known=replace,
+                on_step=on_step,
             )
         except torch.OutOfMemoryError as error:
             raise OutOfMemory(

@@ -39,7 +39,7 @@ class Plan:
 
 
 def parse_bytes(text: str) -> int:
-    """"24GiB", "8 GB", "512MiB" or a plain number of bytes.
+    """ "24GiB", "8 GB", "512MiB" or a plain number of bytes.
 
     Raises:
         BadInput: not a size.
@@ -57,7 +57,7 @@ def parse_bytes(text: str) -> int:
 
 
 def resolve_device(name: str) -> str:
-    """"auto" to the device that is there; anything else is checked.
+    """ "auto" to the device that is there; anything else is checked.
 
     Raises:
         BadInput: an unknown or absent device; Apple's mps, which has not been tested.
@@ -85,7 +85,7 @@ def resolve_device(name: str) -> str:
 
 
 def resolve_precision(name: str, device: str) -> str:
-    """"auto" is fp16 or bf16 on a GPU and fp32 on the CPU, where it is exact and fast enough.
+    """ "auto" is fp16 or bf16 on a GPU and fp32 on the CPU, where it is exact and fast enough.
 
     Raises:
         BadInput: fp16 on the CPU.
@@ -139,7 +139,8 @@ def resolve_plan(
         side = int(max(0.0, (ceiling - weight_bytes) / per_voxel) ** (1 / 3)) // 8 * 8
         mend = "raise --vram-limit" if ceiling < free else "close other programs"
         raise OutOfMemory(
-            f"A grid of {'x'.join(map(str, grid))} needs about {predicted / GIB:.2f} GiB, but {ceiling / GIB:.2f} GiB may be used",
+            f"A grid of {'x'.join(map(str, grid))} needs about {predicted / GIB:.2f} GiB, "
+            f"but {ceiling / GIB:.2f} GiB may be used",
             f"The largest cube that fits is {side} voxels a side: make the segmentation or region smaller, or {mend}."
             if side >= smallest_side
             else f"Not even the smallest grid, {smallest_side} voxels a side, fits: {mend}.",

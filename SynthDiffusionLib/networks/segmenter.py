@@ -37,10 +37,8 @@ def segment(network: torch.nn.Module, image: torch.Tensor) -> torch.Tensor:
         (I, J, K) bool.
     """
     divisor = 2 ** (len(network.channels) - 1)
-    pads = [(-n) % divisor for n in image.shape]
-    padded = torch.nn.functional.pad(
-        image[None, None], [p for n in reversed(pads) for p in (0, n)], mode="replicate"
-    )
+    pads = [max((-n) % divisor, 2 * divisor - n) for n in image.shape]  # instance norm needs more than one voxel
+    padded = torch.nn.functional.pad(image[None, None], [p for n in reversed(pads) for p in (0, n)], mode="replicate")
     with torch.inference_mode():
         logits = network(padded)[0, 0]
     return logits[tuple(slice(0, n) for n in image.shape)] > 0

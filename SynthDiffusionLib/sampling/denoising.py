@@ -12,9 +12,7 @@ from SynthDiffusionLib.sampling.schedule import DiffusionSpec
 Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def to_clean_image(
-    prediction: torch.Tensor, noisy: torch.Tensor, alpha_bar: torch.Tensor, kind: str
-) -> torch.Tensor:
+def to_clean_image(prediction: torch.Tensor, noisy: torch.Tensor, alpha_bar: torch.Tensor, kind: str) -> torch.Tensor:
     """The clean image that a prediction implies.
 
     Args:

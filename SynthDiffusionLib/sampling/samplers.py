@@ -1,9 +1,10 @@
 """diffusers' schedulers under plain names, set up so that their known defects do not bite.
 
-Every scheduler is told that the network predicts the clean image ("sample"), whatever it really predicts: the conversion
-is done once, in `denoising.py`, where the clean image can also be clipped to the range of the data for every sampler alike.
+Every scheduler is told that the network predicts the clean image ("sample"), whatever it really predicts: the
+conversion is done once, in `denoising.py`, where the clean image can also be clipped to the range of the data for every
+sampler alike.
 
-Defects avoided (figures on a Gaussian with a closed-form solution are in Docs/SAMPLERS.md and Testing/Engine/test_sampling.py):
+Defects avoided (figures on a Gaussian with a closed-form solution: Docs/SAMPLERS.md, Testing/Engine/test_sampling.py):
 
 * MONAI's DDPMScheduler looks up alpha at t - 1 instead of at the previous sampled step: not used.
 * "leading" spacing never starts at T: ddpm and ddim step evenly down from T ("trailing"). diffusers' own trailing steps
@@ -12,8 +13,8 @@ Defects avoided (figures on a Gaussian with a closed-form solution are in Docs/S
 * diffusers' DDIMScheduler goes down by T // steps whatever the steps are: too little where steps does not divide T (it
   leaves a third of the noise at 600 of 1000). DPM-Solver++ of first order is DDIM (arXiv:2211.01095, section 4.1) and
   uses the true steps: taken instead.
-* Without Karras noise levels the multistep solvers under-disperse on linear schedules; with them they fail on the cosine
-  schedule (diffusers #12771): Karras for linear and scaled-linear, plain spacing for cosine.
+* Without Karras noise levels the multistep solvers under-disperse on linear schedules; with them they fail on the
+  cosine schedule (diffusers #12771): Karras for linear and scaled-linear, plain spacing for cosine.
 * With nearly T Karras steps the first time step comes twice after rounding, and diffusers begins at the second: the
   index of the first step is set.
 """

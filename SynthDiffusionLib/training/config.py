@@ -99,16 +99,48 @@ class TrainConfig:
         return sum(p.steps for p in self.phases)
 
 
-def _fill(cls: type, table: dict, where: str) -> Any:
-    """A dataclass from a TOML table; unknown keys and missing ones are errors, lists become tuples."""
-    names = {f.name for f in dataclasses.fields(cls)}
-    unknown = sorted(set(table) - names)
+# By the annotation of a field: the type that TOML must give, and what to call it.
+_TOML_TYPES = {
+    "int": (int, "a whole number"),
+    "float": (int | float, "a number"),
+    "str": (str, "a text"),
+    "Path": (str | Path, "a path"),
+    "tuple[int, int]": (tuple, "two numbers"),
+    "tuple[float, float]": (tuple, "two numbers"),
+    "tuple[int, ...]": (tuple, "a list of numbers"),
+}
+
+
+def _has_type(value: Any, annotation: str) -> bool:
+    expected, _ = _TOML_TYPES.get(annotation, (object, ""))
+    if isinstance(value, bool) or not isinstance(value, expected):
+        return expected is object
+    if expected is tuple:
+        numbers = int if "int" in annotation else int | float
+        right_length = len(value) > 0 if "..." in annotation else len(value) == 2
+        return right_length and all(isinstance(v, numbers) and not isinstance(v, bool) for v in value)
+    return True
+
+
+def _fill(cls: type, table: Any, where: str) -> Any:
+    """A dataclass from a TOML table; unknown, missing and ill-typed settings are errors, lists become tuples."""
+    if not isinstance(table, dict):
+        raise BadInput(f"'{where}' is not a table", f"Write [{where}] on a line of its own, and its settings below.")
+    fields = {f.name: str(f.type) for f in dataclasses.fields(cls)}
+    unknown = sorted(set(table) - set(fields))
     if unknown:
-        raise BadInput(f"[{where}] has no setting '{unknown[0]}'", f"It knows: {', '.join(sorted(names))}.")
+        raise BadInput(f"[{where}] has no setting '{unknown[0]}'", f"It knows: {', '.join(sorted(fields))}.")
+    table = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+    for name, value in table.items():
+        if not _has_type(value, fields[name]):
+            raise BadInput(
+                f"[{where}] {name} must be {_TOML_TYPES[fields[name]][1]}, not {value!r}", "See Docs/TRAINING.md."
+            )
     try:
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()})
+        return cls(**table)
     except TypeError as error:
-        raise BadInput(f"[{where}] is incomplete: {error}", "See Docs/TRAINING.md for every setting.") from error
+        missing = str(error).partition(": ")[2] or str(error)
+        raise BadInput(f"[{where}] lacks {missing}", "See Docs/TRAINING.md for every setting.") from error
 
 
 def load_config(path: Path) -> TrainConfig:
@@ -125,13 +157,26 @@ def load_config(path: Path) -> TrainConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"'{path}' is not valid TOML: {error}", "Mend the file at the place named.") from error
     run = tables.pop("run", {})
+    if not isinstance(run, dict):
+        raise BadInput("'run' is not a table", "Write [run] on a line of its own, and its settings below.")
+    tables_of_their_own = {"package", "network", "diffusion", "phases", "patches", "optimiser", "segmenter"}
+    stray = sorted(set(run) & {*tables_of_their_own, "source"})
+    if stray:
+        raise BadInput(f"[run] has no setting '{stray[0]}'", "Tables of their own are described in Docs/TRAINING.md.")
     for required in ("package", "network", "diffusion", "phase"):
         if required not in tables:
             raise BadInput(f"'{path}' has no [{required}] table", "See Docs/TRAINING.md for a complete example.")
+    for table in ("package", "network", "diffusion"):
+        if not isinstance(tables[table], dict):
+            raise BadInput(f"'{table}' is not a table", f"Write [{table}] on a line of its own, its settings below.")
+    if not isinstance(tables["phase"], list) or not tables["phase"]:
+        raise BadInput(f"'{path}' has a [phase] table", "Write it in double brackets, [[phase]], once for each phase.")
     known = {"package", "network", "diffusion", "phase", "patches", "optimiser", "segmenter"}
     unknown = sorted(set(tables) - known)
     if unknown:
-        raise BadInput(f"'{path}' has an unknown table [{unknown[0]}]", f"It may hold: run, {', '.join(sorted(known))}.")
+        raise BadInput(
+            f"'{path}' has an unknown table [{unknown[0]}]", f"It may hold: run, {', '.join(sorted(known))}."
+        )
     config = _fill(
         TrainConfig,
         {

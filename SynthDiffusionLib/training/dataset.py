@@ -25,7 +25,10 @@ def read_description(folder: Path) -> dict:
     path = Path(folder) / "dataset.json"
     if not path.is_file():
         raise BadInput(f"'{folder}' is not a prepared data set", "Make one with: synthdiffusion prepare IMAGES LABELS.")
-    description = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadInput(f"'{path}' is damaged: {error}", "Make it again with synthdiffusion prepare.") from error
     if description.get("format") != "synthdiffusion-dataset-1":
         raise BadInput(f"'{path}' is of an unknown format", "Make it again with synthdiffusion prepare.")
     return description

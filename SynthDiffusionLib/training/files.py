@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
 
+from SynthDiffusionLib.volumes.atomic import atomic_path
+
 
 def save_state(path: Path, state: dict) -> None:
     """Writes a checkpoint beside its final name and renames it, so that the last complete one always stays."""
-    temporary = path.with_name(path.name + ".part")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)

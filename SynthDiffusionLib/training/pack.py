@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from SynthDiffusionLib.backends.patch_ddpm import SMALLEST_SIDE, build_network
+from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.labels.scheme import LabelScheme
 from SynthDiffusionLib.models.package import seal_package
 from SynthDiffusionLib.models.spec import SPEC_NAME
@@ -34,6 +35,62 @@ def write_half(state: dict[str, torch.Tensor], path: Path) -> None:
         save_file({name: tensor.half().contiguous() for name, tensor in state.items()}, temporary)
 
 
+def package_content(
+    config: TrainConfig, scheme: LabelScheme, description: dict[str, Any], *, steps: int, segmenter_steps: int | None
+) -> dict[str, Any]:
+    """`model.json` of a run, without "format" and "files".
+
+    Args:
+        description: `dataset.json` of the training data.
+        steps: training steps of the denoiser.
+        segmenter_steps: training steps of the segmenter, or None if there is none.
+
+    Raises:
+        BadInput: [package] lacks a field.
+    """
+    stated = config.package
+    try:
+        content: dict[str, Any] = {
+            **{k: stated[k] for k in ("id", "name", "version", "description", "modality", "body_part")},
+            "backend": "patch_ddpm",
+            "target_class": config.patches.target,
+            "network": {"class": "PatchUNet", **config.network},
+            "diffusion": config.diffusion,
+            "grid": {
+                "spacing_mm": [description["spacing_mm"]] * 3,
+                "orientation": stated["orientation"],
+                "min_size": [1, 1, 1],
+                "max_size": stated["max_size"],
+                "divisor": build_network(config.network, scheme).divisor,
+            },
+            "intensity": {"unit": description["unit"], "range": list(config.intensity_range)},
+            "label_scheme": json.loads(
+                resource_path("LabelSchemes", f"{config.label_scheme}.json").read_text(encoding="utf-8")
+            ),
+            "modes": ["whole", "inpaint"],
+            "inpaint": stated["inpaint"],
+            "sampling": {**stated["sampling"], "samplers": list(SAMPLERS)},
+            "license": stated["license"],
+            "training": {
+                **stated["training"],
+                "split": description["split"],
+                "steps": steps,
+                "seed": config.seed,
+            },
+            "measured": {"quality": {}, "performance": {}},
+            "provenance": {"smallest_working_side": SMALLEST_SIDE, "split_seed": description["split_seed"]},
+        }
+    except KeyError as error:
+        raise BadInput(f"[package] has no '{error.args[0]}'", "See Docs/TRAINING.md for every setting.") from error
+    if segmenter_steps is not None:
+        content["segmenter"] = {
+            "network": {"class": "UNet", "channels": list(config.segmenter.channels)},
+            "steps": segmenter_steps,
+            "measured": {},
+        }
+    return content
+
+
 def write_package(
     config: TrainConfig, scheme: LabelScheme, denoiser: Path, segmenter: Path | None, folder: Path
 ) -> Path:
@@ -48,48 +105,16 @@ def write_package(
     state = torch.load(denoiser, map_location="cpu", weights_only=True)
     write_half(state["ema"], folder / "denoiser.safetensors")
     roles = {"denoiser.safetensors": "denoiser"}
-    stated = config.package
-    description = read_description(config.data)
-    content: dict[str, Any] = {
-        **{k: stated[k] for k in ("id", "name", "version", "description", "modality", "body_part")},
-        "backend": "patch_ddpm",
-        "target_class": config.patches.target,
-        "network": {"class": "PatchUNet", **config.network},
-        "diffusion": config.diffusion,
-        "grid": {
-            "spacing_mm": [description["spacing_mm"]] * 3,
-            "orientation": stated["orientation"],
-            "min_size": [1, 1, 1],
-            "max_size": stated["max_size"],
-            "divisor": build_network(config.network, scheme).divisor,
-        },
-        "intensity": {"unit": description["unit"], "range": list(config.intensity_range)},
-        "label_scheme": json.loads(
-            resource_path("LabelSchemes", f"{config.label_scheme}.json").read_text(encoding="utf-8")
-        ),
-        "modes": ["whole", "inpaint"],
-        "inpaint": stated["inpaint"],
-        "sampling": {**stated["sampling"], "samplers": list(SAMPLERS)},
-        "license": stated["license"],
-        "training": {
-            **stated["training"],
-            "split": description["split"],
-            "steps": state["step"],
-            "seed": config.seed,
-        },
-        "measured": {"quality": {}, "performance": {}},
-        "provenance": {"smallest_working_side": SMALLEST_SIDE, "split_seed": description["split_seed"]},
-    }
+    segmenter_steps = None
     if segmenter is not None:
         trained = torch.load(segmenter, map_location="cpu", weights_only=True)
         write_half(trained["network"], folder / "segmenter.safetensors")
         roles["segmenter.safetensors"] = "segmenter"
-        content["segmenter"] = {
-            "network": {"class": "UNet", "channels": list(config.segmenter.channels)},
-            "steps": trained["step"],
-            "measured": {},
-        }
-    card = CARD.format(name=stated["name"], description=stated["description"])
+        segmenter_steps = trained["step"]
+    content = package_content(
+        config, scheme, read_description(config.data), steps=state["step"], segmenter_steps=segmenter_steps
+    )
+    card = CARD.format(name=content["name"], description=content["description"])
     with atomic_file(folder / "MODEL_CARD.md") as stream:
         stream.write(card.encode("utf-8"))
     seal_package(folder, content, {**roles, "MODEL_CARD.md": "card"})

@@ -1,8 +1,8 @@
-"""`synthdiffusion prepare`: images and masks to a training set with one geometry, one class map, and a split by patient.
+"""`synthdiffusion prepare`: images and masks to a training set with one geometry, class maps and a split by patient.
 
 The training set is a folder that can be looked at in Slicer:
 
-    dataset.json        classes, spacing, split by patient, checksums of the sources
+    dataset.json        classes, spacing, orientation, split by patient, checksums of the sources
     images/CASE.nii.gz  int16 HU (CT)
     classes/CASE.nii.gz uint8 class map
 """
@@ -20,9 +20,12 @@ import numpy as np
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.labels.scheme import LabelScheme
 from SynthDiffusionLib.training.coarse_anatomy import chest_class_map
-from SynthDiffusionLib.volumes import Volume, read_segmentation, read_volume, resample_volume, write_volume
+from SynthDiffusionLib.volumes import Volume, read_segmentation, read_volume, reorient, resample_volume, write_volume
+from SynthDiffusionLib.volumes.atomic import atomic_file
 
 SPLITS = ("train", "validation", "test")
+ORIENTATION = "LPS"  # of every case, whatever its file has: at generation the model's grid is brought to one too
+CLASSES = {"body": 1, "lung": 2, "bone": 3, "nodule": 4}  # what `chest_class_map` makes
 READABLE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
 
 
@@ -69,9 +72,7 @@ def find_pairs(images: Path, labels: Path) -> dict[str, tuple[Path, Path]]:
     def by_stem(folder: Path) -> dict[str, Path]:
         if not folder.is_dir():
             raise BadInput(f"'{folder}' is not a folder", "Give the folder that holds the files.")
-        return {
-            p.name.split(".")[0]: p for p in sorted(folder.iterdir()) if p.name.lower().endswith(READABLE_SUFFIXES)
-        }
+        return {p.name.split(".")[0]: p for p in sorted(folder.iterdir()) if p.name.lower().endswith(READABLE_SUFFIXES)}
 
     image_files, label_files = by_stem(images), by_stem(labels)
     alone = sorted(set(image_files) ^ set(label_files))
@@ -114,8 +115,15 @@ def prepare(
         Path of `dataset.json`.
 
     Raises:
-        BadInput: no pairs, an empty mask, geometry that differs within a pair, or a split that does not add up.
+        BadInput: no pairs, an empty mask, geometry that differs within a pair, a split that does not add up, or a
+            scheme whose classes cannot be derived.
     """
+    if {c.name: c.value for c in scheme.condition_classes} != CLASSES:
+        raise BadInput(
+            f"This label scheme has the classes {', '.join(c.name for c in scheme.condition_classes)}, but only "
+            f"{', '.join(CLASSES)} can be derived from chest CT",
+            "Use the scheme lung-nodule-ct.",
+        )
     pairs = find_pairs(Path(images), Path(labels))
     patients = {patient_of(case, patient_pattern) for case in pairs}
     if split is None:
@@ -134,12 +142,18 @@ def prepare(
         image = read_volume(image_file, unit="HU")
         target = read_segmentation(label_file)
         if image.shape != target.shape or not np.allclose(image.affine, target.affine, atol=1e-3):
-            raise BadInput(f"'{image_file.name}' and its label map lie on different grids", "Resample one to the other.")
+            raise BadInput(
+                f"'{image_file.name}' and its label map lie on different grids", "Resample one to the other."
+            )
         nodule = np.any([layer > 0 for layer in target.layers], axis=0)
         if not nodule.any():
             raise BadInput(f"The label map of '{case}' is empty", "Remove the case, or draw its nodule.")
-        image = resample_volume(image, spacing_mm)
-        mask = resample_volume(Volume(nodule.astype(np.uint8), target.affine, "label"), spacing_mm)
+        mask = Volume(nodule.astype(np.uint8), target.affine, "label")
+        image, mask = (resample_volume(reorient(v, ORIENTATION), spacing_mm) for v in (image, mask))
+        if not mask.array.any():
+            raise BadInput(
+                f"The nodule of '{case}' vanishes at a spacing of {spacing_mm:g} mm", "Give a smaller --spacing."
+            )
         hu = np.rint(image.array).astype(np.int16)
         classes = chest_class_map(hu, mask.array > 0)
         write_volume(Volume(hu, image.affine, "HU"), out / "images" / f"{case}.nii.gz")
@@ -153,6 +167,7 @@ def prepare(
         "format": "synthdiffusion-dataset-1",
         "unit": "HU",
         "spacing_mm": spacing_mm,
+        "orientation": ORIENTATION,
         "classes": {c.name: c.value for c in scheme.condition_classes},
         "target": "nodule",
         "split_seed": seed,
@@ -160,5 +175,6 @@ def prepare(
         "cases": entries,
     }
     path = out / "dataset.json"
-    path.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    with atomic_file(path) as stream:
+        stream.write((json.dumps(description, indent=1) + "\n").encode("utf-8"))
     return path

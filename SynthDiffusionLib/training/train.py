@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.errors import BadInput, OutOfMemory
 from SynthDiffusionLib.labels.scheme import load_scheme
 from SynthDiffusionLib.training.config import load_config
 from SynthDiffusionLib.training.dataset import read_description
@@ -26,24 +26,38 @@ def train(
         config_path: TOML file.
         out: folder of the run.
         resume: go on from the checkpoints in `out`.
-        device: "auto", "cpu" or "cuda", for the denoiser; the segmenter is small and trains on the CPU.
+        device: "auto", "cpu", "cuda" or "cuda:N", for the denoiser; the segmenter is small and trains on the CPU.
 
     Returns:
         Folder of the model package.
 
     Raises:
         BadInput: a configuration that cannot be used, no training data, or a run in `out` that would be overwritten.
+        OutOfMemory: batches too large for the GPU.
     """
+    import torch
+
+    from SynthDiffusionLib.memory.plan import resolve_device
+    from SynthDiffusionLib.training.checks import check_run
     from SynthDiffusionLib.training.train_patch_ddpm import train_denoiser
     from SynthDiffusionLib.training.train_segmenter import train_segmenter
 
     config = load_config(config_path)
     scheme = load_scheme(config.label_scheme)
-    read_description(config.data)
+    description = read_description(config.data)
     out = Path(out)
     if not resume and (out / "checkpoint.pt").exists():
         raise BadInput(f"'{out}' already holds a run", "Add --resume to go on with it, or give another --out.")
-    denoiser = train_denoiser(config, scheme, out, resume=resume, device=device, on_event=on_event)
+    check_run(config, scheme, description)
+    device = resolve_device(device)
+    if device == "cpu" and config.precision == "16-mixed":
+        raise BadInput("The CPU cannot train with the precision 16-mixed", "Set bf16-mixed or 32-true in [run].")
+    try:
+        denoiser = train_denoiser(config, scheme, out, resume=resume, device=device, on_event=on_event)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(
+            "The device ran out of memory while training", "Lower batch or patch in the [[phase]] tables."
+        ) from error
     segmenter = None
     if config.segmenter is not None:
         segmenter = train_segmenter(config, scheme, out, resume=resume, on_event=on_event)

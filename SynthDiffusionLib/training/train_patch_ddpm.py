@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +15,13 @@ from lightning_fabric import Fabric
 from torch.optim.swa_utils import AveragedModel
 
 from SynthDiffusionLib.backends.patch_ddpm import assemble_input, build_network
+from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.intensity import normalise
 from SynthDiffusionLib.labels.scheme import LabelScheme
+from SynthDiffusionLib.memory.plan import resolve_device
 from SynthDiffusionLib.sampling.denoising import sample
 from SynthDiffusionLib.sampling.schedule import DiffusionSpec, diffuse
+from SynthDiffusionLib.training.checks import check_case_sizes
 from SynthDiffusionLib.training.config import Phase, TrainConfig
 from SynthDiffusionLib.training.dataset import Case, load_split
 from SynthDiffusionLib.training.files import save_state
@@ -78,6 +83,17 @@ def denoising_loss(
     return ((prediction.float() - target) ** 2 * weight).sum((1, 2, 3, 4)) / weight.sum((1, 2, 3, 4))
 
 
+def drawn_ahead(draw: Callable[[int], Any], start: int, stop: int) -> Iterator[tuple[int, Any]]:
+    """Pairs (step, draw(step)); the next batch is drawn in a thread while the last one is being trained on."""
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(draw, start) if start < stop else None
+        for step in range(start, stop):
+            batch = ahead.result()
+            if step + 1 < stop:
+                ahead = pool.submit(draw, step + 1)
+            yield step, batch
+
+
 def _arrays(cases: list[Case], config: TrainConfig) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(normalise(c.image.array, config.intensity_range), c.classes.array) for c in cases]
 
@@ -100,16 +116,19 @@ def train_denoiser(
         scheme: label scheme of the data.
         out: folder of the run.
         resume: go on from `out/checkpoint.pt` if it is there.
-        device: "auto", "cpu" or "cuda".
+        device: "auto", "cpu", "cuda" or "cuda:N".
         on_event: called with progress events.
 
     Returns:
         Path of the checkpoint; its "ema" entry holds the averaged weights.
+
+    Raises:
+        BadInput: a case that is too small, or a checkpoint that does not fit the configuration.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    accelerator = {"auto": "auto", "cpu": "cpu"}.get(device, "cuda")
-    fabric = Fabric(accelerator=accelerator, devices=1, precision=config.precision)
+    kind, _, index = resolve_device(device).partition(":")
+    fabric = Fabric(accelerator=kind, devices=[int(index)] if index else 1, precision=config.precision)
     torch.manual_seed(config.seed)
     diffusion = DiffusionSpec(**config.diffusion)
     alphas = diffusion.alphas_cumprod()
@@ -127,18 +146,26 @@ def train_denoiser(
     checkpoint, log, start = out / "checkpoint.pt", out / "log.csv", 0
     if resume and checkpoint.is_file():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        network.load_state_dict(state["network"])
-        ema.load_state_dict(state["ema_state"])
-        optimiser.load_state_dict(state["optimiser"])
+        try:
+            network.load_state_dict(state["network"])
+            ema.load_state_dict(state["ema_state"])
+            optimiser.load_state_dict(state["optimiser"])
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise BadInput(
+                f"'{checkpoint}' is of another network than this configuration's",
+                "Give another --out, or the configuration that the run was begun with.",
+            ) from error
         start = state["step"]
-        rows = [r for r in csv.reader(log.open(encoding="utf-8")) if r and r[0].isdigit() and int(r[0]) <= start]
-    else:
-        rows = []
+    rows = []
+    if start and log.is_file():  # what the interrupted run logged after its last checkpoint is done, and logged, again
+        with log.open(newline="", encoding="utf-8") as stream:
+            rows = [r for r in csv.reader(stream) if r and r[0].isdigit() and int(r[0]) <= start]
     with log.open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([["step", "loss", "learning_rate", "validation_loss", "seconds"], *rows])
 
-    train = _arrays(load_split(config.data, "train"), config)
-    validation = _arrays(load_split(config.data, "validation"), config)
+    cases = {split: load_split(config.data, split) for split in ("train", "validation")}
+    check_case_sizes([*cases["train"], *cases["validation"]], config)
+    train, validation = (_arrays(cases[split], config) for split in ("train", "validation"))
     fixed = [draw_batch(validation, scheme, config.phases[0], config, [config.seed, 1, i]) for i in range(8)]
 
     def validate() -> float:
@@ -163,9 +190,12 @@ def train_denoiser(
 
     board = _tensorboard(out)
     began, recent = time.monotonic(), []
-    for step in range(start, config.steps):
-        phase = phase_at(config, step)
-        batch = tuple(t.to(fabric.device) for t in draw_batch(train, scheme, phase, config, [config.seed, 0, step]))
+
+    def draw(step: int) -> tuple[torch.Tensor, ...]:
+        return draw_batch(train, scheme, phase_at(config, step), config, [config.seed, 0, step])
+
+    for step, batch in drawn_ahead(draw, start, config.steps):
+        batch = tuple(t.to(fabric.device) for t in batch)
         rate = learning_rate_at(config, step)
         for group in optimiser.param_groups:
             group["lr"] = rate
@@ -185,8 +215,17 @@ def train_denoiser(
                     [done, f"{np.mean(recent):.5f}", f"{rate:.3g}", validated, f"{elapsed:.1f}"]
                 )
             eta = elapsed / (done - start) * (config.steps - done)
-            on_event({"event": "progress", "stage": "train", "step": done, "total": config.steps, "eta_s": eta,
-                      "loss": float(np.mean(recent)), "validation_loss": validated or None})
+            on_event(
+                {
+                    "event": "progress",
+                    "stage": "train",
+                    "step": done,
+                    "total": config.steps,
+                    "eta_s": eta,
+                    "loss": float(np.mean(recent)),
+                    "validation_loss": validated or None,
+                }
+            )
             if board is not None:
                 board.add_scalar("loss/train", float(np.mean(recent)), done)
                 if validated:
@@ -203,7 +242,11 @@ def train_denoiser(
 
 
 def sample_picture(
-    network: torch.nn.Module, batch: tuple[torch.Tensor, ...], diffusion: DiffusionSpec, config: TrainConfig, fabric: Fabric
+    network: torch.nn.Module,
+    batch: tuple[torch.Tensor, ...],
+    diffusion: DiffusionSpec,
+    config: TrainConfig,
+    fabric: Fabric,
 ) -> np.ndarray:
     """Validation patches and samples for their conditions, middle slices: real above, synthetic below; uint8 (H, W)."""
     image, condition, coordinates, known = (t.to(fabric.device) for t in batch)

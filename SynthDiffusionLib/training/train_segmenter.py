@@ -40,7 +40,8 @@ def _draw_crop(image: np.ndarray, target: np.ndarray, size: int, rng: np.random.
     flips = [axis for axis in range(3) if rng.random() < 0.5]
     order = rng.permutation(3)
     image, target = (np.transpose(np.flip(a, flips), order) for a in (image, target))
-    image = image * rng.uniform(0.9, 1.1) + rng.uniform(-0.1, 0.1) + rng.uniform(0, 0.06) * rng.standard_normal(image.shape)
+    image = image * rng.uniform(0.9, 1.1) + rng.uniform(-0.1, 0.1)
+    image = image + rng.uniform(0, 0.06) * rng.standard_normal(image.shape)
     return np.ascontiguousarray(image, np.float32), np.ascontiguousarray(target)
 
 
@@ -121,7 +122,16 @@ def train_segmenter(
             with log.open("a", newline="", encoding="utf-8") as stream:
                 csv.writer(stream).writerow([done, f"{np.mean(recent):.4f}", f"{np.mean(scores):.4f}"])
             eta = (time.monotonic() - began) / (done - start) * (settings.steps - done)
-            on_event({"event": "progress", "stage": "train segmenter", "step": done, "total": settings.steps,
-                      "eta_s": eta, "loss": float(np.mean(recent)), "validation_dice": float(np.mean(scores))})
+            on_event(
+                {
+                    "event": "progress",
+                    "stage": "train segmenter",
+                    "step": done,
+                    "total": settings.steps,
+                    "eta_s": eta,
+                    "loss": float(np.mean(recent)),
+                    "validation_dice": float(np.mean(scores)),
+                }
+            )
             recent = []
     return checkpoint

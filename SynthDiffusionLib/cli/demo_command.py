@@ -1,0 +1,65 @@
+"""`synthdiffusion demo`: the main job on sample segmentations that ship with the project."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from SynthDiffusionLib.errors import MissingExtra
+from SynthDiffusionLib.jobs.request import GenerateRequest
+
+MODEL = "lung-nodule-ct"
+SAMPLES = ("solitary-nodule", "pleural-nodule", "two-nodules")
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Adds `demo`; `run` carries it out."""
+    parser = subparsers.add_parser(
+        "demo",
+        help="try it: synthetic chest CT from segmentations that ship with SynthDiffusion",
+        description="Makes synthetic chest CT from sample segmentations, which a program has drawn: no patient data.",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("demo-output"),
+        metavar="DIR",
+        help="folder for the results (default demo-output)",
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carries out what `add_parser` has parsed."""
+    from SynthDiffusionLib.cli.progress import ProgressLine
+    from SynthDiffusionLib.jobs.runner import run as run_job
+    from SynthDiffusionLib.jobs.scene_export import require_scene_writer
+    from SynthDiffusionLib.resources import resource_path
+
+    scene = True
+    try:
+        require_scene_writer()
+    except MissingExtra as error:
+        scene = False
+        print(f"note: no scenes are written. {error.one_line()}")
+    written: list[Path] = []
+    for number, name in enumerate(SAMPLES, start=1):
+        print(f"[{number} of {len(SAMPLES)}] {name}: a synthetic chest CT from a drawn segmentation", flush=True)
+        segmentation = resource_path("Segmentations", f"{name}.seg.nrrd")
+        # One scene shows what a scene is; each takes as long as a volume.
+        request = GenerateRequest(segmentation, MODEL, args.out, seed=number, scene=scene and number == 1)
+        line = ProgressLine()
+        try:
+            result = run_job(request, line)
+        finally:
+            line.close()
+        written += [value for output in result.outputs for value in output.values() if isinstance(value, Path)]
+    print(f"\n{len(written)} files in {args.out}:")
+    for path in written:
+        print(f"  {path.name}")
+    print("\nLook at the .png files first: drawing, synthetic CT, overlay. Open the .mrb file in 3D Slicer.")
+    print("These images are synthetic: for research only, not for diagnosis.")
+    print("\nNext, with your own segmentation of a nodule (and body, lung or bone, if you like):")
+    print(f"  synthdiffusion generate YOUR.seg.nrrd --model {MODEL} --out results --samples 3")
+    return 0

@@ -1,0 +1,245 @@
+"""`synthdiffusion evaluate`: how good a model is, beside stand-ins that need no model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from SynthDiffusionLib.errors import BadInput
+
+EXAMPLES = """examples, in this order:
+  synthdiffusion evaluate samples --model lung-nodule-ct --data PREPARED --out samples
+  synthdiffusion evaluate card --model lung-nodule-ct --data PREPARED --samples samples --out results
+PREPARED is what synthdiffusion prepare wrote. Patients that the model was trained on are refused."""
+
+MEASURES = {
+    "adherence": "Dice of the model's segmenter on synthetic and on real volumes of the same masks",
+    "fidelity": "histograms, distance of features, and a network that tells real from synthetic",
+    "memorisation": "distance to the nearest training case, against that of unseen real images",
+}
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Adds `evaluate` and its own subcommands; `run` carries them out."""
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="measure how good a model is",
+        description="Measures a model on patients that it has not seen, each figure beside those of stand-ins that "
+        "need no model.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    actions = parser.add_subparsers(dest="evaluate_action", metavar="WHAT", required=True)
+
+    def action(name: str, help_text: str, *, data: bool = True, samples: bool = True) -> argparse.ArgumentParser:
+        p = actions.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
+        p.add_argument("--model", required=True, metavar="ID", help="ID or folder of a model")
+        p.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results; made if missing")
+        if data:
+            p.add_argument("--data", type=Path, required=True, metavar="PREPARED", help="prepared data set")
+            p.add_argument("--split", default="test", metavar="PART", help="part of it to evaluate (default test)")
+        if samples:
+            p.add_argument("--samples", type=Path, required=True, metavar="DIR", help="what 'evaluate samples' wrote")
+        p.add_argument("--json", action="store_true", help="print one JSON object on the last line")
+        return p
+
+    p = action(
+        "samples", "make the synthetic volumes that are measured; goes on where it was interrupted", samples=False
+    )
+    p.add_argument("--arms", metavar="A,B", help="some of nodule, anatomy, inpainting, moved (default: all)")
+    p.add_argument("--seeds", type=int, default=1, metavar="N", help="volumes per mask and arm (default 1)")
+    p.add_argument("--steps", type=int, default=20, metavar="N", help="denoising steps (default 20)")
+    p.add_argument("--sampler", metavar="NAME", help="default: the model's")
+    p.add_argument("--device", default="auto", metavar="NAME", help="auto (default), cpu, cuda or cuda:N")
+    p.add_argument("--precision", default="auto", metavar="NAME", help="auto (default), fp32, bf16 or fp16")
+    for name, text in MEASURES.items():
+        p = action(name, text)
+        if name == "fidelity":
+            _network_options(p)
+    p = action("card", "all three, with a picture, MODEL_CARD.md and quality.json")
+    _network_options(p)
+    p = action("performance", "seconds and peak memory of one sample on the CPU", data=False, samples=False)
+    p.add_argument("--threads", type=int, default=2, metavar="N", help="CPU threads (default 2)")
+    p.add_argument("--steps", type=int, default=20, metavar="N", help="denoising steps (default 20)")
+    p.add_argument("--size", default="51x51x51", metavar="XxYxZ", help="grid of the mask (default 51x51x51)")
+    p.add_argument("--repeats", type=int, default=3, metavar="N", help="fresh processes (default 3)")
+    return parser
+
+
+def _network_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--auc-steps",
+        type=int,
+        metavar="N",
+        help="training steps of the real-or-synthetic networks (default: their own); 0 leaves them out",
+    )
+    parser.add_argument("--auc-repeats", type=int, default=1, metavar="N", help="trainings to average (default 1)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carries out what `add_parser` has parsed."""
+    from SynthDiffusionLib.cli.progress import ProgressLine
+    from SynthDiffusionLib.models import load_package
+
+    package = load_package(args.model)
+    line = ProgressLine(quiet=args.json)
+    actions: dict[str, Callable[..., tuple[list[str], dict[str, Any]]]] = {
+        "samples": _samples,
+        "performance": _performance,
+        "card": _card,
+        **dict.fromkeys(MEASURES, _measure),
+    }
+    try:
+        lines, outcome = actions[args.evaluate_action](args, package, line)
+    finally:
+        line.close()
+    print("\n".join(lines))
+    if args.json:
+        print(json.dumps(outcome, ensure_ascii=False))
+    return 0
+
+
+def _samples(args: argparse.Namespace, package, on_event) -> tuple[list[str], dict[str, Any]]:
+    from SynthDiffusionLib.evaluation.cases import load_evaluation_data
+    from SynthDiffusionLib.evaluation.samples import ARMS, Settings, make_samples
+
+    arms = tuple(a.strip() for a in args.arms.split(",")) if args.arms else ARMS
+    settings = Settings(arms, args.seeds, args.steps, args.sampler, device=args.device, precision=args.precision)
+    data = load_evaluation_data(args.data, package.spec, args.split)
+    index = make_samples(package, data, args.out, settings, on_event=on_event)
+    content = json.loads(index.read_text(encoding="utf-8"))
+    skipped = [f"skipped in {e['arm']}: {e['case']}: {e['reason']}" for e in content["skipped"]]
+    return [*skipped, str(index)], {"samples": str(index), "volumes": len(content["samples"]), "skipped": len(skipped)}
+
+
+def _measure(args: argparse.Namespace, package, on_event) -> tuple[list[str], dict[str, Any]]:
+    from SynthDiffusionLib.evaluation.report import summary_lines, write_result
+
+    result = _results(args, package, on_event, (args.evaluate_action,))[args.evaluate_action]
+    paths = {k: str(p) for k, p in write_result(result, args.out).items()}
+    return [*summary_lines(result), "", *paths.values()], paths
+
+
+def _results(args: argparse.Namespace, package, on_event, kinds: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """Measures one or several kinds on one reading of the data and the samples."""
+    from SynthDiffusionLib.evaluation import report
+    from SynthDiffusionLib.evaluation.cases import load_evaluation_data
+    from SynthDiffusionLib.evaluation.samples import describe, load_samples
+
+    data = load_evaluation_data(args.data, package.spec, args.split)
+    arms, index = load_samples(args.samples, package, data)
+    margin = package.spec.inpaint.margin_mm if package.spec.inpaint else None
+    samples = describe(index, tuple(arms), _samples_command(args, package, index["settings"], tuple(arms)))
+    summary = data.summary()
+    results = {}
+    for kind in kinds:
+        began = time.monotonic()
+        measured = _measure_one(kind, args, package, data, arms, margin, on_event)
+        results[kind] = report.complete(
+            measured,
+            package,
+            data=summary,
+            samples=samples,
+            seconds=time.monotonic() - began,
+            command=f"synthdiffusion evaluate {kind} --model {package.id} --data PREPARED --samples SAMPLES"
+            + " --out RESULTS"
+            + (f" --split {args.split}" if args.split != "test" else "")
+            + (_network_arguments(args) if kind == "fidelity" else ""),
+        )
+    return results
+
+
+def _measure_one(kind: str, args: argparse.Namespace, package, data, arms, margin, on_event) -> dict[str, Any]:
+    if kind == "adherence":
+        from SynthDiffusionLib.evaluation.adherence import measure_adherence, package_segmenter
+
+        return measure_adherence(data, arms, package_segmenter(package), margin, on_event)
+    if kind == "fidelity":
+        from SynthDiffusionLib.evaluation.fidelity import measure_fidelity
+
+        if (args.auc_steps is not None and args.auc_steps < 0) or not 1 <= args.auc_repeats <= 100:
+            raise BadInput(
+                "The networks' steps or repeats are out of range", "Give --auc-repeats a number from 1 to 100."
+            )
+        return measure_fidelity(
+            data, arms, margin, auc_steps=args.auc_steps, auc_repeats=args.auc_repeats, on_event=on_event
+        )
+    from SynthDiffusionLib.evaluation.memorisation import measure_memorisation
+
+    return measure_memorisation(data, arms, on_event)
+
+
+def _card(args: argparse.Namespace, package, on_event) -> tuple[list[str], dict[str, Any]]:
+    from SynthDiffusionLib.evaluation import card
+    from SynthDiffusionLib.evaluation.cases import load_evaluation_data
+    from SynthDiffusionLib.evaluation.picture import write_picture
+    from SynthDiffusionLib.evaluation.report import write_result
+    from SynthDiffusionLib.evaluation.rows import real_items
+    from SynthDiffusionLib.evaluation.samples import load_samples
+    from SynthDiffusionLib.jobs.provenance import write_json
+    from SynthDiffusionLib.volumes.atomic import atomic_file
+
+    for result in _results(args, package, on_event, tuple(MEASURES)).values():
+        write_result(result, args.out)
+    results = card.read_results(args.out)
+    data = load_evaluation_data(args.data, package.spec, args.split)
+    arms, _ = load_samples(args.samples, package, data)
+    picture = args.out / "real_and_synthetic.png"
+    shown = write_picture(picture, real_items(data.evaluated, data.intensity_range), arms, data.target_value)
+    with atomic_file(args.out / "MODEL_CARD.md") as stream:
+        stream.write(card.render_card(package.spec, results, picture.name, shown).encode("utf-8"))
+    write_json(args.out / "quality.json", card.quality_measures(results))
+    paths = {"card": args.out / "MODEL_CARD.md", "picture": picture, "quality": args.out / "quality.json"}
+    paths |= {kind: args.out / f"{kind}.json" for kind in results}
+    texts = {k: str(p) for k, p in paths.items()}
+    return [*card.card_summary(results), "", *texts.values()], texts
+
+
+def _performance(args: argparse.Namespace, package, on_event) -> tuple[list[str], dict[str, Any]]:
+    from SynthDiffusionLib.evaluation import report
+    from SynthDiffusionLib.evaluation.performance import measure_performance
+
+    if not re.fullmatch(r"\d{1,4}(x\d{1,4}){2}", args.size):
+        raise BadInput(f"'{args.size}' is no size", "Give --size as 51x51x51.")
+    began = time.monotonic()
+    measured = measure_performance(
+        package,
+        threads=args.threads,
+        steps=args.steps,
+        size=tuple(int(n) for n in args.size.split("x")),
+        repeats=args.repeats,
+        on_event=on_event,
+    )
+    result = report.complete(
+        measured,
+        package,
+        data=None,
+        samples=None,
+        seconds=time.monotonic() - began,
+        command=f"synthdiffusion evaluate performance --model {package.id} --threads {args.threads} "
+        f"--steps {args.steps} --size {args.size} --repeats {args.repeats} --out RESULTS",
+    )
+    paths = {k: str(p) for k, p in report.write_result(result, args.out).items()}
+    return [*report.console(*report.table(result)), "", *paths.values()], paths
+
+
+def _samples_command(args: argparse.Namespace, package, settings: dict[str, Any], arms: tuple[str, ...]) -> str:
+    from SynthDiffusionLib.evaluation.samples import ARMS
+
+    text = f"synthdiffusion evaluate samples --model {package.id} --data PREPARED --out SAMPLES"
+    text += f" --seeds {settings['seeds']} --steps {settings['steps']}"
+    text += f" --sampler {settings['sampler']}" if settings["sampler"] else ""
+    text += f" --precision {settings['precision']}" if settings["precision"] != "auto" else ""
+    text += f" --arms {','.join(arms)}" if arms != ARMS else ""
+    return text + (f" --split {args.split}" if args.split != "test" else "")
+
+
+def _network_arguments(args: argparse.Namespace) -> str:
+    text = f" --auc-steps {args.auc_steps}" if args.auc_steps is not None else ""
+    return text + (f" --auc-repeats {args.auc_repeats}" if args.auc_repeats != 1 else "")

@@ -1,0 +1,125 @@
+"""`synthdiffusion generate`: synthetic volumes from a segmentation."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from SynthDiffusionLib.jobs.request import GenerateRequest
+
+EXAMPLES = """examples:
+  synthdiffusion generate nodule.seg.nrrd --model lung-nodule-ct --out results
+  synthdiffusion generate nodule.seg.nrrd --model lung-nodule-ct --out results --samples 5 --seed 1
+  synthdiffusion generate drawn.seg.nrrd --model lung-nodule-ct --out results --mode inpaint --image chest.nrrd
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Adds `generate`; `run` carries it out."""
+    parser = subparsers.add_parser(
+        "generate",
+        help="make synthetic volumes from a segmentation",
+        description="Makes synthetic volumes from a segmentation, whole or drawn into a real volume. Beside each "
+        "volume lie its provenance (.json) and a contact sheet (.png).",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "segmentation",
+        type=Path,
+        metavar="SEGMENTATION",
+        help="label map (.nii.gz, .nrrd, .mha), .seg.nrrd, or DICOM SEG",
+    )
+    add("--model", required=True, metavar="ID", help="ID or folder of a model; see: synthdiffusion models list")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for the results; made if missing")
+    add(
+        "--mode",
+        default="whole",
+        metavar="MODE",
+        help="whole: every voxel is synthetic (default); inpaint: only what is drawn, into --image",
+    )
+    add("--image", type=Path, metavar="VOLUME", help="real volume to inpaint into: file, or folder with a DICOM series")
+    add(
+        "--labels",
+        type=Path,
+        metavar="MAP.json",
+        help='which segment is which class, as {"Left lung": "lung", "3": "nodule", "heart": null}',
+    )
+    add("--classes", metavar="A,B", help="use only these classes of the segmentation, such as nodule")
+    add("--crop", action="store_true", help="cut a segmentation that is too large to a box around the drawing")
+    add("--samples", type=int, default=1, metavar="N", help="number of different volumes (default 1)")
+    add("--seed", type=int, metavar="N", help="seed of the first volume, the next have N+1, ... (default: random)")
+    add("--format", default="nii.gz", metavar="FORMAT", help="nii.gz (default) or nrrd")
+    add("--scene", action="store_true", help="also write a 3D Slicer scene (.mrb); needs the extra 'slicer'")
+    add("--json", action="store_true", help="print one JSON object on the last line")
+    more = parser.add_argument_group("advanced")
+    add = more.add_argument
+    add("--sampler", metavar="NAME", help="ddpm, ddim, dpmpp-2m or unipc (default: the model's)")
+    add("--steps", type=int, metavar="N", help="denoising steps (default: the model's)")
+    add(
+        "--guidance",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="how strongly to follow the drawing; 1 (default) is off, higher values double the time",
+    )
+    add("--margin", type=float, metavar="MM", help="width of the rim that is synthesised around a drawn region")
+    add(
+        "--inpaint-method",
+        default="conditioned",
+        metavar="NAME",
+        help="conditioned (default), or replacement for comparison",
+    )
+    add("--device", default="auto", metavar="NAME", help="auto (default), cpu, cuda or cuda:N")
+    add("--precision", default="auto", metavar="NAME", help="auto (default), fp32, bf16 or fp16")
+    add(
+        "--vram-limit",
+        metavar="SIZE",
+        help="largest use of GPU memory, such as 8GiB (default: what is free, at most 24GiB)",
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carries out what `add_parser` has parsed."""
+    from SynthDiffusionLib.cli.progress import ProgressLine
+    from SynthDiffusionLib.labels.mapping import read_label_map
+    from SynthDiffusionLib.memory.plan import parse_bytes
+
+    request = GenerateRequest(
+        segmentation=args.segmentation,
+        model=args.model,
+        out=args.out,
+        mode=args.mode,
+        image=args.image,
+        labels=read_label_map(args.labels) if args.labels else None,
+        classes=tuple(c.strip() for c in args.classes.split(",")) if args.classes else None,
+        crop=args.crop,
+        sampler=args.sampler,
+        steps=args.steps,
+        seed=args.seed,
+        samples=args.samples,
+        guidance=args.guidance,
+        device=args.device,
+        precision=args.precision,
+        vram_limit=parse_bytes(args.vram_limit) if args.vram_limit else None,
+        format=args.format,
+        scene=args.scene,
+        inpaint_method=args.inpaint_method,
+        margin_mm=args.margin,
+    )
+    from SynthDiffusionLib.jobs.runner import run as run_job
+
+    line = ProgressLine(quiet=args.json)
+    try:
+        result = run_job(request, line)
+    finally:
+        line.close()
+    for output in result.outputs:
+        print(output["volume"])
+    if args.json:
+        print(json.dumps(result.to_json()))
+    return 0

@@ -1,0 +1,242 @@
+"""`synthdiffusion models`: list, show, verify, install, import and remove model packages."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from SynthDiffusionLib.errors import ModelError
+
+if TYPE_CHECKING:
+    from SynthDiffusionLib.models import Installed
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Adds `models` and its own subcommands; `run` carries them out."""
+    parser = subparsers.add_parser(
+        "models", help="list, show, verify, install, import and remove models", description=__doc__
+    )
+    parser.set_defaults(run=run)
+    actions = parser.add_subparsers(dest="models_action", metavar="ACTION", required=True)
+
+    def action(name: str, help_text: str) -> argparse.ArgumentParser:
+        p = actions.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
+        p.add_argument("--json", action="store_true", help="print one JSON object on the last line")
+        return p
+
+    action("list", "list the models that ship with SynthDiffusion and those that you have installed")
+    action("show", "show what a model is, what it was trained on, its licence, speed and memory").add_argument(
+        "model", metavar="ID", help="ID of a model, or a package folder"
+    )
+    action("verify", "compare a model's files with their checksums").add_argument(
+        "model", metavar="ID", help="ID of a model, or a package folder"
+    )
+    action("install", "copy a model package into your model folder, after checking it").add_argument(
+        "model", metavar="ID_OR_PATH", help="a package folder or a .zip file of one"
+    )
+    importer = action("import", "make a model package of a checkpoint (.safetensors, .pt, .pth, .ckpt, .bin)")
+    importer.add_argument("file", metavar="FILE", help="the checkpoint; it is read as data, nothing in it is run")
+    importer.add_argument("--as", dest="new_id", metavar="ID", required=True, help="ID of the new model")
+    importer.add_argument("--like", metavar="ID", help="model with the same network (default: the one that fits)")
+    action("remove", "delete a model that you have installed").add_argument("model", metavar="ID", help="its ID")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carries out what `add_parser` has parsed.
+
+    Returns:
+        the exit code, 0; what fails is raised as a SynthDiffusionError.
+    """
+    actions = {
+        "list": _list,
+        "show": _show,
+        "verify": _verify,
+        "install": _install,
+        "import": _import,
+        "remove": _remove,
+    }
+    lines, result = actions[args.models_action](args)
+    if args.json:
+        print(json.dumps(result, ensure_ascii=False, allow_nan=False))
+    else:
+        print("\n".join(lines))
+    return 0
+
+
+_Outcome = tuple[list[str], dict[str, Any]]
+
+
+def _list(args: argparse.Namespace) -> _Outcome:
+    from SynthDiffusionLib import models
+
+    entries = models.list_packages()
+    rows = [("ID", "VERSION", "MODALITY", "SIZE", "ORIGIN", "NAME")]
+    for e in entries:
+        if e.spec is None:
+            rows.append((e.id, "-", "-", "-", e.origin, "damaged"))
+        else:
+            name = e.spec.name if not e.problem else f"{e.spec.name} (damaged)"
+            rows.append((e.id, e.spec.version, e.spec.modality, _size(e.spec.total_bytes), e.origin, name))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
+    if not entries:
+        lines = ["No model is installed. Install one: synthdiffusion models install FOLDER_OR_ZIP"]
+    lines += [f"{e.id}: {e.problem}" for e in entries if e.problem]
+    result = {
+        "models": [
+            {
+                "id": e.id,
+                "origin": e.origin,
+                "folder": str(e.folder),
+                "ok": not e.problem,
+                "problem": e.problem or None,
+                "name": e.spec.name if e.spec else None,
+                "version": e.spec.version if e.spec else None,
+                "modality": e.spec.modality if e.spec else None,
+                "body_part": e.spec.body_part if e.spec else None,
+                "backend": e.spec.backend if e.spec else None,
+                "license": e.spec.license.spdx if e.spec else None,
+                "bytes": e.spec.total_bytes if e.spec else None,
+            }
+            for e in entries
+        ],
+        "user_folder": str(models.user_folder()),
+    }
+    return lines, result
+
+
+def _show(args: argparse.Namespace) -> _Outcome:
+    from SynthDiffusionLib import models
+
+    package = models.load_package(args.model, verify=False)
+    s = package.spec
+    low, high = s.intensity.range
+    rows = [
+        ("ID", f"{s.id}, version {s.version}"),
+        ("Makes", f"{s.modality} of the {s.body_part}, {low:g} to {high:g} {s.intensity.unit}"),
+        ("Modes", ", ".join(s.modes)),
+        ("Grid", f"{_by(s.grid.spacing_mm)} mm, {_by(s.grid.min_size)} to {_by(s.grid.max_size)} voxels"),
+        ("Classes", ", ".join(f"{c.name} ({c.value})" for c in s.label_scheme.classes)),
+        ("Target", s.target_class or "none"),
+        ("Method", f"{s.backend}, {s.network.name}, T = {s.diffusion.train_steps}, predicts {s.diffusion.prediction}"),
+        ("Samplers", f"{', '.join(s.sampling.samplers)}; default {s.sampling.default_sampler}"),
+        ("Steps", str(s.sampling.default_steps)),
+        ("Licence", "unknown (NOASSERTION)" if s.license.spdx == "NOASSERTION" else s.license.spdx),
+        ("May be used", s.license.permitted_use),
+        ("Attribution", s.license.attribution),
+        ("Trained on", f"{s.training.dataset} ({s.training.license})"),
+    ]
+    if s.inpaint:
+        rows.append(("Inpainting", f"regions up to {s.inpaint.max_region_mm:g} mm, margin {s.inpaint.margin_mm:g} mm"))
+    if s.training.split:
+        rows.append(("Split", ", ".join(f"{len(cases)} {part}" for part, cases in s.training.split.items())))
+    if s.training.citation:
+        rows.append(("Cite", s.training.citation))
+    rows.append(("Files", f"{_size(s.total_bytes)} in {package.folder}"))
+    rows += [("", f"{f.path} ({f.role}, {_size(f.bytes)})") for f in s.files]
+    for title, measured in (("Quality", s.quality), ("Time and memory", s.performance)):
+        figures = [f"{name}: {value}" for name, value in _figures(measured)] or ["not measured"]
+        rows += [(title if i == 0 else "", figure) for i, figure in enumerate(figures)]
+    width = max(len(label) for label, _ in rows)
+    lines = [s.name, s.description, "", *(f"{label.ljust(width)}  {text}" for label, text in rows)]
+    return lines, {"folder": str(package.folder), "bytes": s.total_bytes, "model": s.raw}
+
+
+def _verify(args: argparse.Namespace) -> _Outcome:
+    from SynthDiffusionLib import models
+
+    found = models.verify(args.model)
+    if not found.ok:
+        bad = sum(bool(c.problem) for c in found.files)
+        raise ModelError(
+            found.problem + (f"; {bad} of {len(found.files)} files are wrong" if bad > 1 else ""),
+            f"Install the package in '{found.folder}' again.",
+        )
+    lines = [f"ok  {c.sha256[:12]}…  {_size(c.bytes).rjust(9)}  {c.path}" for c in found.files]
+    lines += [f"--  not part of the package, never read: {name}" for name in found.extra]
+    lines.append(f"{found.id}: all {len(found.files)} files are as described")
+    result = {
+        "id": found.id,
+        "ok": True,
+        "folder": str(found.folder),
+        "files": [{"path": c.path, "role": c.role, "bytes": c.bytes, "sha256": c.sha256} for c in found.files],
+        "extra": list(found.extra),
+    }
+    return lines, result
+
+
+def _install(args: argparse.Namespace) -> _Outcome:
+    from SynthDiffusionLib import models
+
+    return _installed(models.install(args.model), "Installed")
+
+
+def _import(args: argparse.Namespace) -> _Outcome:
+    from SynthDiffusionLib import models
+
+    outcome = models.import_checkpoint(args.file, args.new_id, args.like)
+    lines, result = _installed(outcome, "Imported")
+    template = outcome.package.spec.provenance.get("template", "the importer")
+    lines.insert(1, f"Its licence, training data and quality are unknown; its settings are those of {template}.")
+    return lines, result | {"template": template}
+
+
+def _installed(outcome: Installed, verb: str) -> _Outcome:
+    spec, folder = outcome.package.spec, outcome.package.folder
+    if outcome.already_there:
+        first = f"'{spec.id}' {spec.version} is installed already, in {folder}"
+    else:
+        first = f"{verb} '{spec.id}' {spec.version} ({_size(spec.total_bytes)}) in {folder}"
+    result = {
+        "id": spec.id,
+        "version": spec.version,
+        "folder": str(folder),
+        "bytes": spec.total_bytes,
+        "already_installed": outcome.already_there,
+    }
+    return [first, f"Next: synthdiffusion models show {spec.id}"], result
+
+
+def _remove(args: argparse.Namespace) -> _Outcome:
+    from SynthDiffusionLib import models
+
+    folder = models.remove(args.model)
+    return [f"Removed '{args.model}' from {folder.parent}"], {"id": args.model, "removed": str(folder)}
+
+
+def _figures(measured: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested figures as flat names with readable values; the units are in the names ("seconds", "peak_bytes")."""
+    for key, value in measured.items():
+        name = f"{prefix}{key.replace('_', ' ')}"
+        if isinstance(value, Mapping):
+            yield from _figures(value, f"{name}, ")
+        elif isinstance(value, list):
+            yield name, " to ".join(_figure(key, v) for v in value) if len(value) == 2 else str(value)
+        else:
+            yield name, _figure(key, value)
+
+
+def _figure(key: str, value: Any) -> str:
+    if value is None:
+        return "not measured"
+    if isinstance(value, str):
+        return value
+    if key.endswith("bytes"):
+        return _size(value)
+    if key.endswith(("seconds", "_s")):
+        return f"{value:.3g} s" if value < 120 else f"{value / 60:.1f} min"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _size(n: float) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n >= scale:
+            return f"{n / scale:.1f} {unit}"
+    return f"{n:.0f} bytes"
+
+
+def _by(values: tuple[float, ...]) -> str:
+    return " x ".join(f"{v:g}" for v in values)

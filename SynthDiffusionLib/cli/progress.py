@@ -1,0 +1,61 @@
+"""Progress of a job on a terminal: one line that is rewritten, or plain lines where nobody looks."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, TextIO
+
+STAGES = {
+    "read": "reading the input",
+    "model": "loading the model",
+    "denoise": "synthesising",
+    "scene": "writing the scene",
+}
+
+
+class ProgressLine:
+    """Receives a job's events and shows them.
+
+    Args:
+        stream: where to; standard error by default, so that standard output stays free for results.
+        quiet: show warnings only.
+    """
+
+    def __init__(self, stream: TextIO | None = None, quiet: bool = False) -> None:
+        self._stream = stream or sys.stderr
+        self._quiet = quiet
+        self._rewrite = self._stream.isatty()
+        self._open = False
+        self._last_stage = ""
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        if event["event"] == "warning":
+            self._line(f"note: {event['message']}")
+        elif event["event"] == "progress" and not self._quiet:
+            self._progress(event)
+        elif event["event"] == "done":
+            self.close()
+
+    def close(self) -> None:
+        """Ends the line that is being rewritten."""
+        if self._open:
+            self._stream.write("\n")
+            self._stream.flush()
+            self._open = False
+
+    def _progress(self, event: dict[str, Any]) -> None:
+        stage, step, total = event["stage"], event["step"], event["total"]
+        text = STAGES.get(stage, stage)
+        if stage == "denoise":
+            text += f": step {step} of {total}, about {event['eta_s']:.0f} s left"
+        if self._rewrite:
+            self._stream.write(f"\r{text:<70}")
+            self._stream.flush()
+            self._open = True
+        elif stage != self._last_stage or step in (1, total) or step % max(1, total // 4) == 0:
+            self._line(text)
+        self._last_stage = stage
+
+    def _line(self, text: str) -> None:
+        self.close()
+        print(text, file=self._stream, flush=True)

@@ -1,0 +1,61 @@
+"""`synthdiffusion train`: a model package from a training configuration."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from SynthDiffusionLib.errors import MissingExtra
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Adds `train`; `run` carries it out."""
+    parser = subparsers.add_parser(
+        "train",
+        help="train a model from a configuration",
+        description="Trains a model as a TOML file says (see Docs/TRAINING.md) and writes a model package. An "
+        "interrupted run goes on with --resume, from its last checkpoint, as if it had not been interrupted.",
+    )
+    add = parser.add_argument
+    add("config", type=Path, metavar="CONFIG.toml", help="such as Resources/Training/lung-nodule-ct.toml")
+    add(
+        "--out",
+        type=Path,
+        default=Path("runs/train"),
+        metavar="DIR",
+        help="folder for checkpoints, log, sample pictures and the package (default runs/train)",
+    )
+    add("--resume", action="store_true", help="go on from the last checkpoint in --out")
+    add("--device", default="auto", metavar="NAME", help="auto (default), cpu or cuda")
+    add("--json", action="store_true", help="print one JSON object on the last line")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def show(event: dict[str, Any]) -> None:
+    """One line of progress on standard error."""
+    parts = [f"{event['stage']}: step {event['step']} of {event['total']}", f"loss {event['loss']:.4f}"]
+    for name in ("validation_loss", "validation_dice"):
+        if event.get(name) is not None:
+            parts.append(f"{name.replace('_', ' ')} {event[name]:.4f}")
+    minutes = event["eta_s"] / 60
+    parts.append(f"about {minutes:.0f} min left" if minutes >= 1 else "less than a minute left")
+    print(", ".join(parts), file=sys.stderr, flush=True)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carries out what `add_parser` has parsed."""
+    import importlib.util
+
+    if importlib.util.find_spec("lightning_fabric") is None:
+        raise MissingExtra("Training", "train")
+    from SynthDiffusionLib.training.train import train
+
+    package = train(args.config, args.out, resume=args.resume, device=args.device, on_event=show)
+    print(package)
+    if args.json:
+        print(json.dumps({"package": str(package)}))
+    return 0

@@ -1,0 +1,120 @@
+"""The picture that is written beside every volume: drawing, volume and overlay in three planes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from SynthDiffusionLib.labels.scheme import LabelScheme
+from SynthDiffusionLib.volumes import Volume, reorient
+from SynthDiffusionLib.volumes.atomic import atomic_file
+
+LUNG_WINDOW = (-1200.0, 200.0)  # window 1400, level -500
+PANEL = 224  # pixels of the longest side of a panel
+GAP = 6
+HEADER = 20
+
+
+def write_contact_sheet(
+    path: Path, volume: Volume, class_map: np.ndarray, scheme: LabelScheme, target: str | None = None
+) -> None:
+    """Writes a PNG with one row a plane (axial, coronal, sagittal) and the columns drawing, volume, overlay.
+
+    The planes pass through the middle of the target class, or of all that is drawn. Directions follow the radiological
+    convention: the patient's left is on the right of the picture, anterior is up in axial planes, superior in the
+    others.
+
+    Args:
+        volume: CT in HU.
+        class_map: (I, J, K) label values on the same grid.
+        target: class to centre on, if drawn.
+    """
+    from PIL import Image, ImageDraw
+
+    image = reorient(volume, "LPS")
+    classes = reorient(Volume(class_map, volume.affine, "label"), "LPS").array
+    center = _center(classes, scheme, target)
+    titles = ("drawing", "synthetic", "overlay")
+
+    scale = PANEL / max(max(n * s for n, s in zip(image.shape, image.spacing)), 1e-6)
+    cells = []
+    for axis in (2, 1, 0):
+        cut, aspect = plane(axis, center, image.spacing)
+        gray, drawn = window(cut(image.array), LUNG_WINDOW), cut(classes)
+        pictures = (
+            paint(np.zeros_like(gray), drawn, scheme, opacity=1.0),
+            np.repeat(gray[..., None], 3, -1),
+            paint(gray, drawn, scheme, opacity=0.3),
+        )
+        cells.append([_panel(picture, aspect, scale) for picture in pictures])
+    widths = [max(row[c].width for row in cells) for c in range(3)]
+    heights = [max(cell.height for cell in row) for row in cells]
+    sheet = Image.new("RGB", (sum(widths) + 4 * GAP, sum(heights) + 4 * GAP + HEADER), (24, 24, 24))
+    draw = ImageDraw.Draw(sheet)
+    x = GAP
+    for c, title in enumerate(titles):
+        draw.text((x + 2, 4), title, fill=(230, 230, 230))
+        y = HEADER + GAP
+        for r, row in enumerate(cells):
+            sheet.paste(row[c], (x + (widths[c] - row[c].width) // 2, y))
+            y += heights[r] + GAP
+        x += widths[c] + GAP
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG")
+    with atomic_file(Path(path)) as stream:
+        stream.write(buffer.getvalue())
+
+
+def window(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    """Values to grey levels, uint8, for a window given by its lower and upper end."""
+    low, high = limits
+    return (np.clip((values.astype(np.float32) - low) / (high - low), 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+def paint(gray: np.ndarray, classes: np.ndarray, scheme: LabelScheme, opacity: float) -> np.ndarray:
+    """Classes in their colours over grey levels of the same shape, a picture or a volume.
+
+    Returns:
+        uint8, with a last axis of three for the color.
+    """
+    colored = np.repeat(gray[..., None], 3, -1).astype(np.float32)
+    for label in scheme.classes:
+        mask = classes == label.value
+        colored[mask] = (1 - opacity) * colored[mask] + opacity * 255.0 * np.asarray(label.color)
+    return colored.astype(np.uint8)
+
+
+def plane(
+    axis: int, center: np.ndarray, spacing: np.ndarray
+) -> tuple[Callable[[np.ndarray], np.ndarray], tuple[float, float]]:
+    """How to cut an LPS volume across an axis, rows downwards, and the (row, column) spacing of the cut.
+
+    Returns:
+        a function from a volume (I, J, K, ...) to a picture, and the spacing.
+    """
+    index = int(center[axis])
+    if axis == 2:
+        return (lambda a: np.swapaxes(a[:, :, index], 0, 1)), (spacing[1], spacing[0])
+    if axis == 1:
+        return (lambda a: np.swapaxes(a[:, index], 0, 1)[::-1]), (spacing[2], spacing[0])
+    return (lambda a: np.swapaxes(a[index], 0, 1)[::-1]), (spacing[2], spacing[1])
+
+
+def _center(classes: np.ndarray, scheme: LabelScheme, target: str | None) -> np.ndarray:
+    values = scheme.containing(target) if target else ()
+    mask = np.isin(classes, values)
+    if not mask.any():
+        mask = classes > 0
+    if not mask.any():
+        return np.array(classes.shape) // 2
+    return np.rint(np.argwhere(mask).mean(0)).astype(int)
+
+
+def _panel(picture: np.ndarray, spacing: tuple[float, float], scale: float):
+    from PIL import Image
+
+    height, width = (max(1, round(n * s * scale)) for n, s in zip(picture.shape[:2], spacing))
+    return Image.fromarray(np.ascontiguousarray(picture)).resize((width, height), Image.Resampling.NEAREST)

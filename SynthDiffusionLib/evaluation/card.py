@@ -1,0 +1,301 @@
+"""The model card, written from the description of the model and the JSON results: no number in it comes from anywhere
+else, so that a card cannot say what was not measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.evaluation.report import (
+    class_table,
+    console,
+    markdown,
+    number,
+    read_result,
+    table,
+    verdict_lines,
+    with_interval,
+)
+
+if TYPE_CHECKING:
+    from SynthDiffusionLib.models import ModelSpec
+
+NEEDED = ("adherence", "fidelity", "memorisation")
+NOTABLE_SD = 1.0
+NOTABLE_AUC = 0.6
+
+
+def read_results(folder: Path) -> dict[str, dict[str, Any]]:
+    """The results in a folder, by kind; "performance" may be absent.
+
+    Raises:
+        BadInput: one is missing, or they are of different models, data or samples.
+    """
+    folder = Path(folder)
+    results = {kind: read_result(folder / f"{kind}.json") for kind in NEEDED}
+    if (folder / "performance.json").is_file():
+        results["performance"] = read_result(folder / "performance.json")
+    first = results["adherence"]
+    for kind, result in results.items():
+        for key in ("model", "data", "samples"):
+            comparable = key == "model" or kind != "performance"
+            if comparable and result[key] and _identity(result, key) != _identity(first, key):
+                raise BadInput(
+                    f"'{folder}' holds results of different {key}: {kind} and adherence disagree",
+                    "Run synthdiffusion evaluate card, which makes all of them.",
+                )
+    return results
+
+
+def _identity(result: Mapping[str, Any], key: str) -> Any:
+    return result["samples"]["settings"] if key == "samples" else result[key]
+
+
+def render_card(
+    spec: ModelSpec,
+    results: Mapping[str, Mapping[str, Any]],
+    picture: str | None = None,
+    shown: list[str] | None = None,
+) -> str:
+    """The whole MODEL_CARD.md.
+
+    Args:
+        spec: the model's description.
+        results: by kind, as `read_results` gives them.
+        picture: file name of the picture beside the card.
+        shown: cases in the picture, for its caption.
+    """
+    adherence, fidelity, memorisation = (results[kind] for kind in NEEDED)
+    data, samples = adherence["data"], adherence["samples"]
+    lines = [
+        f"# {spec.name}",
+        "",
+        f"`{spec.id}`, version {spec.version}. "
+        "**For research only. Not for diagnosis, and for no decision about a patient.**",
+        "",
+        spec.description,
+        "",
+        "## Intended use",
+        "",
+        *_intended_use(spec),
+        "",
+        "## Training data",
+        "",
+        *_training(spec, data),
+        "",
+        "## Figures",
+        "",
+        f"All figures are measured on {data['patients']} patients of the part '{data['split']}' ({data['cases']} "
+        "cases), of whom the model has seen nothing: its training and validation patients were compared with them by "
+        f"patient ({data['leak_check']['shared_patients']} shared). {_how_made(samples)} Intervals hold "
+        f"{adherence['settings']['confidence']:.0%} and are bootstraps over patients. With so few patients they are "
+        "wide, and a difference that is not seen may still be there.",
+        "",
+        "Every table has no-skill rows, made without any model. A figure means something as far as the model differs "
+        "from them.",
+        "",
+    ]
+    if picture:
+        names = f", chosen by the size of the nodule alone: {', '.join(shown)}" if shown else ""
+        lines += [
+            f"![Real and synthetic side by side]({picture})",
+            "",
+            f"The same test masks, real and synthetic{names}. "
+            "One window; the outline is the mask that the model was given.",
+            "",
+        ]
+    lines += ["### Mask adherence", "", *markdown(*table(adherence)), "", *_bullets(verdict_lines(adherence)), ""]
+    lines += [*_definitions(adherence), "", "### Realism", "", *markdown(*table(fidelity)), ""]
+    lines += [*_split_halves(fidelity), "", *markdown(*class_table(fidelity)), ""]
+    lines += [*_bullets(verdict_lines(fidelity)), "", *_definitions(fidelity), ""]
+    lines += ["### Memorisation", "", *markdown(*table(memorisation)), "", *_bullets(verdict_lines(memorisation)), ""]
+    lines += [*_definitions(memorisation), ""]
+    if "performance" in results:
+        performance = results["performance"]
+        lines += ["### Time and memory", "", *markdown(*table(performance)), "", *_definitions(performance), ""]
+    lines += ["## Known weaknesses", "", *_bullets(weaknesses(spec, results)), ""]
+    lines += ["## How to make these figures again", "", "```", *_commands(results), "```", ""]
+    return "\n".join(lines)
+
+
+def _intended_use(spec: ModelSpec) -> list[str]:
+    what = {"whole": "whole volumes from a segmentation", "inpaint": "drawing a structure into a real volume"}
+    modes = ", and ".join(what[m] for m in spec.modes if m in what)
+    low, high = spec.intensity.range
+    return [
+        f"Research on synthetic {spec.modality} of the {spec.body_part}: {modes}. It works at "
+        f"{' x '.join(f'{s:g}' for s in spec.grid.spacing_mm)} mm and makes values from {low:g} to {high:g} "
+        f"{spec.intensity.unit}. Permitted use of the weights: {spec.license.permitted_use} "
+        f"(licence {spec.license.spdx}).",
+        "",
+        "Not intended: diagnosis, treatment planning, training of a medical product without an evaluation of one's "
+        "own, or any use that takes a synthetic image for a patient's. An inpainted volume holds a real patient's "
+        "image and is not anonymous.",
+    ]
+
+
+def _training(spec: ModelSpec, data: Mapping[str, Any]) -> list[str]:
+    facts = data["training_facts"]
+    shape = "x".join(map(str, facts["shape"]))
+    lines = [
+        f"{spec.training.dataset} ({spec.training.license}). {spec.license.attribution}",
+        "",
+        f"Split by patient: {data['training_patients']} to train, {data['reference_cases']} to validate, "
+        f"{data['patients']} to test, fixed once. Training images are of {shape} voxels, "
+        f"{facts['minimum']:g} to {facts['maximum']:g} "
+        f"{spec.intensity.unit}.",
+    ]
+    if spec.training.citation:
+        lines += ["", f"Cite: {spec.training.citation}"]
+    return lines
+
+
+def _how_made(samples: Mapping[str, Any]) -> str:
+    settings = samples["settings"]
+    sampler = f"with {settings['sampler']}" if settings["sampler"] else "with the model's default sampler"
+    return (
+        f"Samples: {settings['seeds']} per mask and arm, {settings['steps']} steps {sampler}, seeds from "
+        f"{settings['first_seed']}, none chosen."
+    )
+
+
+def _split_halves(fidelity: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for view in ("whole", "region"):
+        halves = fidelity["settings"].get(f"split_halves_{view}")
+        if halves:
+            low, middle, high = (number(v, 3) for v in halves["mmd2"])
+            lines.append(
+                f"Two disjoint sets of {halves['size']} real training images ({view}) are at MMD² {middle} "
+                f"[{low}, {high}] from each other."
+            )
+    return lines
+
+
+def weaknesses(spec: ModelSpec, results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What a user should know, from the data and from what the measurements found."""
+    adherence, fidelity, memorisation = (results[kind] for kind in NEEDED)
+    data = adherence["data"]
+    facts = data["training_facts"]
+    found = [
+        f"The training set is tiny: {data['training_patients']} patients. Rare anatomy is missing, and the figures "
+        f"above come from {data['patients']} patients only."
+    ]
+    if facts["outside_fraction"] == 0:
+        found.append("No training image shows air outside the body: expect unrealistic values there.")
+    if facts["most_targets"] == 1:
+        found.append(
+            f"Every training image has exactly one annotated {spec.target_class}, in its middle; several in one volume "
+            "were never seen."
+        )
+    found.append(
+        f"The training images are clipped to {facts['minimum']:g} to {facts['maximum']:g} {spec.intensity.unit}, and "
+        f"the model to {spec.intensity.range[0]:g} to {spec.intensity.range[1]:g}: denser bone, metal and contrast "
+        "medium cannot appear. Real images were clipped in the same way before every comparison."
+    )
+    for arm, verdict in adherence["verdicts"].items():
+        row = next(r for r in adherence["rows"] if r["row"] == arm)
+        if not verdict["ratio_within_limits"]:
+            found.append(
+                f"{row['label'].capitalize()}: the segmenter's Dice is {number(row['ratio'])} times that on real "
+                "images, outside the limits."
+            )
+    for row in fidelity["rows"]:
+        if row["kind"] != "ours":
+            continue
+        large = [n for n in row["largest_differences"] if abs(row["feature_differences"][n]) >= NOTABLE_SD]
+        if large:
+            named = ", ".join(f"{n} ({number(row['feature_differences'][n], 1)})" for n in large)
+            found.append(
+                f"{row['label'].capitalize()}: features furthest from the real images of the same masks, in standard "
+                f"deviations of real images: {named}."
+            )
+        told = {n: a for n, a in row["auc"].items() if a["value"] is not None and a["value"] >= NOTABLE_AUC}
+        if told:
+            named = ", ".join(f"{with_interval(a)} ({n} crops)" for n, a in told.items())
+            found.append(f"{row['label'].capitalize()}: a small network tells it from real images; AUC {named}.")
+        for name, c in row["classes"].items():
+            if c and c["difference"]["low"] is not None and not c["difference"]["low"] <= 0 <= c["difference"]["high"]:
+                found.append(
+                    f"{row['label'].capitalize()}: the mean of '{name}' is off by {with_interval(c['difference'], 0)} "
+                    f"{spec.intensity.unit}."
+                )
+    for arm, cases in adherence["samples"]["skipped"].items():
+        if cases:
+            reason = adherence["samples"]["skipped_reasons"][cases[0]]
+            found.append(f"{arm.capitalize()}: {len(cases)} test cases have no sample; of the first, {reason}.")
+    for row in memorisation["rows"]:
+        if row["kind"] == "ours" and row["suspected"]:
+            found.append(
+                f"{row['label'].capitalize()} ({row['view']}): copying of training cases is suspected, see above."
+            )
+    return found
+
+
+def _bullets(lines: list[str]) -> list[str]:
+    return [f"  - {line.strip()}" if line.startswith("  ") else f"- {line}" for line in lines]
+
+
+def _definitions(result: Mapping[str, Any]) -> list[str]:
+    return ["Definitions:", "", *[f"- *{name}*: {text}" for name, text in result["definitions"].items()]]
+
+
+def _commands(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    samples = results["adherence"]["samples"]["command"]
+    return list(dict.fromkeys([samples, *(r["command"] for r in results.values())]))
+
+
+def quality_measures(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The `measured.quality` object of a `model.json`: numbers only, nested by kind and row."""
+    adherence, fidelity, memorisation = (results[kind] for kind in NEEDED)
+    data = adherence["data"]
+    return {
+        "command": adherence["command"].replace(" adherence ", " card ", 1),
+        "note": "Definitions, no-skill rows and limits: MODEL_CARD.md. Intervals are bootstraps over patients.",
+        "test_patients": data["patients"],
+        "adherence": {
+            r["row"]: {
+                "dice": _round(r["dice_mean"]),
+                "dice_interval": [_round(v) for v in r["dice_interval"]],
+                "ratio": _round(r["ratio"]),
+                "ratio_interval": [_round(v) for v in r["ratio_interval"]],
+            }
+            for r in adherence["rows"]
+        },
+        "fidelity": {
+            f"{r['row']}_{r['view']}" if r["row"].startswith("real") else r["row"]: {
+                "mmd2": _round(r["mmd2"]["value"]),
+                "mmd2_interval": [_round(r["mmd2"][k]) for k in ("low", "high")],
+                "auc": {n: _round(a["value"]) for n, a in r["auc"].items()},
+                "auc_interval": {n: [_round(a[k]) for k in ("low", "high")] for n, a in r["auc"].items()},
+                "mean_difference_hu": {n: _round(c["difference"]["value"], 1) for n, c in r["classes"].items() if c},
+                "wasserstein_hu": {n: _round(c["wasserstein"]["value"], 1) for n, c in r["classes"].items() if c},
+            }
+            for r in fidelity["rows"]
+        },
+        "memorisation": {
+            f"{r['row']}_{r['view']}": {
+                "median_distance": _round(r["median"]),
+                "below_quantile": r["below_quantile"],
+                "volumes": r["volumes"],
+                "nearest_is_training": r["nearest_is_training"],
+                "p_below": _round(r["p_below"]),
+                "p_nearest": _round(r["p_nearest"]),
+            }
+            for r in memorisation["rows"]
+        },
+    }
+
+
+def _round(value: float | None, digits: int = 4) -> float | None:
+    return None if value is None else round(float(value), digits)
+
+
+def card_summary(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The main tables in short, for the console."""
+    lines: list[str] = []
+    for result in results.values():
+        lines += ["", result["kind"], *console(*table(result)), *verdict_lines(result)]
+    return lines

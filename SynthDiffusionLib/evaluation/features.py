@@ -1,0 +1,152 @@
+"""About thirty quantities of a volume that a person can name: intensities, edges, texture, noise.
+
+They need no class map but the nodule's, which every arm is given, so that the same features exist for every row.
+Tissues are told apart by the image's own intensities (lung below -400 HU, soft tissue -200 to 200 HU, dense above).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from SynthDiffusionLib.evaluation.rows import Item
+
+LUNG_BELOW_HU = -400.0
+SOFT_TISSUE_HU = (-200.0, 200.0)
+FEWEST_VOXELS = 20
+GREY_LEVELS = 16
+BANDS = ((0.03, 0.1), (0.1, 0.2), (0.2, 0.3), (0.3, 0.5))  # cycles per voxel
+LAGS = (1, 2, 3)
+RIM_VOXELS = (1, 4)
+
+
+def volume_features(hu: np.ndarray, nodule: np.ndarray, intensity_range: tuple[float, float]) -> dict[str, float]:
+    """Features of one volume, by name.
+
+    Args:
+        hu: (I, J, K) float32 as `rows.as_evaluated` gives it.
+        nodule: (I, J, K) bool, the input mask.
+        intensity_range: the model's.
+
+    Returns:
+        nan for a quantity of a tissue that has fewer than `FEWEST_VOXELS` voxels.
+    """
+    from scipy import ndimage
+
+    hu = hu.astype(np.float64)
+    found: dict[str, float] = {"mean": hu.mean(), "sd": hu.std()}
+    for q in (5, 25, 50, 75, 95):
+        found[f"p{q}"] = np.percentile(hu, q)
+    found["fraction at lower limit"] = np.mean(hu <= intensity_range[0])
+    found["fraction at upper limit"] = np.mean(hu >= intensity_range[1])
+
+    gradient = np.sqrt(sum(g**2 for g in np.gradient(hu)))
+    residual = hu - ndimage.gaussian_filter(hu, 1.0, mode="nearest")
+    tissues = {
+        "nodule": nodule,
+        "rim": _rim(nodule),
+        "lung": hu < LUNG_BELOW_HU,
+        "soft tissue": (hu > SOFT_TISSUE_HU[0]) & (hu < SOFT_TISSUE_HU[1]),
+        "dense": hu >= SOFT_TISSUE_HU[1],
+    }
+    for name, mask in tissues.items():
+        if name not in ("nodule", "rim"):
+            found[f"{name} fraction"] = mask.mean()
+        few = mask.sum() < FEWEST_VOXELS
+        found[f"{name} mean"] = np.nan if few else hu[mask].mean()
+        if name != "dense":
+            found[f"{name} sd"] = np.nan if few else hu[mask].std()
+            found[f"{name} noise"] = np.nan if few else np.log(residual[mask].std() + 1.0)
+    found["nodule edge"] = _edge(gradient, nodule)
+    found["gradient mean"] = gradient.mean()
+    found["gradient p95"] = np.percentile(gradient, 95)
+    found["texture contrast"], found["texture homogeneity"] = _co_occurrence(hu, intensity_range)
+    for lag in LAGS:
+        found[f"residual correlation at {lag}"] = _correlation(residual, lag)
+    for (low, high), power in zip(BANDS, band_power(hu)):
+        found[f"log power {low}-{high}"] = power
+    return {k: float(v) for k, v in found.items()}
+
+
+def _rim(mask: np.ndarray) -> np.ndarray:
+    from scipy import ndimage
+
+    distance = ndimage.distance_transform_edt(~mask)
+    return (distance > RIM_VOXELS[0]) & (distance <= RIM_VOXELS[1])
+
+
+def _edge(gradient: np.ndarray, mask: np.ndarray) -> float:
+    """Mean gradient magnitude on the surface voxels of the mask."""
+    from scipy import ndimage
+
+    surface = mask & ~ndimage.binary_erosion(mask)
+    return gradient[surface].mean() if surface.any() else np.nan
+
+
+def _correlation(values: np.ndarray, lag: int) -> float:
+    """Correlation of voxels `lag` apart along the axes, mean of the three."""
+    found = []
+    for axis in range(3):
+        a, b = (np.take(values, range(s, values.shape[axis] - lag + s), axis) for s in (0, lag))
+        spread = a.std() * b.std()
+        found.append(((a - a.mean()) * (b - b.mean())).mean() / spread if spread > 1e-9 else 0.0)
+    return float(np.mean(found))
+
+
+def _co_occurrence(hu: np.ndarray, intensity_range: tuple[float, float]) -> tuple[float, float]:
+    """Contrast and homogeneity of grey-level co-occurrence of neighbours (Haralick et al. 1973), mean of the axes."""
+    low, high = intensity_range
+    levels = np.minimum((hu - low) / (high - low) * GREY_LEVELS, GREY_LEVELS - 1).astype(np.int64)
+    contrast, homogeneity = [], []
+    for axis in range(3):
+        difference = np.abs(np.diff(levels, axis=axis))
+        contrast.append((difference**2).mean())
+        homogeneity.append((1.0 / (1.0 + difference**2)).mean())
+    return float(np.mean(contrast)), float(np.mean(homogeneity))
+
+
+def band_power(hu: np.ndarray) -> list[float]:
+    """Log10 of the mean power spectrum in the radial `BANDS`, after a Hann window; (HU² per frequency, any scale)."""
+    windowed = hu - hu.mean()
+    for axis, n in enumerate(hu.shape):
+        shape = [1, 1, 1]
+        shape[axis] = n
+        windowed = windowed * np.hanning(n).reshape(shape)
+    power = np.abs(np.fft.fftn(windowed)) ** 2 / hu.size
+    frequency = np.sqrt(sum(f**2 for f in np.meshgrid(*[np.fft.fftfreq(n) for n in hu.shape], indexing="ij")))
+    return [float(np.log10(power[(frequency >= a) & (frequency < b)].mean() + 1e-3)) for a, b in BANDS]
+
+
+@dataclass(frozen=True)
+class Standard:
+    """Mean and standard deviation of every feature over the real training images, which all features are scaled by."""
+
+    names: tuple[str, ...]
+    mean: np.ndarray
+    sd: np.ndarray
+
+
+def feature_table(
+    items: Sequence[Item], target: int, intensity_range: tuple[float, float]
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names (D,) and values (N, D) of the features of N items; nan where a feature is not defined."""
+    found = [volume_features(item.hu, item.classes == target, intensity_range) for item in items]
+    names = tuple(found[0])
+    return names, np.array([[f[n] for n in names] for f in found])
+
+
+def standard_of(names: tuple[str, ...], values: np.ndarray) -> Standard:
+    """The scale of the features, from the (N, D) values of the training images.
+
+    A feature that hardly varies among them would make any difference infinite, so its standard deviation is at least
+    a thousandth of its size.
+    """
+    mean, sd = np.nanmean(values, axis=0), np.nanstd(values, axis=0, ddof=1)
+    return Standard(names, mean, np.maximum(sd, 1e-3 * np.abs(mean) + 1e-6))
+
+
+def standardise(values: np.ndarray, standard: Standard) -> np.ndarray:
+    """Values in training standard deviations from the training mean; undefined ones become 0, the mean."""
+    return np.nan_to_num((values - standard.mean) / standard.sd, nan=0.0)

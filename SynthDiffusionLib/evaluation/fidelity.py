@@ -1,0 +1,340 @@
+"""Fidelity: do synthetic images look, in numbers, like real ones of the same masks?
+
+Three looks, each beside the same for the no-skill rows and for real images against other real ones:
+
+1. per class: histogram (bins of 20 HU) and mean intensity;
+2. features: distance between the distributions of about forty simple quantities (`features`);
+3. a small network that tells real from synthetic (`real_or_synthetic`).
+
+The arms "nodule" and "anatomy" are compared as whole cubes. Inpainted volumes are the real patient but for the region,
+so that arm, and no-skill stand-ins pasted into the same regions, are compared on cubes of 32 voxels round the nodule,
+and per class on the synthesised voxels only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from SynthDiffusionLib.evaluation import noskill
+from SynthDiffusionLib.evaluation.adherence import no_skill_images
+from SynthDiffusionLib.evaluation.cases import EvaluationData
+from SynthDiffusionLib.evaluation.features import Standard, feature_table, standard_of, standardise
+from SynthDiffusionLib.evaluation.real_or_synthetic import FOLDS, RECIPES, Recipe, discriminate, recipe_to_json
+from SynthDiffusionLib.evaluation.rows import REGION_SIDE, Item, Row, crop_row, real_items, synthesised_share
+from SynthDiffusionLib.evaluation.statistics import (
+    CONFIDENCE,
+    RESAMPLES,
+    Estimate,
+    bootstrap,
+    bootstrap_frechet,
+    bootstrap_mean,
+    bootstrap_mmd2,
+    l1_of_histograms,
+    marginal_frechet,
+    median_distance,
+    mmd2,
+    wasserstein_of_histograms,
+)
+
+BIN_HU = 20.0
+SPLIT_HALVES = 200
+SPLIT_SEED = 2026
+LARGEST_DIFFERENCES = 5
+FLOOR = "real_reference"
+
+DEFINITIONS = {
+    "mean": "mean over patients of the class's mean intensity; the difference is synthetic minus real of the same mask",
+    "l1": "sum of the absolute differences of the normalised histograms, 0 to 2",
+    "wasserstein": "Wasserstein-1 distance of the histograms, in the unit of the intensities",
+    "mmd2": "unbiased squared maximum mean discrepancy with a Gaussian kernel on features standardised by the real "
+    "training images; bandwidth: their median distance; 0 in expectation for equal distributions, so it may be "
+    "negative",
+    "frechet": "Fréchet distance of normal distributions with diagonal covariance, per feature; biased upwards, so "
+    "read it beside the real-to-real row",
+    "auc": "area under the ROC curve of a small 3D network, cross-validated in folds of patients; 0.5: cannot tell "
+    "real from synthetic, 1: always can",
+    "split_halves": "the distances between two disjoint random sets of real training patients of the same size as the "
+    "evaluated set",
+    "interval": "percentile bootstrap over patients; for the AUC it does not hold the chance in the network's "
+    "training, and intervals of l1, wasserstein and frechet, which cannot be negative, lie too high when the "
+    "true distance is near 0",
+    "real_reference": "validation images with their own class maps against the evaluated real images; its AUC is that "
+    "of the row 'unrelated real image', which has the same images",
+}
+
+
+@dataclass(frozen=True)
+class _View:
+    """How a group of rows is compared: whole cubes, or the region round the nodule."""
+
+    name: str
+    real: Row
+    rows: list[Row]
+    standard: Standard
+    training_features: np.ndarray
+    real_features: np.ndarray
+    bandwidth: float
+
+
+def measure_fidelity(
+    data: EvaluationData,
+    arms: Mapping[str, Row],
+    margin_mm: float | None,
+    *,
+    auc_steps: int | None = None,
+    auc_repeats: int = 1,
+    on_event: Callable[[dict], None] = lambda event: None,
+) -> dict[str, Any]:
+    """Measures all rows.
+
+    Args:
+        margin_mm: rim of inpainting; needed for the arm "inpainting".
+        auc_steps: training steps per fold instead of the recipes'; 0 leaves the networks out.
+        auc_repeats: trainings of each network whose scores are averaged.
+    """
+    recipes = {
+        name: recipe if auc_steps is None else replace(recipe, steps=auc_steps) for name, recipe in RECIPES.items()
+    }
+    if auc_steps == 0:
+        recipes = {}
+    views = list(_views(data, arms, margin_mm))
+    total = sum(len(view.rows) for view in views)
+    results, settings, done = [], {}, 0
+    for view in views:
+        settings[f"split_halves_{view.name}"] = split_halves(
+            view.training_features, len(view.real.items), view.bandwidth
+        )
+        settings[f"bandwidth_{view.name}"] = view.bandwidth
+        for row in view.rows:
+            on_event({"event": "progress", "stage": f"fidelity: {row.label}", "step": done, "total": total})
+            results.append(_measure(view, row, data, arms, margin_mm, recipes, auc_repeats))
+            done += 1
+        _share_auc(results, view.name)
+    return {
+        "kind": "fidelity",
+        "rows": results,
+        "verdicts": {name: _verdict(name, results) for name in arms if name != "moved"},
+        "settings": settings
+        | {
+            "bin_width": BIN_HU,
+            "features": len(views[0].standard.names),
+            "region_side": REGION_SIDE,
+            "margin_mm": margin_mm,
+            "folds": FOLDS,
+            "auc_repeats": auc_repeats,
+            "recipes": {name: recipe_to_json(recipe) for name, recipe in recipes.items()},
+            "splits": SPLIT_HALVES,
+            "resamples": RESAMPLES,
+            "confidence": CONFIDENCE,
+        },
+        "definitions": DEFINITIONS,
+    }
+
+
+def _views(data: EvaluationData, arms: Mapping[str, Row], margin_mm: float | None):
+    real = Row("real", "real images", "real", real_items(data.evaluated, data.intensity_range))
+    statistics = noskill.training_statistics(
+        data.training, [0, *data.values.values()], data.target_value, data.intensity_range
+    )
+    reference = Row(
+        FLOOR, "other real images", "real", real_items(data.others, data.intensity_range)[: len(real.items)]
+    )
+    training = real_items(data.training, data.intensity_range)
+    images = no_skill_images(data, real, statistics)
+    whole = [arms[name] for name in ("nodule", "anatomy") if name in arms]
+    if whole:
+        yield _view("whole", data, real, [reference, *images, *whole], training)
+    if "inpainting" in arms:
+        target = data.target_value
+        # Cases whose region is too large to inpaint have no sample, and leave the comparison in every row.
+        names = {item.case for item in arms["inpainting"].items}
+        real = replace(real, items=tuple(i for i in real.items if i.case in names))
+        images = [replace(row, items=tuple(i for i in row.items if i.case in names)) for row in images]
+        rows = [
+            replace(reference, items=reference.items[: len(real.items)]),
+            *(noskill.pasted(row, real.items, target, margin_mm) for row in images),
+            arms["inpainting"],
+        ]
+        cropped = Row("training", "", "real", training)
+        yield _view(
+            "region",
+            data,
+            crop_row(real, target),
+            [crop_row(row, target) for row in rows],
+            crop_row(cropped, target).items,
+        )
+
+
+def _view(name: str, data: EvaluationData, real: Row, rows: list[Row], training: Sequence[Item]) -> _View:
+    names, values = feature_table(training, data.target_value, data.intensity_range)
+    standard = standard_of(names, values)
+    scaled = standardise(values, standard)
+    real_features = standardise(feature_table(real.items, data.target_value, data.intensity_range)[1], standard)
+    return _View(name, real, rows, standard, scaled, real_features, median_distance(scaled))
+
+
+def split_halves(values: np.ndarray, size: int, bandwidth: float) -> dict[str, list[float] | int]:
+    """Distances between disjoint random sets of `size` rows of (N, D) features: their 2.5 %, 50 % and 97.5 %
+    quantiles."""
+    size = min(size, len(values) // 2)
+    rng = np.random.default_rng([SPLIT_SEED, size])
+    found = []
+    for _ in range(SPLIT_HALVES):
+        order = rng.permutation(len(values))
+        a, b = values[order[:size]], values[order[size : 2 * size]]
+        found.append((mmd2(a, b, bandwidth), marginal_frechet(a, b)))
+    tail = (1.0 - CONFIDENCE) / 2.0
+    quantiles = np.quantile(np.array(found), [tail, 0.5, 1.0 - tail], axis=0)
+    return {"size": size, "mmd2": quantiles[:, 0].tolist(), "frechet": quantiles[:, 1].tolist()}
+
+
+def _measure(
+    view: _View,
+    row: Row,
+    data: EvaluationData,
+    arms: Mapping[str, Row],
+    margin_mm: float | None,
+    recipes: Mapping[str, Recipe],
+    auc_repeats: int,
+) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "row": row.name,
+        "label": row.label,
+        "kind": row.kind,
+        "view": view.name,
+        "volumes": len(row.items),
+        "patients": len(set(row.patients)),
+        "classes": _classes(view, row, data, margin_mm),
+    }
+    values = standardise(feature_table(row.items, data.target_value, data.intensity_range)[1], view.standard)
+    ours, real = _aligned_features(row, values, view)
+    result["mmd2"] = bootstrap_mmd2(ours, real, view.bandwidth).to_json()
+    result["frechet"] = bootstrap_frechet(ours, real).to_json()
+    shift = ours.mean(0) - real.mean(0)
+    result["feature_differences"] = {n: float(d) for n, d in zip(view.standard.names, shift)}
+    largest = np.argsort(-np.abs(shift))[:LARGEST_DIFFERENCES]
+    result["largest_differences"] = [view.standard.names[i] for i in largest]
+    result["auc"] = {}
+    if row.name != FLOOR:
+        # Where there are fewer other images than masks, one stands for several masks: such a repeat would be in the
+        # training and the test of one network.
+        items = row.items[: len(data.others)] if row.name.startswith("unrelated_real") else row.items
+        for name, recipe in recipes.items():
+            found = discriminate(view.real.items, items, recipe, data.intensity_range, repeats=auc_repeats)
+            result["auc"][name] = found.auc.to_json()
+    return result
+
+
+def _aligned_features(row: Row, values: np.ndarray, view: _View) -> tuple[np.ndarray, np.ndarray]:
+    """Features with one row per patient, row i of both of the same patient (of any two for the real reference).
+
+    Several volumes of a patient are not averaged, which would take their spread away: the first is used.
+    """
+    real_patients = view.real.patients
+    if row.name == FLOOR:
+        n = min(len(values), len(real_patients))
+        return values[:n], view.real_features[:n]
+    first = {p: i for i, p in reversed(list(enumerate(row.patients)))}
+    first_real = {p: i for i, p in reversed(list(enumerate(real_patients)))}
+    patients = [p for p in first_real if p in first]
+    return values[[first[p] for p in patients]], view.real_features[[first_real[p] for p in patients]]
+
+
+def _classes(view: _View, row: Row, data: EvaluationData, margin_mm: float | None) -> dict[str, Any]:
+    """Histogram and mean of every class that the row is answerable for."""
+    names = {"all": None, data.target: data.target_value}
+    if view.name == "region":
+        names = {data.target: data.target_value, "rim": None}
+    elif row.name != "nodule":  # given the nodule alone, a model is free where it puts lung and bone
+        names |= {n: v for n, v in data.values.items() if n != data.target}
+
+    def masks(item: Item) -> dict[str, np.ndarray]:
+        found = {n: item.classes == v for n, v in names.items() if v is not None}
+        if "all" in names:
+            found["all"] = np.ones(item.hu.shape, bool)
+        if "rim" in names:
+            share = synthesised_share(item.classes == data.target_value, item.affine, margin_mm)
+            found["rim"] = (share > 0) & (item.classes != data.target_value)
+        return found
+
+    edges = np.arange(data.intensity_range[0], data.intensity_range[1] + BIN_HU, BIN_HU)
+    ours = _histograms(row.items, masks, edges, names)
+    real = _histograms(view.real.items, masks, edges, names)
+    return {name: _compare_class(ours[name], real[name], paired=row.name != FLOOR) for name in names}
+
+
+def _histograms(
+    items: Sequence[Item], masks: Callable[[Item], dict[str, np.ndarray]], edges: np.ndarray, names: Mapping[str, Any]
+) -> dict[str, dict[str, tuple[np.ndarray, float]]]:
+    """Class to patient to (histogram, mean); patients without the class are left out, several volumes are averaged."""
+    found: dict[str, dict[str, list[tuple[np.ndarray, float]]]] = {n: {} for n in names}
+    for item in items:
+        for name, mask in masks(item).items():
+            if mask.any():
+                values = item.hu[mask]
+                # The last value of the range belongs to the last bin.
+                counts = np.histogram(np.minimum(values, edges[-1] - 1e-3), edges)[0].astype(np.float64)
+                found[name].setdefault(item.patient, []).append((counts, float(values.mean())))
+    return {
+        name: {p: (np.mean([h for h, _ in v], axis=0), float(np.mean([m for _, m in v]))) for p, v in patients.items()}
+        for name, patients in found.items()
+    }
+
+
+def _compare_class(
+    ours: Mapping[str, tuple[np.ndarray, float]], real: Mapping[str, tuple[np.ndarray, float]], paired: bool
+) -> dict[str, Any] | None:
+    if paired:
+        patients = sorted(set(ours) & set(real))
+        pairs = [(ours[p], real[p]) for p in patients]
+    else:
+        pairs = list(zip(ours.values(), real.values()))
+    if not pairs:
+        return None
+    h_ours, h_real = (np.stack([pair[i][0] for pair in pairs]) for i in (0, 1))
+    m_ours, m_real = (np.array([pair[i][1] for pair in pairs]) for i in (0, 1))
+    difference = bootstrap_mean(m_ours - m_real)
+    distance: Estimate = bootstrap(lambda w: wasserstein_of_histograms(w @ h_ours, w @ h_real, BIN_HU), len(pairs))
+    return {
+        "patients": len(pairs),
+        "mean": float(m_ours.mean()),
+        "mean_real": float(m_real.mean()),
+        "difference": difference.to_json(),
+        "l1": l1_of_histograms(h_ours.sum(0), h_real.sum(0)),
+        "wasserstein": distance.to_json(),
+    }
+
+
+def _share_auc(results: list[dict[str, Any]], view: str) -> None:
+    """The real reference and the unrelated real images are the same images when whole: one AUC for both."""
+    if view != "whole":
+        return
+    by_name = {r["row"]: r for r in results if r["view"] == view}
+    if FLOOR in by_name and "unrelated_real" in by_name:
+        by_name[FLOOR]["auc"] = by_name["unrelated_real"]["auc"]
+
+
+def _verdict(arm: str, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Does the arm beat the no-skill images? The unrelated real image is real: nothing can beat it, so it is not
+    among them."""
+    own = next(r for r in results if r["row"] == arm)
+    rivals = [
+        r
+        for r in results
+        if r["kind"] == "no-skill"
+        and r["view"] == own["view"]
+        and (own["view"] == "region" or "unrelated" not in r["row"])
+    ]
+    verdict: dict[str, Any] = {"mmd2_below_all": all(_below(own["mmd2"], r["mmd2"]) for r in rivals)}
+    for recipe in own["auc"]:
+        verdict[f"auc_{recipe}_below_all"] = all(_below(own["auc"][recipe], r["auc"][recipe]) for r in rivals)
+    return verdict
+
+
+def _below(a: Mapping[str, float | None], b: Mapping[str, float | None]) -> bool:
+    """The interval of `a` ends below the interval of `b`."""
+    return a["high"] is not None and b["low"] is not None and a["high"] < b["low"]

@@ -1,0 +1,252 @@
+"""Memorisation: is a synthetic volume nearer to a training case than unseen real ones are?
+
+Distance of two volumes: 1 minus the largest normalised cross-correlation over shifts and mirror images, at half the
+resolution. The core of one volume (a cube round its middle) is laid on every place of the other, so that all shifts are
+compared over equally many voxels. The correlation does not change with brightness and contrast. Volumes are band-passed
+before: with the coarse contrast of lung and chest wall in it, cubes of different patients correlate at 0.95, and copies
+with noise are lost among them (the control below finds 12 of 20; band-passed, all).
+
+* Reference: the distance of held-out real volumes to their nearest training case. A model that copies makes volumes
+  that are nearer; of one that does not, about 5 % are below the reference's 5 % quantile.
+* Since smooth volumes correlate more with everything, it is also counted how often the nearest of all real volumes,
+  training and held-out, is a training case. Without copying that happens as often as their share of those volumes,
+  whatever the smoothness (in the spirit of Meehan et al. 2020, arXiv:2004.05675).
+* Positive control: training cases, mirrored, shifted and with added noise, which must be found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from SynthDiffusionLib.evaluation.cases import EvaluationData
+from SynthDiffusionLib.evaluation.rows import Item, Row, as_evaluated, real_items
+from SynthDiffusionLib.evaluation.statistics import CONFIDENCE
+
+SMOOTHING_VOXELS = 1.25
+BACKGROUND_VOXELS = 3.0
+STEP = 2
+CORES_VOXELS = {"whole": 34, "region": 20}
+QUANTILE = 0.05
+FLAT_SD = 0.02  # of the scaled range; flatter places have no pattern to compare
+CONTROL_NOISE_HU = 40.0
+CONTROL_SHIFT = (3, -4, 5)
+CONTROL_SEED = 2026
+
+DEFINITIONS = {
+    "distance": "1 minus the largest normalised cross-correlation of the volume's core with a training case, over all "
+    "shifts that keep the core inside and the eight mirror images, of band-passed volumes at half resolution",
+    "below_quantile": "volumes nearer to a training case than the reference's lower quantile; expected without "
+    "copying: quantile times volumes",
+    "p": "probability of at least so many without copying (binomial); copying is suspected when either of the two is "
+    "below half of 1 minus the confidence",
+    "nearest_is_training": "volumes whose nearest real volume, of the training and the validation cases, is a training "
+    "case; expected without copying: the training cases' share of these",
+    "region": "the core is a cube round the nodule, so that the copying of nodules alone is seen",
+}
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Volumes prepared for search: Fourier transforms, and the standard deviations of all places for a core."""
+
+    names: list[str]
+    spectra: np.ndarray
+    deviations: np.ndarray
+    core: int
+    shape: tuple[int, int, int]
+
+
+def reduce(hu: np.ndarray, intensity_range: tuple[float, float]) -> np.ndarray:
+    """A volume at half resolution, scaled to [-1, 1] and band-passed (difference of two Gaussians); float64."""
+    from scipy import ndimage
+
+    from SynthDiffusionLib.intensity import normalise
+
+    values = normalise(hu, intensity_range).astype(np.float64)
+    fine, coarse = (ndimage.gaussian_filter(values, s, mode="nearest") for s in (SMOOTHING_VOXELS, BACKGROUND_VOXELS))
+    return (fine - coarse)[::STEP, ::STEP, ::STEP]
+
+
+def build_gallery(volumes: Mapping[str, np.ndarray], core: int) -> Gallery:
+    """Prepares reduced volumes of one shape for cores of `core`³ reduced voxels."""
+    from scipy.fft import rfftn
+
+    arrays = np.stack(list(volumes.values())).astype(np.float32)
+    shape = arrays.shape[1:]
+    count = core**3
+    sums = _box_sums(arrays.astype(np.float64), core)
+    squares = _box_sums(arrays.astype(np.float64) ** 2, core)
+    deviations = np.sqrt(np.maximum(squares / count - (sums / count) ** 2, 0.0)).astype(np.float32)
+    return Gallery(list(volumes), rfftn(arrays, axes=(1, 2, 3)), deviations, core, shape)
+
+
+def _box_sums(arrays: np.ndarray, core: int) -> np.ndarray:
+    """Sums over all cubes of `core`³ voxels that fit; (N, I - core + 1, ...)."""
+    for axis in (1, 2, 3):
+        padded = np.insert(np.cumsum(arrays, axis=axis), 0, 0.0, axis=axis)
+        n = padded.shape[axis]
+        arrays = np.take(padded, range(core, n), axis) - np.take(padded, range(n - core), axis)
+    return arrays
+
+
+def distances(volume: np.ndarray, center: Sequence[int], gallery: Gallery) -> np.ndarray:
+    """Distances of the core of one reduced volume to all volumes of the gallery, (N,).
+
+    Args:
+        center: middle of the core in reduced voxels; moved inwards where the core would leave the volume.
+    """
+    from scipy.fft import irfftn, rfftn
+
+    core, valid = gallery.core, tuple(slice(0, n - gallery.core + 1) for n in gallery.shape)
+    start = [int(np.clip(c - core // 2, 0, n - core)) for c, n in zip(center, volume.shape)]
+    piece = volume[tuple(slice(a, a + core) for a in start)]
+    piece = piece - piece.mean()
+    deviation = max(piece.std(), FLAT_SD)
+    best = np.full(len(gallery.names), -1.0)
+    for flips in product((False, True), repeat=3):
+        turned = np.flip(piece, [axis for axis, flip in enumerate(flips) if flip])
+        padded = np.zeros(gallery.shape, np.float32)
+        padded[:core, :core, :core] = turned
+        # Correlation theorem; the piece has mean 0, so the means of the places drop out.
+        product_sum = irfftn(gallery.spectra * np.conj(rfftn(padded)), s=gallery.shape, axes=(1, 2, 3))
+        places = product_sum[(slice(None), *valid)] / (core**3 * deviation * np.maximum(gallery.deviations, FLAT_SD))
+        best = np.maximum(best, places.reshape(len(places), -1).max(1))
+    return 1.0 - best
+
+
+def measure_memorisation(
+    data: EvaluationData, arms: Mapping[str, Row], on_event: Callable[[dict], None] = lambda event: None
+) -> dict[str, Any]:
+    """Measures every arm against the training cases, with reference and control.
+
+    The inpainting arm is measured on the region only: the rest of it is the test patient.
+    """
+    training = real_items(data.training, data.intensity_range)
+    held_out = real_items([*data.others, *data.evaluated], data.intensity_range)
+    reference = Row("reference", "held-out real images", "real", held_out)
+    control = Row("copies", "copies of training cases (control)", "real", control_items(training, data))
+    evaluated = {name: row for name, row in arms.items() if name != "moved"}
+    results, per_volume, settings = [], [], {}
+    shape = training[0].hu.shape
+    for view, side in CORES_VOXELS.items():
+        core = min(side, *shape) // STEP
+        train_gallery = build_gallery({i.case: reduce(i.hu, data.intensity_range) for i in training}, core)
+        other_gallery = build_gallery(
+            {
+                c.name: reduce(as_evaluated(c.image.array, data.intensity_range), data.intensity_range)
+                for c in data.others
+            },
+            core,
+        )
+        settings[f"core_mm_{view}"] = float(core * STEP * data.training[0].image.spacing[0])
+        rows = [reference, control, *(r for n, r in evaluated.items() if view == "region" or n != "inpainting")]
+        found: dict[str, list[dict[str, Any]]] = {}
+        for number, row in enumerate(rows):
+            on_event(
+                {"event": "progress", "stage": f"memorisation, {view}: {row.label}", "step": number, "total": len(rows)}
+            )
+            own = {c.name for c in data.others}
+            found[row.name] = [
+                _measure(item, view, data, train_gallery, other_gallery, row.name, skip=item.case in own)
+                for item in row.items
+            ]
+        limit = float(np.quantile([v["distance"] for v in found["reference"]], QUANTILE))
+        settings[f"limit_{view}"] = limit
+        share = len(data.training) / (len(data.training) + len(data.others))
+        for row in rows:
+            results.append(_summary(row, view, found[row.name], found["reference"], limit, share))
+            per_volume += found[row.name]
+    return {
+        "kind": "memorisation",
+        "rows": results,
+        "verdicts": {
+            r["row"] + "_" + r["view"]: {"copying_suspected": r["suspected"]} for r in results if r["kind"] == "ours"
+        },
+        "settings": settings
+        | {
+            "quantile": QUANTILE,
+            "reference_volumes": len(held_out),
+            "training_volumes": len(training),
+            "band_sigmas_voxels": [SMOOTHING_VOXELS, BACKGROUND_VOXELS],
+            "control_noise_hu": CONTROL_NOISE_HU,
+            "control_shift_voxels": list(CONTROL_SHIFT),
+            "confidence": CONFIDENCE,
+        },
+        "definitions": DEFINITIONS,
+        "per_volume": per_volume,
+    }
+
+
+def control_items(training: Sequence[Item], data: EvaluationData) -> tuple[Item, ...]:
+    """Copies as a model might make them: mirrored, shifted, with noise; as many as there are evaluated cases."""
+    items = []
+    for number, item in enumerate(training[: len(data.evaluated)]):
+        rng = np.random.default_rng([CONTROL_SEED, number])
+        axis = int(rng.integers(3))
+        hu, classes = (np.roll(np.flip(a, axis), CONTROL_SHIFT, (0, 1, 2)) for a in (item.hu, item.classes))
+        hu = as_evaluated(hu + CONTROL_NOISE_HU * rng.standard_normal(hu.shape), data.intensity_range)
+        items.append(Item(item.case, item.patient, hu, classes, item.affine))
+    return tuple(items)
+
+
+def _measure(
+    item: Item, view: str, data: EvaluationData, training: Gallery, others: Gallery, row: str, skip: bool
+) -> dict[str, Any]:
+    volume = reduce(item.hu, data.intensity_range)
+    center = [n // 2 for n in volume.shape]
+    if view == "region":
+        voxels = np.argwhere(item.classes == data.target_value)
+        center = [int(v) for v in np.rint(voxels.mean(0) / STEP)]
+    to_training = distances(volume, center, training)
+    nearest = int(np.argmin(to_training))
+    found = {
+        "row": row,
+        "view": view,
+        "case": item.case,
+        "patient": item.patient,
+        "seed": item.seed,
+        "distance": float(to_training[nearest]),
+        "nearest": training.names[nearest],
+        "nearest_is_training": None,
+    }
+    if not skip:  # a validation case is its own nearest one
+        found["nearest_is_training"] = bool(to_training[nearest] < distances(volume, center, others).min())
+    return found
+
+
+def _summary(
+    row: Row, view: str, found: list[dict[str, Any]], reference: list[dict[str, Any]], limit: float, share: float
+) -> dict[str, Any]:
+    """One row of the table; `share` is that of the training cases among all volumes that are searched."""
+    from scipy.stats import binom
+
+    values = np.array([v["distance"] for v in found])
+    below = int((values < limit).sum())
+    compared = [v["nearest_is_training"] for v in found if v["nearest_is_training"] is not None]
+    p_below = float(binom.sf(below - 1, len(values), QUANTILE))
+    p_nearest = float(binom.sf(sum(compared) - 1, len(compared), share)) if compared else None
+    return {
+        "row": row.name,
+        "label": row.label,
+        "kind": row.kind,
+        "view": view,
+        "volumes": len(values),
+        "patients": len(set(row.patients)),
+        "smallest": float(values.min()),
+        "lower_quantile": float(np.quantile(values, QUANTILE)),
+        "median": float(np.median(values)),
+        "median_ratio": float(np.median(values) / np.median([v["distance"] for v in reference])),
+        "below_quantile": below,
+        "expected_below_quantile": QUANTILE * len(values),
+        "p_below": p_below,
+        "nearest_is_training": int(sum(compared)),
+        "nearest_compared": len(compared),
+        "expected_nearest_is_training": share * len(compared),
+        "p_nearest": p_nearest,
+        "suspected": min(p_below, 1.0 if p_nearest is None else p_nearest) < (1.0 - CONFIDENCE) / 2.0,
+    }

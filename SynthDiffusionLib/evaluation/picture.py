@@ -1,0 +1,103 @@
+"""The picture of a model card: the same test masks, real and synthetic side by side."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from SynthDiffusionLib.contact_sheet import LUNG_WINDOW, window
+from SynthDiffusionLib.evaluation.rows import Item, Row
+from SynthDiffusionLib.volumes import Volume, reorient
+from SynthDiffusionLib.volumes.atomic import atomic_file
+
+SCALE = 4
+GAP = 6
+HEADER = 22
+SIDE = 96  # width of the column that names the case
+OUTLINE = (255, 190, 40)
+COLUMNS = ("nodule", "anatomy", "inpainting")
+
+
+def chosen_cases(items: Sequence[Item], target: int, count: int = 6) -> list[str]:
+    """Cases at even steps of the target's volume, smallest and largest included: chosen by the mask alone."""
+    order = sorted(items, key=lambda item: (int((item.classes == target).sum()), item.case))
+    picks = np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int))
+    return [order[i].case for i in picks]
+
+
+def write_picture(
+    path: Path,
+    real: Sequence[Item],
+    arms: Mapping[str, Row],
+    target: int,
+    limits: tuple[float, float] = LUNG_WINDOW,
+    count: int = 6,
+) -> list[str]:
+    """Writes a PNG: a row per mask; columns mask outline on real, real, and one per arm, in one window.
+
+    The axial slice through the middle of the mask; the patient's left is on the right of the picture.
+
+    Args:
+        real: the evaluated cases.
+        arms: rows by arm; the first volume of each case is shown, whichever it is.
+        target: label value whose outline is drawn.
+        limits: lower and upper end of the window, in the unit of the images.
+
+    Returns:
+        the cases shown.
+    """
+    from PIL import Image, ImageDraw
+
+    cases = chosen_cases(real, target, count)
+    by_case = {item.case: item for item in real}
+    columns = [("real", {i.case: i for i in reversed(real)})]
+    columns += [(arms[a].label, {i.case: i for i in reversed(arms[a].items)}) for a in COLUMNS if a in arms]
+    cells = [[_slice(items.get(case), by_case[case], target, limits) for _, items in columns] for case in cases]
+    width = max(cell.shape[1] for row in cells for cell in row if cell is not None)
+    heights = [max(cell.shape[0] for cell in row if cell is not None) for row in cells]
+    sheet = Image.new(
+        "RGB", (SIDE + len(columns) * (width + GAP) + GAP, HEADER + sum(h + GAP for h in heights) + GAP), (24, 24, 24)
+    )
+    draw = ImageDraw.Draw(sheet)
+    for c, (title, _) in enumerate(columns):
+        draw.text((SIDE + GAP + c * (width + GAP), 5), title, fill=(230, 230, 230))
+    y = HEADER
+    for case, row, height in zip(cases, cells, heights):
+        voxels = int((by_case[case].classes == target).sum())
+        draw.text((GAP, y + 4), f"{case.split('_')[0]}\n{voxels} voxels", fill=(200, 200, 200))
+        for c, cell in enumerate(row):
+            x = SIDE + GAP + c * (width + GAP)
+            if cell is None:
+                draw.text((x + 8, y + height // 2), "none: too large", fill=(150, 150, 150))
+            else:
+                sheet.paste(Image.fromarray(cell), (x, y))
+        y += height + GAP
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG", optimize=True)
+    with atomic_file(Path(path)) as stream:
+        stream.write(buffer.getvalue())
+    return cases
+
+
+def _slice(item: Item | None, reference: Item, target: int, limits: tuple[float, float]) -> np.ndarray | None:
+    """The axial slice through the middle of the reference's mask, enlarged, with its outline; (H, W, 3) uint8."""
+    if item is None:
+        return None
+    image = reorient(Volume(item.hu, item.affine), "LPS").array
+    mask = reorient(Volume((reference.classes == target).astype(np.uint8), reference.affine, "label"), "LPS").array > 0
+    level = int(np.rint(np.argwhere(mask).mean(0)[2]))
+    gray = np.kron(window(image[:, :, level].T, limits), np.ones((SCALE, SCALE), np.uint8))
+    inside = np.kron(mask[:, :, level].T, np.ones((SCALE, SCALE), bool))
+    edge = inside & ~_eroded(inside)
+    picture = np.repeat(gray[..., None], 3, -1)
+    picture[edge] = OUTLINE
+    return picture
+
+
+def _eroded(mask: np.ndarray) -> np.ndarray:
+    from scipy import ndimage
+
+    return ndimage.binary_erosion(mask)

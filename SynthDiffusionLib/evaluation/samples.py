@@ -1,0 +1,380 @@
+"""`synthdiffusion evaluate samples`: one synthetic volume, or more, for every test mask, in each arm.
+
+Arms:
+
+* nodule: every voxel is synthetic; the model is given the nodule's mask alone.
+* anatomy: every voxel is synthetic; the model is given the nodule and the coarse anatomy.
+* inpainting: the real cube, in which the nodule and a rim round it are unknown; the nodule is drawn back at its place.
+* moved: as nodule, with the mask moved off centre. All nodules of the data set lie in the middle of their cubes, so
+  that a model could put one there without looking at the mask; here it cannot.
+
+Volumes are made through `jobs.run`, as everybody's are.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.evaluation.cases import EvaluationData, description_sha256
+from SynthDiffusionLib.evaluation.rows import Item, Row, as_evaluated
+from SynthDiffusionLib.jobs.request import GenerateRequest
+from SynthDiffusionLib.training.dataset import Case
+from SynthDiffusionLib.volumes import Volume, read_volume, same_grid, write_volume
+
+if TYPE_CHECKING:
+    from SynthDiffusionLib.models import ModelPackage
+
+FORMAT = "synthdiffusion-samples-1"
+INDEX = "samples.json"
+ARMS = ("nodule", "anatomy", "inpainting", "moved")
+LABELS = {
+    "nodule": "nodule alone",
+    "anatomy": "nodule and coarse anatomy",
+    "inpainting": "inpainting",
+    "moved": "nodule alone, moved off centre",
+}
+BORDER_VOXELS = 3
+MOVE_SEED = 2026
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How samples are made; a folder of samples holds one kind only.
+
+    Args:
+        arms: some of `ARMS`.
+        seeds: volumes per mask and arm.
+        steps: denoising steps.
+        sampler: plain name; the model's default when None.
+        first_seed: case n uses first_seed + n * seeds and on. No two masks share their noise: samples would otherwise
+            resemble each other for a reason that is not the model's.
+        device: see `GenerateRequest`.
+        precision: see `GenerateRequest`.
+    """
+
+    arms: tuple[str, ...] = ARMS
+    seeds: int = 1
+    steps: int = 20
+    sampler: str | None = None
+    first_seed: int = 1000
+    device: str = "auto"
+    precision: str = "auto"
+
+
+def make_samples(
+    package: ModelPackage,
+    data: EvaluationData,
+    out: Path,
+    settings: Settings = Settings(),
+    *,
+    run: Callable[..., Any] | None = None,
+    on_event: Callable[[dict], None] = lambda event: None,
+) -> Path:
+    """Makes what is missing and writes `samples.json`. Can be interrupted and called again.
+
+    Args:
+        package: the model.
+        data: cases that the model has not seen (`load_evaluation_data` checks it).
+        out: folder of the samples.
+        settings: see there.
+        run: what carries a request out; `jobs.run` when None.
+        on_event: called with progress events.
+
+    Returns:
+        Path of `samples.json`.
+
+    Raises:
+        BadInput: the folder holds samples of another model, data set or kind; settings that make no sense.
+    """
+    if run is None:
+        from SynthDiffusionLib.jobs import run
+    unknown = [arm for arm in settings.arms if arm not in ARMS]
+    if unknown or not settings.arms:
+        raise BadInput(f"'{(unknown or [''])[0]}' is no arm", f"Choose from: {', '.join(ARMS)}.")
+    if not 1 <= settings.seeds <= 1000:
+        raise BadInput(f"{settings.seeds} seeds were asked for", "Give --seeds a number from 1 to 1000.")
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    header = {
+        "format": FORMAT,
+        "model": generator_identity(package),
+        "data": {"description_sha256": description_sha256(data.folder), "split": data.split},
+        "settings": {k: v for k, v in asdict(settings).items() if k not in ("arms", "device")},
+        "leak_check": data.leak_check,
+    }
+    index = _resume(out, header)
+    done = {(e["arm"], e["case"], e["seed"]): e for e in index["samples"]}
+    wanted = [
+        (arm, case, settings.first_seed + n * settings.seeds + s)
+        for arm in settings.arms
+        for n, case in enumerate(data.evaluated)
+        for s in range(settings.seeds)
+    ]
+    index["skipped"] = [e for e in index["skipped"] if e["arm"] not in settings.arms]
+    for number, (arm, case, seed) in enumerate(wanted):
+        on_event({"event": "progress", "stage": f"samples: {LABELS[arm]}", "step": number, "total": len(wanted)})
+        entry = done.get((arm, case.name, seed))
+        if entry and _intact(out, entry):
+            continue
+        why_not = _cannot(arm, case, data, package)
+        if why_not:
+            index["skipped"].append({"arm": arm, "case": case.name, "patient": case.patient, "reason": why_not})
+            continue
+        made = run(_request(arm, case, data, package, out, seed, settings)).outputs[0]
+        volume = Path(made["volume"])
+        new = {
+            "arm": arm,
+            "case": case.name,
+            "patient": case.patient,
+            "seed": int(made["seed"]),
+            "file": volume.relative_to(out).as_posix(),
+            "sha256": _sha256(volume),
+        }
+        if arm == "moved":
+            new["shift_voxels"] = [int(v) for v in move_of(case, data)]
+        index["samples"] = [e for e in index["samples"] if e is not entry] + [new]
+        _write(out, index)
+    _write(out, index)
+    return out / INDEX
+
+
+def model_identity(package: ModelPackage) -> dict[str, Any]:
+    """Which weights were measured, and with which segmenter."""
+    spec = package.spec
+    weights = {f.path: f.sha256 for f in spec.files if f.path.endswith(".safetensors")}
+    return {"id": spec.id, "version": spec.version, "files": weights}
+
+
+def generator_identity(package: ModelPackage) -> dict[str, Any]:
+    """Which weights made the samples: a new segmenter leaves them as they are."""
+    segmenters = {f.path for f in package.spec.files if f.role == "segmenter"}
+    identity = model_identity(package)
+    return identity | {"files": {k: v for k, v in identity["files"].items() if k not in segmenters}}
+
+
+def load_samples(folder: Path, package: ModelPackage, data: EvaluationData) -> tuple[dict[str, Row], dict[str, Any]]:
+    """Reads the samples, each arm as a row, and checks that they are what the index says.
+
+    Returns:
+        rows by arm, and the index.
+
+    Raises:
+        BadInput: no index, a missing or changed file, samples of another model or data set, an arm with fewer than
+            `FEWEST_CASES` cases, volumes on another grid than their masks.
+    """
+    from SynthDiffusionLib.evaluation.cases import FEWEST_CASES
+
+    folder = Path(folder)
+    index = _read(folder)
+    if index["model"] != generator_identity(package):
+        raise BadInput(
+            f"The samples in '{folder}' were made by {index['model']['id']} {index['model']['version']} with other "
+            "weights than this model's"
+            if index["model"]["id"] == package.id
+            else f"The samples in '{folder}' were made by the model '{index['model']['id']}'",
+            "Make them again with: synthdiffusion evaluate samples.",
+        )
+    if index["data"] != {"description_sha256": description_sha256(data.folder), "split": data.split}:
+        raise BadInput(
+            f"The samples in '{folder}' belong to another data set or split", "Give the --data they were made with."
+        )
+    cases = {c.name: c for c in data.evaluated}
+    items: dict[str, list[Item]] = {}
+    for entry in index["samples"]:
+        case = cases.get(entry["case"])
+        if case is None or entry["patient"] != case.patient or entry["arm"] not in ARMS:
+            raise BadInput(
+                f"'{entry['case']}' in '{folder / INDEX}' is no case of '{data.split}'", "Make the samples again."
+            )
+        if not _intact(folder, entry):
+            raise BadInput(
+                f"The sample '{entry['file']}' is missing or has been changed",
+                "Run synthdiffusion evaluate samples again: it makes what is missing.",
+            )
+        volume = read_volume(_inside(folder, entry["file"]), unit=case.image.unit)
+        if not same_grid(volume.shape, volume.affine, case.classes.shape, case.classes.affine):
+            raise BadInput(f"The sample '{entry['file']}' is not on the grid of its mask", "Make the samples again.")
+        classes = case.classes.array
+        if entry["arm"] == "moved":
+            classes = moved_mask(case, data)
+        items.setdefault(entry["arm"], []).append(
+            Item(
+                case.name,
+                case.patient,
+                as_evaluated(volume.array, data.intensity_range),
+                classes,
+                case.image.affine,
+                entry["seed"],
+            )
+        )
+    rows = {arm: Row(arm, LABELS[arm], "ours", tuple(items[arm])) for arm in ARMS if arm in items}
+    for arm, row in rows.items():
+        if len(set(row.patients)) < FEWEST_CASES:
+            raise BadInput(
+                f"The arm '{arm}' has samples of {len(set(row.patients))} patients; at least {FEWEST_CASES} are needed",
+                "Let synthdiffusion evaluate samples finish.",
+            )
+    if not rows:
+        raise BadInput(f"'{folder / INDEX}' lists no samples", "Run synthdiffusion evaluate samples.")
+    return rows, index
+
+
+def move_of(case: Case, data: EvaluationData) -> np.ndarray:
+    """How far the arm "moved" shifts a mask, (3,) voxels: drawn at random, by the case's place in the split, from all
+    shifts that leave the mask `BORDER_VOXELS` from the border (or nearer, if it lies nearer already)."""
+    voxels = np.argwhere(case.classes.array == data.target_value)
+    low, high = voxels.min(0), voxels.max(0)
+    number = [c.name for c in data.evaluated].index(case.name)
+    rng = np.random.default_rng([MOVE_SEED, number])
+    shift = []
+    for first, last, n in zip(low, high, case.classes.shape):
+        down, up = max(0, int(first) - BORDER_VOXELS), max(0, n - 1 - BORDER_VOXELS - int(last))
+        shift.append(int(rng.integers(-down, up + 1)))
+    return np.array(shift)
+
+
+def moved_mask(case: Case, data: EvaluationData) -> np.ndarray:
+    """The class map of the arm "moved": the target alone, shifted by `move_of`."""
+    voxels = np.argwhere(case.classes.array == data.target_value) + move_of(case, data)
+    classes = np.zeros_like(case.classes.array)
+    classes[tuple(voxels.T)] = data.target_value
+    return classes
+
+
+def _cannot(arm: str, case: Case, data: EvaluationData, package: ModelPackage) -> str | None:
+    """Why a case has no sample in an arm: its region is larger than the model can inpaint."""
+    if arm != "inpainting":
+        return None
+    from SynthDiffusionLib.inpainting.crop import largest_region_mm
+
+    spec = package.spec
+    if spec.inpaint is None or "inpaint" not in spec.modes:
+        return "the model cannot inpaint"
+    limit = largest_region_mm(
+        spec.grid.max_size, spec.grid.spacing_mm, spec.inpaint.margin_mm, spec.inpaint.max_region_mm
+    )
+    voxels = np.argwhere(case.classes.array == data.target_value)
+    extent = float(((voxels.max(0) - voxels.min(0) + 1) * case.classes.spacing).max())
+    return (
+        f"its nodule of {extent:.0f} mm is larger than the {limit:.0f} mm that can be inpainted"
+        if extent > limit
+        else None
+    )
+
+
+def _request(
+    arm: str, case: Case, data: EvaluationData, package: ModelPackage, out: Path, seed: int, settings: Settings
+) -> GenerateRequest:
+    mask = data.folder / "classes" / f"{case.name}.nii.gz"
+    drawn = {int(v) for v in np.unique(case.classes.array)} if arm != "moved" else {data.target_value}
+    folder = out / arm
+    folder.mkdir(parents=True, exist_ok=True)
+    if arm == "moved":
+        (out / "moved_masks").mkdir(exist_ok=True)
+        mask = out / "moved_masks" / f"{case.name}.nii.gz"
+        write_volume(Volume(moved_mask(case, data), case.classes.affine, "label"), mask)
+    return GenerateRequest(
+        segmentation=mask,
+        model=str(package.folder),
+        out=folder,
+        mode="inpaint" if arm == "inpainting" else "whole",
+        image=data.folder / "images" / f"{case.name}.nii.gz" if arm == "inpainting" else None,
+        labels={str(value): name for name, value in data.values.items() if value in drawn},
+        classes=None if arm == "anatomy" else (data.target,),
+        sampler=settings.sampler,
+        steps=settings.steps,
+        seed=seed,
+        device=settings.device,
+        precision=settings.precision,
+        case=case.name,
+    )
+
+
+def _resume(out: Path, header: dict[str, Any]) -> dict[str, Any]:
+    """The index to go on from: that of the folder, if it is of the same kind, or an empty one."""
+    if not (out / INDEX).exists():
+        return {**header, "samples": [], "skipped": []}
+    index = _read(out)
+    for key, value in header.items():
+        if index.get(key) != value:
+            raise BadInput(
+                f"'{out}' holds samples of another kind: their {key} was {json.dumps(index.get(key))[:120]}",
+                "Give another --out, or remove that folder first.",
+            )
+    return index
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    path = folder / INDEX
+    if not path.is_file():
+        raise BadInput(f"'{folder}' holds no samples", "Make them with: synthdiffusion evaluate samples.")
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"'{path}' cannot be read", "Remove it and make the samples again.") from error
+    if not isinstance(index, dict) or index.get("format") != FORMAT:
+        raise BadInput(f"'{path}' is of an unknown format", "Make the samples again.")
+    if not _well_formed(index):
+        raise BadInput(f"'{path}' is damaged", "Remove it and make the samples again.")
+    return index
+
+
+def _well_formed(index: dict[str, Any]) -> bool:
+    model, data, settings = (index.get(k) for k in ("model", "data", "settings"))
+    if not all(isinstance(part, dict) for part in (model, data, settings)):
+        return False
+    if not all(isinstance(model.get(k), str) for k in ("id", "version")):
+        return False
+    lists = [index.get(k) for k in ("samples", "skipped")]
+    if not all(isinstance(entries, list) and all(isinstance(e, dict) for e in entries) for entries in lists):
+        return False
+    texts = (("arm", "case", "patient", "file", "sha256"), ("arm", "case", "patient", "reason"))
+    if not all(isinstance(e.get(k), str) for entries, keys in zip(lists, texts) for e in entries for k in keys):
+        return False
+    return all(isinstance(e.get("seed"), int) and re.fullmatch("[0-9a-f]{64}", e["sha256"]) for e in lists[0])
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """A file of the folder; a name that leads out of it is refused."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise BadInput(f"'{folder / INDEX}' names a file outside its folder: '{name}'", "Make the samples again.")
+    return path
+
+
+def _intact(folder: Path, entry: dict[str, Any]) -> bool:
+    path = _inside(folder, entry["file"])
+    return path.is_file() and _sha256(path) == entry["sha256"]
+
+
+def _sha256(path: Path) -> str:
+    from SynthDiffusionLib.jobs.provenance import sha256_of
+
+    return sha256_of(path)
+
+
+def _write(out: Path, index: dict[str, Any]) -> None:
+    from SynthDiffusionLib.jobs.provenance import write_json
+
+    order = {arm: n for n, arm in enumerate(ARMS)}
+    index["samples"].sort(key=lambda e: (order[e["arm"]], e["case"], e["seed"]))
+    write_json(out / INDEX, index)
+
+
+def describe(index: dict[str, Any], arms: Sequence[str], command: str = "") -> dict[str, Any]:
+    """What the results say about the samples; `command` makes them."""
+    return {
+        "command": command,
+        "settings": index["settings"],
+        "volumes": {arm: sum(e["arm"] == arm for e in index["samples"]) for arm in arms},
+        "skipped": {arm: [e["case"] for e in index["skipped"] if e["arm"] == arm] for arm in arms},
+        "skipped_reasons": {e["case"]: e["reason"] for e in index["skipped"]},
+    }

@@ -1,0 +1,120 @@
+"""Reading what a request names, and bringing segmentation and image into one frame."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.jobs.provenance import sha256_of
+from SynthDiffusionLib.jobs.request import GenerateRequest
+from SynthDiffusionLib.labels.mapping import MappedSegmentation, map_to_model
+from SynthDiffusionLib.models.spec import ModelSpec
+from SynthDiffusionLib.schemas import closest
+from SynthDiffusionLib.volumes import (
+    Segmentation,
+    Volume,
+    grids_overlap,
+    read_segmentation,
+    read_volume,
+    resample_segmentation,
+    same_grid,
+)
+
+SUFFIXES = (".seg.nrrd", ".nii.gz", ".nrrd", ".nii", ".mha", ".mhd", ".dcm")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a job works on.
+
+    Args:
+        case: stem of the output names.
+        segmentation: as read, on the image's grid when there is an image.
+        mapping: its classes.
+        image: the real volume to inpaint into, or None.
+        notes: what was done to bring them together, in sentences.
+        checksums: SHA-256 of the input files.
+    """
+
+    case: str
+    segmentation: Segmentation
+    mapping: MappedSegmentation
+    image: Volume | None
+    notes: list[str]
+    checksums: dict[str, str]
+
+
+def case_name(request: GenerateRequest) -> str:
+    """The given name or the segmentation's file name, without what file systems refuse."""
+    name = request.case if request.case is not None else Path(request.segmentation).name
+    if request.case is None:
+        suffix = next((s for s in SUFFIXES if name.lower().endswith(s)), "")
+        name = name[: len(name) - len(suffix)]
+    return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", name).strip(" .")[:80] or "case"
+
+
+def read_inputs(request: GenerateRequest, spec: ModelSpec) -> Inputs:
+    """Reads and checks the files of a request.
+
+    Raises:
+        BadInput: unreadable files, nothing that the model knows, or frames that do not overlap.
+    """
+    notes: list[str] = []
+    segmentation = read_segmentation(request.segmentation)
+    checksums = {"segmentation_sha256": sha256_of(request.segmentation)}
+    image = None
+    if request.image is not None:
+        image = read_volume(request.image, unit=spec.intensity.unit)
+        checksums["image_sha256"] = sha256_of(request.image)
+        segmentation = _into_frame(segmentation, image, notes)
+    mapping = map_to_model(segmentation, spec.label_scheme, request.labels, spec.target_class)
+    if request.classes is not None:
+        mapping = _keep_classes(mapping, request.classes)
+    notes += mapping.report.lines()
+    return Inputs(case_name(request), segmentation, mapping, image, notes, checksums)
+
+
+def _into_frame(segmentation: Segmentation, image: Volume, notes: list[str]) -> Segmentation:
+    """The segmentation on the image's grid."""
+    if same_grid(segmentation.shape, segmentation.affine, image.shape, image.affine):
+        return segmentation
+    boxes = (segmentation.shape, segmentation.affine), (image.shape, image.affine)
+    # Counted both ways: a small image can slip between the lattice points of a large segmentation.
+    if grids_overlap(*boxes[0], *boxes[1]) == 0 and grids_overlap(*boxes[1], *boxes[0]) == 0:
+        raise BadInput(
+            "The segmentation and --image lie in different places: their boxes do not overlap",
+            "Draw the segmentation on this image, or give the image that it was drawn on.",
+        )
+    moved = resample_segmentation(segmentation, image.shape, image.affine)
+    if not any(layer.any() for layer in moved.layers):
+        raise BadInput("Nothing of the segmentation lies within --image", "Draw the segmentation on this image.")
+    notes.append("The segmentation was resampled to the grid of --image")
+    return moved
+
+
+def _keep_classes(mapping: MappedSegmentation, classes: tuple[str, ...]) -> MappedSegmentation:
+    """Only some classes count as drawn; voxels of the others fall back to the innermost of them that encloses theirs.
+
+    So a class that is taken away leaves no hole in the shape of it in another (`labels.condition.encode_classes`).
+
+    Raises:
+        BadInput: a class that the model does not have, or that is not drawn.
+    """
+    known = [c.name for c in mapping.scheme.classes]
+    for name in classes:
+        if name not in known:
+            near = closest(name, known)
+            hint = f"Did you mean '{near}'? " if near else ""
+            raise BadInput(f"'{name}' is no class of this model", f"{hint}Its classes: {', '.join(known)}.")
+    given = tuple(n for n in mapping.given if n in classes)
+    if not given:
+        raise BadInput(f"None of the classes {', '.join(classes)} is drawn", f"Drawn are: {', '.join(mapping.given)}.")
+    fallback = np.zeros(256, np.uint8)
+    for label in mapping.scheme.classes:
+        around = [c.value for c in mapping.scheme.classes if c.name in label.within and c.name in given]
+        fallback[label.value] = label.value if label.name in given else (around or [0])[-1]
+    return replace(mapping, class_map=fallback[mapping.class_map], given=given)

@@ -1,0 +1,158 @@
+"""What a job is asked to do: the one request type of the command line, the Slicer worker, batches and tests."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from SynthDiffusionLib.errors import BadInput
+
+SCHEMA = "synthdiffusion-request-1"  # under the key "schema": "format" is that of the output
+CHOICES = {
+    "mode": ("whole", "inpaint"),
+    "precision": ("auto", "fp32", "bf16", "fp16"),
+    "format": ("nii.gz", "nrrd"),
+    "inpaint_method": ("conditioned", "replacement"),
+}
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """A request for synthetic volumes.
+
+    Args:
+        segmentation: file of the segmentation.
+        model: id or folder of a model package.
+        out: folder for the outputs.
+        mode: "whole" makes every voxel; "inpaint" changes drawn regions of `image`.
+        image: the real volume to inpaint into.
+        labels: explicit map from segment names or label values to the model's classes.
+        classes: use only these classes of the segmentation; the others count as not drawn.
+        crop: cut a segmentation that is too large for the model to a box around the target.
+        sampler: plain name; the model's default when None.
+        steps: denoising steps; the model's default when None.
+        seed: of the first sample; sample n uses seed + n. Drawn at random when None.
+        samples: number of volumes.
+        guidance: classifier-free guidance scale; 1 is off.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        precision: "auto", "fp32", "bf16" or "fp16".
+        vram_limit: largest use of device memory in bytes; None is the smaller of what is free and 24 GiB.
+        format: "nii.gz" or "nrrd".
+        scene: also write a Slicer scene (.mrb).
+        inpaint_method: "conditioned" gives the surroundings to the network; "replacement" writes the noised
+            surroundings over the sample after every step (for comparison).
+        margin_mm: width of the rim around a drawn region that is synthesised with it; the model's default when None.
+        case: stem of the output names; the segmentation's file name when None.
+    """
+
+    segmentation: Path
+    model: str
+    out: Path
+    mode: str = "whole"
+    image: Path | None = None
+    labels: Mapping[str, str | None] | None = None
+    classes: tuple[str, ...] | None = None
+    crop: bool = False
+    sampler: str | None = None
+    steps: int | None = None
+    seed: int | None = None
+    samples: int = 1
+    guidance: float = 1.0
+    device: str = "auto"
+    precision: str = "auto"
+    vram_limit: int | None = None
+    format: str = "nii.gz"
+    scene: bool = False
+    inpaint_method: str = "conditioned"
+    margin_mm: float | None = None
+    case: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, allowed in CHOICES.items():
+            check_choice(getattr(self, name), allowed, name.replace("_", "-"))
+        check_device(self.device)
+        if self.samples < 1 or self.samples > 10_000:
+            raise BadInput(f"{self.samples} samples were asked for", "Give --samples a number from 1 to 10000.")
+        if self.steps is not None and not 1 <= self.steps <= 1000:
+            raise BadInput(f"{self.steps} steps were asked for", "Give --steps a number from 1 to 1000.")
+        if self.seed is not None and not 0 <= self.seed <= 2**31 - 1 - self.samples:
+            raise BadInput(f"The seed {self.seed} is out of range", "Give --seed a number from 0 to 2147473647.")
+        if not 0.0 <= self.guidance <= 20.0:
+            hint = "Give --guidance a number from 0 to 20; 1 is off."
+            raise BadInput(f"A guidance of {self.guidance} was asked for", hint)
+        if self.margin_mm is not None and not 0.0 <= self.margin_mm <= 20.0:
+            hint = "Give --margin a number from 0 to 20 (mm)."
+            raise BadInput(f"A margin of {self.margin_mm} mm was asked for", hint)
+        if self.mode == "inpaint" and self.image is None:
+            raise BadInput("Inpainting needs the real volume", "Give it with --image REAL_VOLUME.")
+        if self.mode != "inpaint" and self.image is not None:
+            raise BadInput("--image was given, but the mode is 'whole'", "Add --mode inpaint to change regions of it.")
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `request.json`."""
+        fields = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self).items()}
+        return {"schema": SCHEMA, **fields}
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> GenerateRequest:
+        """Reads the content of a `request.json`.
+
+        Raises:
+            BadInput: another format, unknown, missing or ill-typed fields.
+        """
+        content = dict(content)
+        if content.pop("schema", None) != SCHEMA:
+            raise BadInput("The request is of an unknown form", f'Its "schema" must be "{SCHEMA}".')
+        names = {f.name for f in dataclasses.fields(GenerateRequest)}
+        for key in content:
+            if key not in names:
+                raise BadInput(f"The request has an unknown field '{key}'", "Remove it.")
+            _check_type(key, content[key])
+        for key in ("segmentation", "out", "image"):
+            if content.get(key) is not None:
+                content[key] = Path(content[key])
+        if content.get("classes") is not None:
+            content["classes"] = tuple(content["classes"])
+        try:
+            return GenerateRequest(**content)
+        except TypeError as error:
+            raise BadInput(f"The request is incomplete: {error}", "Give every required field.") from error
+
+    def save(self, job_dir: Path) -> Path:
+        """Writes `request.json` into a job folder."""
+        path = Path(job_dir) / "request.json"
+        path.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+        return path
+
+
+def _check_type(name: str, value: Any) -> None:
+    """Refuses a field of a `request.json` that is not of the type of the request's field."""
+    hint = typing.get_type_hints(GenerateRequest)[name]
+    kinds = [typing.get_origin(kind) or kind for kind in (typing.get_args(hint) or (hint,))]
+    json_kinds = {Path: (str,), float: (int, float), tuple: (list, tuple), Mapping: (dict,)}
+    allowed = [json_kind for kind in kinds for json_kind in json_kinds.get(kind, (kind,))]
+    if not isinstance(value, tuple(allowed)) or (isinstance(value, bool) and bool not in allowed):
+        raise BadInput(f"The field '{name}' of the request cannot be {json.dumps(value)[:60]}", "Write the job again.")
+
+
+def check_device(name: str) -> None:
+    """Refuses what is no name of a device; whether the device is there is seen when torch is loaded."""
+    if re.fullmatch(r"cuda:\d+|mps(:\d+)?", name.lower()):
+        return
+    check_choice(name.lower(), ("auto", "cpu", "cuda", "cuda:N"), "device")
+
+
+def check_choice(value: str, allowed: tuple[str, ...], what: str) -> None:
+    """Refuses a value that is not allowed, naming the nearest one that is."""
+    if value in allowed:
+        return
+    near = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.5)
+    hint = f"Did you mean '{near[0]}'? " if near else ""
+    raise BadInput(f"Unknown {what} '{value}'", f"{hint}Choose one of: {', '.join(allowed)}.")

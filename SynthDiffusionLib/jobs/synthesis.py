@@ -1,0 +1,263 @@
+"""From a condition to voxels: whole volumes, and regions of a real one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from SynthDiffusionLib.backends import Backend
+from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.inpainting.crop import InpaintCrop, cut_crop, largest_region_mm, paste
+from SynthDiffusionLib.inpainting.regions import Region, check_region_size, find_regions
+from SynthDiffusionLib.intensity import denormalise, normalise
+from SynthDiffusionLib.jobs.inputs import Inputs
+from SynthDiffusionLib.jobs.request import GenerateRequest
+from SynthDiffusionLib.labels.condition import Condition
+from SynthDiffusionLib.memory.plan import Plan
+from SynthDiffusionLib.models.spec import ModelSpec
+from SynthDiffusionLib.volumes import (
+    Volume,
+    grid_with_spacing,
+    reorient,
+    resample_to,
+    shifted_affine,
+    voxel_positions,
+)
+
+OnStep = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A request's settings with the model's defaults filled in, and where it is computed."""
+
+    sampler: str
+    steps: int
+    seed: int
+    guidance: float
+    margin_mm: float
+    replacement: bool
+    plan: Plan | None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked input, ready for any number of samples.
+
+    Args:
+        class_map: on the grid of the output.
+        grid: (I, J, K) of the largest condition.
+        evaluations: conditions per sample.
+        condition: for whole volumes.
+        image: for inpainting: the real volume.
+        regions: for inpainting.
+        given: classes that count as drawn.
+        notes: sentences for the user.
+    """
+
+    class_map: Volume
+    grid: tuple[int, int, int]
+    evaluations: int
+    condition: Condition | None = None
+    image: Volume | None = None
+    regions: list[Region] = field(default_factory=list)
+    given: tuple[str, ...] = ()
+    margin_mm: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One sample: the volume, the class map on its grid, and for inpainting the voxels that may have changed."""
+
+    volume: Volume
+    class_map: np.ndarray
+    changed: np.ndarray | None = None
+
+
+def prepare_whole(request: GenerateRequest, spec: ModelSpec, inputs: Inputs) -> Prepared:
+    """Brings the class map to the model's orientation and spacing.
+
+    Raises:
+        BadInput: a grid beyond the model, or only a region to remove.
+    """
+    mapping, notes = inputs.mapping, []
+    if set(mapping.given) <= {c.name for c in mapping.scheme.classes if c.role == "remove"}:
+        raise BadInput(
+            "Only a region to remove is drawn, and there is no image to remove it from",
+            "Give the image with --image and --mode inpaint.",
+        )
+    given = tuple(n for n in mapping.given if mapping.scheme[n].role == "condition")
+    class_map = Volume(mapping.class_map, mapping.affine, "label")
+    spacing = spec.grid.spacing_mm
+    aligned = reorient(class_map, spec.grid.orientation)
+    shape, affine = grid_with_spacing(aligned.shape, aligned.affine, spacing)
+    if any(n > m for n, m in zip(shape, spec.grid.max_size)):
+        limit = "x".join(f"{n * s:.0f}" for n, s in zip(spec.grid.max_size, spacing))
+        extent = "x".join(f"{n * s:.0f}" for n, s in zip(aligned.shape, aligned.spacing))
+        if not request.crop:
+            raise BadInput(
+                f"The segmentation covers {extent} mm, but '{spec.id}' makes at most {limit} mm",
+                "Add --crop to cut it to a box around the drawing, or use --mode inpaint --image to draw into a real "
+                "volume.",
+            )
+        aligned = _crop_to_target(aligned, spec, given)
+        class_map = _same_part(class_map, aligned)
+        shape, affine = grid_with_spacing(aligned.shape, aligned.affine, spacing)
+        shape = tuple(min(n, m) for n, m in zip(shape, spec.grid.max_size))
+        box = "x".join(f"{n * s:.0f}" for n, s in zip(aligned.shape, aligned.spacing))
+        notes.append(f"The segmentation of {extent} mm was cropped to {box} mm around the drawing")
+    on_grid = resample_to(aligned, shape, affine, fill=0)
+    present = [n for n in given if np.isin(on_grid.array, mapping.scheme.containing(n)).any()]
+    lost = sorted(set(given) - set(present))
+    if lost:
+        if not present:
+            raise BadInput(
+                f"The drawing is smaller than a voxel of the model ({' x '.join(f'{s:g}' for s in spacing)} mm)",
+                "Draw a larger structure.",
+            )
+        notes.append(f"Too small or cropped away, and ignored: {', '.join(lost)}")
+    notes += _outside_body_note(on_grid.array, mapping.scheme, given)
+    condition = Condition(on_grid.array, on_grid.affine, mapping.scheme, tuple(present))
+    return Prepared(class_map, condition.shape, 1, condition=condition, given=tuple(present), notes=notes)
+
+
+def whole(backend: Backend, spec: ModelSpec, prepared: Prepared, settings: Resolved, on_step: OnStep) -> Result:
+    """One whole synthetic volume on the grid of the segmentation."""
+    condition = prepared.condition
+    values = backend.sample(
+        condition,
+        settings.plan,
+        sampler=settings.sampler,
+        steps=settings.steps,
+        seed=settings.seed,
+        guidance=settings.guidance,
+        on_step=on_step,
+    )
+    array = denormalise(values, spec.intensity.range)
+    # One more voxel on every side: the model's box may end up to half a voxel within the segmentation's.
+    padded = Volume(np.pad(array, 1, mode="edge"), shifted_affine(condition.affine, (-1, -1, -1)), spec.intensity.unit)
+    target = prepared.class_map
+    placed = resample_to(padded, target.shape, target.affine)
+    volume = Volume(np.rint(placed.array).astype(np.int16), target.affine, spec.intensity.unit)
+    return Result(volume, target.array)
+
+
+def prepare_inpaint(request: GenerateRequest, spec: ModelSpec, inputs: Inputs) -> Prepared:
+    """Finds the regions to inpaint and checks that the model can do each.
+
+    Raises:
+        BadInput: nothing drawn that can be inpainted, or a region that is too large.
+    """
+    mapping, scheme = inputs.mapping, inputs.mapping.scheme
+    margin = request.margin_mm if request.margin_mm is not None else spec.inpaint.margin_mm
+    drawable = {c.name for c in scheme.classes if c.role == "remove"} | {spec.target_class}
+    values = [c.value for c in scheme.classes if c.name in drawable]
+    drawn = np.isin(mapping.class_map, values)
+    if not drawn.any():
+        raise BadInput(
+            f"Nothing is drawn that can be inpainted: the drawing has {', '.join(mapping.given)}",
+            f"Draw a region of the class {' or '.join(sorted(drawable))}.",
+        )
+    given = tuple(n for n in mapping.given if scheme[n].role == "condition")
+    if spec.target_class not in given:
+        given = (*given, spec.target_class)  # known to be absent: only regions to remove are drawn
+    regions = find_regions(drawn, inputs.image.spacing, margin)
+    limit = largest_region_mm(spec.grid.max_size, spec.grid.spacing_mm, margin, spec.inpaint.max_region_mm)
+    if limit <= 0:
+        raise BadInput(
+            f"A margin of {margin:g} mm leaves no room for a region in the grid of '{spec.id}'",
+            f"Give --margin a smaller number; its default is {spec.inpaint.margin_mm:g}.",
+        )
+    for region in regions:
+        check_region_size(region, inputs.image.spacing, limit)
+    class_map = Volume(mapping.class_map, mapping.affine, "label")
+    prepared = Prepared(
+        class_map, spec.grid.min_size, len(regions), image=inputs.image, regions=regions, given=given, margin_mm=margin
+    )
+    sizes = [_crop(prepared, region, inputs.image, spec).condition.shape for region in regions]
+    largest = tuple(max(size[axis] for size in sizes) for axis in range(3))
+    return Prepared(**{**prepared.__dict__, "grid": largest})
+
+
+def inpaint(backend: Backend, spec: ModelSpec, prepared: Prepared, settings: Resolved, on_step: OnStep) -> Result:
+    """The real volume with every drawn region synthesised, one after the other."""
+    from dataclasses import replace
+
+    from SynthDiffusionLib.backends.patch_ddpm import KnownImage
+
+    volume = prepared.image
+    changed = np.zeros(volume.shape, bool)
+    for index, region in enumerate(prepared.regions):
+        crop = _crop(prepared, region, volume, spec)
+        plan = replace(settings.plan, grid=backend.working_grid(crop.condition.shape))
+        known = KnownImage(normalise(crop.image.array, spec.intensity.range), crop.known, settings.replacement)
+        values = backend.sample(
+            crop.condition,
+            plan,
+            sampler=settings.sampler,
+            steps=settings.steps,
+            seed=settings.seed + 1_000_003 * index,
+            guidance=settings.guidance,
+            known=known,
+            on_step=on_step,
+        )
+        synthetic = np.where(crop.known, crop.image.array, denormalise(values, spec.intensity.range))
+        volume = paste(volume, region, crop.image.with_array(synthetic.astype(np.float32)), prepared.margin_mm)
+        changed[region.box] |= region.blend_weights(prepared.margin_mm) > 0
+    return Result(volume, prepared.class_map.array, changed)
+
+
+def _crop(prepared: Prepared, region: Region, volume: Volume, spec: ModelSpec) -> InpaintCrop:
+    return cut_crop(
+        volume,
+        prepared.class_map.array,
+        region,
+        spec.label_scheme,
+        prepared.given,
+        orientation=spec.grid.orientation,
+        spacing_mm=spec.grid.spacing_mm,
+        max_size=spec.grid.max_size,
+        margin_mm=prepared.margin_mm,
+    )
+
+
+def _crop_to_target(aligned: Volume, spec: ModelSpec, given: tuple[str, ...]) -> Volume:
+    """The largest box that the model can do, around the target class or, without it, around all that is drawn."""
+    wanted = spec.label_scheme.containing(spec.target_class) if spec.target_class in given else None
+    mask = np.isin(aligned.array, wanted) if wanted else aligned.array > 0
+    where = np.argwhere(mask)
+    middle = (where.min(0) + where.max(0)) // 2
+    size = [
+        max(1, int(min(n, np.floor(m * s / own + 1e-6))))
+        for n, m, s, own in zip(aligned.shape, spec.grid.max_size, spec.grid.spacing_mm, aligned.spacing)
+    ]
+    start = [int(np.clip(c - d // 2, 0, n - d)) for c, d, n in zip(middle, size, aligned.shape)]
+    box = tuple(slice(a, a + d) for a, d in zip(start, size))
+    return Volume(aligned.array[box], shifted_affine(aligned.affine, start), "label")
+
+
+def _same_part(volume: Volume, part: Volume) -> Volume:
+    """The voxels of a volume that a cut of it holds, in the volume's own orientation.
+
+    Not by turning the cut back: between axes at 45 degrees, orientation codes do not lead back to where they came from.
+    """
+    corners = np.array([(0, 0, 0), np.array(part.shape) - 1])
+    indices = np.rint(voxel_positions(np.linalg.solve(volume.affine, part.affine), corners)).astype(int)
+    start, stop = indices.min(0), indices.max(0) + 1
+    box = tuple(slice(a, b) for a, b in zip(start, stop))
+    return volume.with_array(volume.array[box], affine=shifted_affine(volume.affine, start))
+
+
+def _outside_body_note(classes: np.ndarray, scheme, given: tuple[str, ...]) -> list[str]:
+    if "body" not in given:
+        return []
+    outside = float((~np.isin(classes, scheme.containing("body"))).mean())
+    if outside < 0.01:
+        return []
+    return [
+        f"{outside:.0%} of the grid lies outside the body, which the training data of chest crops hardly ever shows: "
+        "expect unrealistic values there"
+    ]

@@ -1,0 +1,115 @@
+"""What is wrong with a training run, found before it begins and not hours later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from SynthDiffusionLib.backends.patch_ddpm import build_network
+from SynthDiffusionLib.errors import BadInput, ModelError
+from SynthDiffusionLib.labels.scheme import LabelScheme
+from SynthDiffusionLib.models.spec import FORMAT, ModelSpec
+from SynthDiffusionLib.sampling.samplers import BETA_SCHEDULES
+from SynthDiffusionLib.training.config import TrainConfig
+from SynthDiffusionLib.training.dataset import Case
+from SynthDiffusionLib.training.pack import package_content
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+
+def check_run(config: TrainConfig, scheme: LabelScheme, description: dict) -> None:
+    """Checks the settings against each other, against the label scheme and against the data set.
+
+    Args:
+        description: `dataset.json` of the training data.
+
+    Raises:
+        BadInput: with the first thing that is wrong.
+    """
+    try:
+        divisor = build_network(config.network, scheme).divisor
+    except (TypeError, ValueError, IndexError) as error:
+        raise BadInput(f"[network] does not describe a network: {error}", "See Docs/TRAINING.md.") from error
+    problem = next(_problems(config, scheme, description, divisor), None)
+    if problem:
+        raise BadInput(problem, "See Docs/TRAINING.md for every setting.")
+    content = package_content(
+        config, scheme, description, steps=config.steps, segmenter_steps=config.segmenter and config.segmenter.steps
+    )
+    roles = ["denoiser"] + ["segmenter"] * (config.segmenter is not None)
+    files = [{"path": f"{r}.safetensors", "sha256": "0" * 64, "bytes": 0, "role": r} for r in roles]
+    try:
+        ModelSpec.from_json({"format": FORMAT, **content, "files": files}, config.source.name)
+    except ModelError as error:
+        raise BadInput(error.message, "See Docs/TRAINING.md for every setting.") from error
+
+
+def check_case_sizes(cases: Sequence[Case], config: TrainConfig) -> None:
+    """Refuses cases that patches do not fit into.
+
+    Raises:
+        BadInput: naming the first such case.
+    """
+    sides = {"patch": max(p.patch for p in config.phases), "field_sizes": config.patches.field_sizes[0]}
+    if config.segmenter is not None:
+        sides["patch of [segmenter]"] = config.segmenter.patch
+    name, side = max(sides.items(), key=lambda item: item[1])
+    for case in cases:
+        if min(case.image.shape) < side:
+            size = "x".join(map(str, case.image.shape))
+            raise BadInput(
+                f"The case '{case.name}' has {size} voxels, fewer than the {side} that '{name}' asks for",
+                f"Lower that setting, or remove the case from the data set in '{config.data}'.",
+            )
+
+
+def _problems(config: TrainConfig, scheme: LabelScheme, description: dict, divisor: int) -> Iterator[str]:
+    for part in ("train", "validation"):
+        if not description["split"].get(part):
+            yield f"The data set in '{config.data}' has no {part} cases"
+    classes = {c.name: c.value for c in scheme.condition_classes}
+    if description["classes"] != classes:
+        yield f"The data set in '{config.data}' was prepared for other classes than those of '{config.label_scheme}'"
+    stated, found = config.package.get("orientation"), description.get("orientation")
+    if found is not None and stated != found:
+        yield f"[package] says orientation {stated}, but the data set has {found}"
+    if config.precision not in PRECISIONS:
+        yield f"Unknown precision '{config.precision}' in [run]: choose one of {', '.join(PRECISIONS)}"
+    for name in ("checkpoint_every", "validate_every", "sample_every"):
+        if getattr(config, name) < 1:
+            yield f"[run] {name} must be at least 1"
+    if config.diffusion.get("beta_schedule") not in BETA_SCHEDULES:
+        yield f"[diffusion] beta_schedule must be one of {', '.join(BETA_SCHEDULES)}"
+    yield from _phase_problems(config, divisor)
+    yield from _patch_problems(config, classes)
+    optimiser = config.optimiser
+    if not (optimiser.learning_rate > 0 and optimiser.warmup_steps >= 0 and 0 <= optimiser.ema < 1):
+        yield "[optimiser] needs learning_rate > 0, warmup_steps >= 0 and ema from 0 to below 1"
+
+
+def _phase_problems(config: TrainConfig, divisor: int) -> Iterator[str]:
+    for phase in config.phases:
+        if min(phase.steps, phase.batch) < 1 or phase.patch < 1 or phase.patch % divisor:
+            yield f"[[phase]] needs steps and batch of at least 1, and a patch that is a multiple of {divisor}"
+    segmenter = config.segmenter
+    if segmenter is not None:
+        levels = 2 ** (len(segmenter.channels) - 1)
+        if min(segmenter.steps, segmenter.batch) < 1 or segmenter.patch < 1 or segmenter.patch % levels:
+            yield f"[segmenter] needs steps and batch of at least 1, and a patch that is a multiple of {levels}"
+
+
+def _patch_problems(config: TrainConfig, classes: dict[str, int]) -> Iterator[str]:
+    patches = config.patches
+    if patches.target not in classes:
+        yield f"[patches] target '{patches.target}' is no class of '{config.label_scheme}': {', '.join(classes)}"
+    for name in patches.drop or {}:
+        if name not in classes:
+            yield f"[patches] drop names '{name}', which is no class of '{config.label_scheme}': {', '.join(classes)}"
+    chances = {f"drop.{name}": value for name, value in (patches.drop or {}).items()}
+    for name in ("target_probability", "drop_anatomy", "drop_all", "inpaint_probability", "blur_probability"):
+        chances[name] = getattr(patches, name)
+    for name, value in chances.items():
+        if not isinstance(value, int | float) or not 0 <= value <= 1:
+            yield f"[patches] {name} is a probability, not {value}"
+    low, high = patches.field_sizes
+    if not 1 <= low <= high:
+        yield f"[patches] field_sizes must rise from at least 1, not {low} to {high}"

@@ -1,0 +1,120 @@
+"""Faults of the system while the command runs: folders, disks and interrupts. Nothing half-written stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import command_process
+import pytest
+from command_process import ERROR, PROGRESS, environment
+from tiny_package import Stopwatch
+
+place, refused = command_process.place, command_process.refused
+
+
+def test_output_folder_is_a_file(refused, tmp_path):
+    file = tmp_path / "results"
+    file.write_text("mine")
+    refused(out=file, cause=f"The output folder '{file}' cannot be written to", mend="--out")
+    refused(out=file / "below", cause="cannot be written to", mend="--out")
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc, where nobody can make a folder")
+def test_output_folder_not_writable(refused):
+    refused(out=Path("/proc/synthdiffusion"), cause="'/proc/synthdiffusion' cannot be written to", mend="--out")
+
+
+WITH_SMALL_FILES = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))  # larger files: EFBIG, which is treated like a full disk
+from SynthDiffusionLib.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_disk_full(place, tmp_path):
+    pytest.importorskip("resource")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    arguments = ["generate", "seg.nii.gz", "--model", "tiny-ct", "--out", str(out), "--steps", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", WITH_SMALL_FILES, *arguments],
+        cwd=place,
+        env=environment(place),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    said = done.stderr.splitlines()
+    assert said[-1].startswith(ERROR) and "No space left on the disk" in said[-1] and "Free some space" in said[-1]
+    assert all(line.startswith(PROGRESS) for line in said[:-1]), said
+    assert [p.name for p in out.iterdir()] == ["mine.txt"]
+
+
+# Python as it starts in the background of a shell ignores interrupts; a terminal's does not.
+INTERRUPTIBLE = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from SynthDiffusionLib.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT can be sent to a single process")
+def test_interrupted_run(place, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    earlier = out / "seg_tiny-ct_seed1.nii.gz"
+    earlier.write_bytes(b"an earlier result")
+    arguments = ["generate", "seg.nii.gz", "--model", "tiny-ct", "--out", str(out), "--steps", "1000", "--seed", "1"]
+    child = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTIBLE, *arguments],
+        cwd=place,
+        env=environment(place),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    try:
+        said = []
+        for line in child.stderr:
+            said.append(line.rstrip("\n"))
+            if line.startswith("synthesising: step 1 "):
+                break
+        stopwatch = Stopwatch(child)
+        child.send_signal(signal.SIGINT)
+        code = stopwatch.wait()
+        rest, errors = child.stdout.read(), child.stderr.read()
+    finally:
+        child.kill()
+        child.communicate()
+    said += errors.splitlines()
+    assert code == 130, said
+    assert stopwatch.seconds < 2.0, f"{stopwatch.seconds:.1f} s from the signal to the end"
+    assert said[-1].startswith(f"{ERROR}Cancelled") and "Traceback" not in "".join(said) and rest == ""
+    assert [p.name for p in out.iterdir()] == [earlier.name]
+    assert earlier.read_bytes() == b"an earlier result"
+
+
+def test_debug_shows_the_traceback_too(place, tmp_path):
+    arguments = ["generate", "nothing.nii.gz", "--model", "tiny-ct", "--out", str(tmp_path / "out"), "--debug"]
+    done = subprocess.run(
+        [sys.executable, "-m", "SynthDiffusionLib", *arguments],
+        cwd=place,
+        env=environment(place),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "Traceback (most recent call last)" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"{ERROR}nothing.nii.gz does not exist")

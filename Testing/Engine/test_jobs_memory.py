@@ -1,0 +1,93 @@
+"""The memory limit of a job, and how sizes of memory are written."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_package import Painter, make_working_package
+
+from SynthDiffusionLib import cli
+from SynthDiffusionLib.errors import BadInput, OutOfMemory
+from SynthDiffusionLib.jobs import runner
+from SynthDiffusionLib.memory.plan import GIB, parse_bytes, resolve_plan
+from SynthDiffusionLib.volumes import Volume, write_volume
+
+REQUEST = {"device": "cpu", "precision": "fp32", "bytes_per_voxel": 2000.0, "weight_bytes": 1_000_000}
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("24GiB", 24 * GIB),
+        ("8 GB", 8_000_000_000),
+        ("8G", 8 * GIB),
+        ("512MiB", 512 * 1024**2),
+        ("512mib", 512 * 1024**2),
+        ("1.5GiB", 1_610_612_736),
+        ("2TB", 2 * 10**12),
+        ("64k", 65536),
+        ("1000000", 1_000_000),
+        ("1000000 B", 1_000_000),
+        (" 3GiB ", 3 * GIB),
+    ],
+)
+def test_sizes(text, size):
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "GiB", "-1GiB", "8 parrots", "1e9", "0", "0GiB", "0.1B", "8iB", "8GiBB", "1,5GiB", "nan", "inf", "9" * 400],
+)
+def test_what_is_no_size(text):
+    with pytest.raises(BadInput, match="size of memory") as refused:
+        parse_bytes(text)
+    assert "24GiB" in refused.value.hint and refused.value.exit_code == 2
+
+
+def test_the_named_cube_is_the_largest_that_fits():
+    limit = 700 * 1024**2
+    with pytest.raises(OutOfMemory) as failed:
+        resolve_plan(vram_limit=limit, grid=(200, 200, 200), **REQUEST)
+    side = int(re.search(r"largest cube that fits is (\d+) voxels a side", failed.value.hint).group(1))
+    assert "200x200x200" in failed.value.message and "0.68 GiB may be used" in failed.value.message
+    assert "raise --vram-limit" in failed.value.hint and failed.value.exit_code == 1
+    plan = resolve_plan(vram_limit=limit, grid=(side, side, side), **REQUEST)
+    assert plan.predicted_bytes <= plan.limit_bytes == limit
+    with pytest.raises(OutOfMemory):
+        resolve_plan(vram_limit=limit, grid=(side + 8, side + 8, side + 8), **REQUEST)
+
+
+def test_nothing_fits():
+    with pytest.raises(OutOfMemory) as failed:
+        resolve_plan(vram_limit=500_000, grid=(40, 40, 40), smallest_side=40, **REQUEST)
+    assert "Not even the smallest grid, 40 voxels a side, fits: raise --vram-limit" in failed.value.hint
+    with pytest.raises(OutOfMemory) as failed:
+        resolve_plan(vram_limit=None, grid=(100_000, 100_000, 100_000), **REQUEST)
+    assert "close other programs" in failed.value.hint, "no limit was set that could be raised"
+
+
+def test_limit_on_the_command_line(tmp_path, monkeypatch, capsys):
+    package = make_working_package(
+        tmp_path / "model",
+        grid={
+            "spacing_mm": [1, 1, 1],
+            "orientation": "LPS",
+            "min_size": [1, 1, 1],
+            "max_size": [96, 96, 96],
+            "divisor": 4,
+        },
+    )
+    write_volume(Volume(np.ones((80, 40, 40), np.uint8), np.eye(4), "label"), tmp_path / "case.nii.gz")
+    out = tmp_path / "out"
+    arguments = ["generate", str(tmp_path / "case.nii.gz"), "--model", str(package.folder), "--out", str(out)]
+    assert cli.main([*arguments, "--vram-limit", "200MiB"]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("synthdiffusion: error: A grid of 80x40x40 needs about 0.24 GiB, but 0.20 GiB may be used")
+    assert "The largest cube that fits is 40 voxels a side" in line
+    assert not Path(out).exists()
+    monkeypatch.setattr(runner, "load_backend", lambda package: Painter())
+    assert cli.main([*arguments, "--vram-limit", "300MiB"]) == 0

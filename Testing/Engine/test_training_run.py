@@ -1,0 +1,338 @@
+"""`train`: interrupted and resumed runs, what it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_training import ball, prepared_set, write_config
+
+from SynthDiffusionLib.cli import main
+from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.intensity import normalise
+from SynthDiffusionLib.jobs.request import GenerateRequest
+from SynthDiffusionLib.jobs.runner import run
+from SynthDiffusionLib.labels.scheme import load_scheme
+from SynthDiffusionLib.models import load_package
+from SynthDiffusionLib.sampling.schedule import DiffusionSpec
+from SynthDiffusionLib.training import train_patch_ddpm
+from SynthDiffusionLib.training.checks import check_run
+from SynthDiffusionLib.training.config import load_config
+from SynthDiffusionLib.training.dataset import load_split
+from SynthDiffusionLib.training.train import train
+from SynthDiffusionLib.training.train_patch_ddpm import (
+    denoising_loss,
+    draw_batch,
+    drawn_ahead,
+    learning_rate_at,
+    phase_at,
+)
+from SynthDiffusionLib.volumes import Volume, read_volume, write_volume
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return prepared_set(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def straight(data, tmp_path_factory) -> dict:
+    """One uninterrupted run, with a record of the weights after every step."""
+    folder = tmp_path_factory.mktemp("straight")
+    trail = []
+
+    class Recorder(torch.optim.swa_utils.AveragedModel):
+        def update_parameters(self, model):
+            trail.append([p.detach().clone() for p in model.parameters()])
+            super().update_parameters(model)
+
+    events = []
+    config = write_config(folder, data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_patch_ddpm, "AveragedModel", Recorder)
+        package = train(config, folder / "run", device="cpu", on_event=events.append)
+    return {"config": config, "run": folder / "run", "package": package, "events": events, "trail": trail}
+
+
+def checkpoint(run_folder: Path, name: str = "checkpoint.pt") -> dict:
+    return torch.load(run_folder / name, weights_only=True)
+
+
+def log_rows(run_folder: Path) -> list[dict[str, str]]:
+    with (run_folder / "log.csv").open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+class Killed(Exception):
+    """Stands for a kill."""
+
+
+def die_at(stage: str, step: int):
+    def on_event(event: dict) -> None:
+        if event["stage"] == stage and event["step"] >= step:
+            raise Killed
+
+    return on_event
+
+
+def test_a_killed_run_that_goes_on_ends_with_the_same_weights(straight, tmp_path):
+    """Killed at step 50, after the log entry and 10 steps after the last checkpoint; then again in the segmenter."""
+    out = tmp_path / "run"
+    with pytest.raises(Killed):
+        train(straight["config"], out, device="cpu", on_event=die_at("train", 50))
+    assert checkpoint(out)["step"] == 40
+    assert [row["step"] for row in log_rows(out)] == ["50"]
+    with pytest.raises(Killed):
+        train(straight["config"], out, resume=True, device="cpu", on_event=die_at("train segmenter", 20))
+    train(straight["config"], out, resume=True, device="cpu")
+
+    for name, part in (("checkpoint.pt", "network"), ("checkpoint.pt", "ema"), ("segmenter.pt", "network")):
+        resumed, whole = checkpoint(out, name), checkpoint(straight["run"], name)
+        assert resumed["step"] == whole["step"]
+        for key, tensor in whole[part].items():
+            torch.testing.assert_close(resumed[part][key], tensor, rtol=0, atol=0)
+    assert [row["step"] for row in log_rows(out)] == ["50", "60"]
+    assert log_rows(out)[-1]["validation_loss"] == log_rows(straight["run"])[-1]["validation_loss"]
+    denoiser = (out / "package" / "denoiser.safetensors").read_bytes()
+    assert denoiser == (straight["package"] / "denoiser.safetensors").read_bytes()
+    assert not list(out.rglob("*.part")) and not list(out.rglob(".part*"))
+
+
+def test_the_average_of_the_weights_has_its_closed_form(straight):
+    """theta_1 first; then mean_n = d_n mean + (1 - d_n) theta with d_n = min(decay, (1 + n) / (10 + n))."""
+    trail = straight["trail"]
+    assert len(trail) == 60
+    decays = [min(0.9, (1 + n) / (10 + n)) for n in range(1, 60)]
+    shares = [math.prod(decays)] + [(1 - d) * math.prod(decays[i + 1 :]) for i, d in enumerate(decays)]
+    assert sum(shares) == pytest.approx(1)
+    average = list(checkpoint(straight["run"])["ema"].values())
+    assert len(average) == len(trail[0])
+    for index, tensor in enumerate(average):
+        expected = sum(share * step[index].double() for share, step in zip(shares, trail))
+        torch.testing.assert_close(tensor.double(), expected, rtol=1e-4, atol=1e-6)
+    final = list(checkpoint(straight["run"])["network"].values())
+    assert any((a - b).abs().max() > 1e-3 for a, b in zip(average, final))
+
+
+def test_training_lowers_the_loss(straight):
+    """Against a network that says zero, on the validation patches of the log."""
+    config = load_config(straight["config"])
+    scheme = load_scheme(config.label_scheme)
+    cases = [(normalise(c.image.array, config.intensity_range), c.classes.array)
+             for c in load_split(config.data, "validation")]  # fmt: skip
+    diffusion = DiffusionSpec(**config.diffusion)
+    losses = [
+        denoising_loss(
+            lambda x, t: torch.zeros_like(x[:, :1]),
+            draw_batch(cases, scheme, config.phases[0], config, [config.seed, 1, i]),
+            diffusion,
+            diffusion.alphas_cumprod(),
+            config.seed + i,
+        )
+        for i in range(8)
+    ]
+    rows = log_rows(straight["run"])
+    assert float(rows[-1]["validation_loss"]) < 0.8 * float(torch.cat(losses).mean())
+    ends = [e for e in straight["events"] if e["stage"] == "train"]
+    assert [e["step"] for e in ends] == [50, 60] and ends[-1]["eta_s"] == 0
+    assert (straight["run"] / "samples" / "step000060.png").stat().st_size > 100
+
+
+def test_learning_rate_rises_and_ends_at_zero(straight):
+    config = load_config(straight["config"])
+    rates = [learning_rate_at(config, step) for step in range(config.steps + 1)]
+    peak = config.optimiser.learning_rate
+    np.testing.assert_allclose(rates[:5], [peak * n / 5 for n in range(1, 6)])
+    assert rates[-1] == pytest.approx(0, abs=1e-12) and rates[-2] > 0
+    assert all(a >= b for a, b in zip(rates[5:], rates[6:]))
+    # Half-way down the cosine, and what was really used.
+    assert rates[5 + 55 // 2] == pytest.approx(peak * 0.5 * (1 + math.cos(math.pi * 27 / 55)))
+    used = {int(row["step"]): float(row["learning_rate"]) for row in log_rows(straight["run"])}
+    assert used == pytest.approx({50: rates[49], 60: rates[59]}, rel=0.01)
+
+
+def test_phases_follow_one_another(straight):
+    config = load_config(straight["config"])
+    assert [phase_at(config, s).patch for s in (0, 29, 30, 59)] == [16, 16, 8, 8]
+    assert config.steps == 60
+
+
+def test_batches_drawn_ahead_come_in_order_and_errors_come_through():
+    assert list(drawn_ahead(lambda step: step * step, 3, 7)) == [(3, 9), (4, 16), (5, 25), (6, 36)]
+    assert list(drawn_ahead(lambda step: step, 5, 5)) == []
+
+    def fail(step: int) -> int:
+        if step == 2:
+            raise ValueError("two")
+        return step
+
+    seen = []
+    with pytest.raises(ValueError, match="two"):
+        for step, _ in drawn_ahead(fail, 0, 5):
+            seen.append(step)
+    assert seen == [0, 1]
+
+
+def test_the_package_loads_and_generates(straight, tmp_path):
+    package = load_package(straight["package"])
+    spec = package.spec
+    assert (spec.id, spec.target_class, spec.grid.divisor) == ("tiny-trained", "nodule", 2)
+    assert spec.training.steps == 60 and spec.training.seed == 7
+    assert {part: len(cases) for part, cases in spec.training.split.items()} == {
+        "train": 4, "validation": 1, "test": 1,
+    }  # fmt: skip
+    average = checkpoint(straight["run"])["ema"]
+    for name, tensor in package.load_tensors("denoiser").items():
+        assert tensor.dtype == torch.float16
+        torch.testing.assert_close(tensor, average[name].half())
+
+    shape = (20, 22, 18)
+    classes = np.where(ball(shape, (10, 11, 9), 8), 2, 1).astype(np.uint8)
+    classes[ball(shape, (10, 11, 9), 3)] = 4
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+    write_volume(Volume(classes, affine, "label"), tmp_path / "drawing.nii.gz")
+    request = GenerateRequest(tmp_path / "drawing.nii.gz", str(straight["package"]), tmp_path / "out", steps=2, seed=4)
+    result = run(request)
+    volume = read_volume(result.outputs[0]["volume"])
+    assert volume.shape == shape
+    np.testing.assert_allclose(volume.affine, affine)
+    assert volume.array.std() > 50 and -1000 <= volume.array.min() <= volume.array.max() <= 400
+
+
+def test_a_run_is_not_overwritten(straight):
+    with pytest.raises(BadInput, match="already holds a run") as refusal:
+        train(straight["config"], straight["run"], device="cpu")
+    assert "--resume" in refusal.value.hint
+
+
+def test_a_finished_run_is_only_packed_again(straight, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(straight["run"], out)
+    shutil.rmtree(out / "package")
+    events = []
+    package = train(straight["config"], out, resume=True, device="cpu", on_event=events.append)
+    assert events == []
+    assert (package / "model.json").read_bytes() == (straight["package"] / "model.json").read_bytes()
+    assert log_rows(out) == log_rows(straight["run"])
+
+
+def test_a_checkpoint_of_another_network_is_refused(straight, data, tmp_path):
+    config = write_config(tmp_path, data, (("channels = [8, 8]", "channels = [12, 12]"),))
+    shutil.copytree(straight["run"], tmp_path / "run")
+    with pytest.raises(BadInput, match="another network"):
+        train(config, tmp_path / "run", resume=True, device="cpu")
+
+
+WRONG_SETTINGS = [
+    # piece of the configuration, what stands there instead, what the error must name
+    ("ema = 0.9", "emma = 0.9", "[optimiser] has no setting 'emma'"),
+    ("seed = 7", "sede = 7", "[run] has no setting 'sede'"),
+    ("seed = 7", "seed = 7\npatches = 3", "[run] has no setting 'patches'"),
+    ("[patches]", "[patchs]", "unknown table [patchs]"),
+    ("[network]", "[[network]]", "'network' is not a table"),
+    ("patch = 8", "patch = 9", "multiple of 2"),
+    ("steps = 30\n", "", "[phase] lacks 'steps'"),
+    ("steps = 30\n", "steps = 1.5\n", "[phase] steps must be a whole number, not 1.5"),
+    ("steps = 30\n", "steps = true\n", "[phase] steps must be a whole number, not True"),
+    ("field_sizes = [16, 20]", "field_sizes = [16, 20, 24]", "field_sizes must be two numbers"),
+    ("field_sizes = [16, 20]", "field_sizes = [20, 16]", "field_sizes must rise"),
+    ("patch = 16\nbatch = 2\n\n[[phase]]", "patch = 15\nbatch = 2\n\n[[phase]]", "multiple of 2"),
+    ("batch = 3", "batch = 0", "batch of at least 1"),
+    ("norm_groups = 4", "norm_groups = 3", "[network] does not describe a network"),
+    ("norm_groups = 4", "groups = 4", "[network] does not describe a network"),
+    ("lung = 0.4", "lungs = 0.4", "drop names 'lungs'"),
+    ("lung = 0.4", "lung = 4", "drop.lung is a probability, not 4"),
+    ("field_sizes", "target = 'tumour'\nfield_sizes", "target 'tumour' is no class"),
+    ('"linear"', '"sigmoid"', "beta_schedule must be one of linear"),
+    ('"v_prediction"', '"velocity"', "prediction"),
+    ('precision = "32-true"', 'precision = "fp8"', "Unknown precision 'fp8'"),
+    ('precision = "32-true"', 'precision = "16-mixed"', "The CPU cannot train with the precision 16-mixed"),
+    ('label_scheme = "lung-nodule-ct"', 'label_scheme = "lungs"', "Unknown label scheme 'lungs'"),
+    ('id = "tiny-trained"\n', "", "[package] has no 'id'"),
+    ('id = "tiny-trained"', 'id = "Tiny Trained"', "id"),
+    ('orientation = "LPS"', 'orientation = "RAS"', "orientation RAS, but the data set has LPS"),
+    ('default_sampler = "ddim"', 'default_sampler = "dimm"', "dimm"),
+    ("margin_mm = 2.0\n", "", "margin_mm"),
+    ("patch = 16\nbatch = 2\n\n[package]", "patch = 15\nbatch = 2\n\n[package]", "[segmenter] needs"),
+    ("field_sizes = [16, 20]", "field_sizes = [26, 30]", "24x24x24 voxels, fewer than the 26 that 'field_sizes'"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "named"), WRONG_SETTINGS, ids=[str(i) for i in range(len(WRONG_SETTINGS))])
+def test_wrong_settings_get_one_line(old, new, named, data, tmp_path, capsys):
+    config = write_config(tmp_path, data, ((old, new),))
+    out = tmp_path / "out"
+    assert main(["train", str(config), "--out", str(out), "--device", "cpu"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("synthdiffusion: error: ") and named in lines[0], lines
+    assert not (out / "checkpoint.pt").exists() and not (out / "package").exists()
+
+
+@pytest.mark.parametrize("table", ["package", "network", "diffusion", "phase"])
+def test_missing_tables_get_one_line(table, data, tmp_path, capsys):
+    text = write_config(tmp_path, data).read_text(encoding="utf-8")
+    head = f"[[{table}]]" if table == "phase" else f"[{table}"
+    blocks = [b for b in text.split("\n\n") if not b.strip().startswith(head)]
+    (tmp_path / "tiny.toml").write_text("\n\n".join(blocks), encoding="utf-8")
+    assert main(["train", str(tmp_path / "tiny.toml"), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert f"has no [{table}] table" in error and len(error.splitlines()) == 1
+
+
+def test_other_refusals_get_one_line(data, tmp_path, capsys):
+    def refusal(config: Path, *arguments: str) -> str:
+        assert main(["train", str(config), "--out", str(tmp_path / "out"), *arguments]) == 2
+        error = capsys.readouterr().err
+        assert len(error.splitlines()) == 1
+        return error
+
+    assert "Cannot read" in refusal(tmp_path / "absent.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[run\n", encoding="utf-8")
+    assert "is not valid TOML" in refusal(broken)
+    broken.write_bytes(b"[run]\nx = '\xff'\n")
+    assert "is not valid TOML" in refusal(broken)
+    assert "is not a prepared data set" in refusal(write_config(tmp_path, tmp_path / "nowhere"))
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "dataset.json").write_text("{", encoding="utf-8")
+    assert "is damaged" in refusal(write_config(tmp_path, damaged))
+    (damaged / "dataset.json").write_text("{}", encoding="utf-8")
+    assert "unknown format" in refusal(write_config(tmp_path, damaged))
+    empty = tmp_path / "empty"
+    shutil.copytree(data, empty)
+    text = (data / "dataset.json").read_text(encoding="utf-8")
+    (empty / "dataset.json").write_text(text.replace('"validation"', '"others"'), encoding="utf-8")
+    assert "has no validation cases" in refusal(write_config(tmp_path, empty))
+    (empty / "dataset.json").write_text(text.replace('"nodule": 4', '"nodule": 3'), encoding="utf-8")
+    assert "prepared for other classes" in refusal(write_config(tmp_path, empty))
+    shutil.copy(data / "dataset.json", empty / "dataset.json")
+    shutil.rmtree(empty / "images")
+    assert ".nii.gz" in refusal(write_config(tmp_path, empty), "--device", "cpu")
+    assert "Unknown device 'gpu'" in refusal(write_config(tmp_path, data), "--device", "gpu")
+
+
+@pytest.mark.parametrize("name", ["lung-nodule-ct.toml", "lung-nodule-ct-gpu.toml"])
+def test_shipped_configurations_are_complete(name):
+    """Everything but the data: settings that exist, a network that builds, a package that would be valid."""
+    config = load_config(ROOT / "Resources" / "Training" / name)
+    scheme = load_scheme(config.label_scheme)
+    description = {
+        "unit": "HU",
+        "spacing_mm": 1.0,
+        "orientation": "LPS",
+        "classes": {c.name: c.value for c in scheme.condition_classes},
+        "split_seed": 2026,
+        "split": {"train": ["1_a"], "validation": ["2_a"], "test": ["3_a"]},
+    }
+    check_run(config, scheme, description)
+    assert config.phases == tuple(sorted(config.phases, key=lambda p: p.patch))
+    with pytest.raises(BadInput, match="no train cases"):
+        check_run(config, scheme, description | {"split": {"train": [], "validation": ["2_a"]}})
