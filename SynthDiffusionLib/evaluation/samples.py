@@ -174,7 +174,7 @@ def load_samples(folder: Path, package: ModelPackage, data: EvaluationData) -> t
 
     folder = Path(folder)
     index = _read(folder)
-    if index["model"] != generator_identity(package):
+    if not _same_generator(index["model"], generator_identity(package)):
         raise BadInput(
             f"The samples in '{folder}' were made by {index['model']['id']} {index['model']['version']} with other "
             "weights than this model's"
@@ -298,13 +298,20 @@ def _request(
     )
 
 
+def _same_generator(made_by: dict[str, Any], generator: dict[str, Any]) -> bool:
+    """Files that do not generate, such as a segmenter, may be listed too, and may differ."""
+    files = {k: v for k, v in made_by.get("files", {}).items() if k in generator["files"]}
+    return made_by | {"files": files} == generator
+
+
 def _resume(out: Path, header: dict[str, Any]) -> dict[str, Any]:
     """The index to go on from: that of the folder, if it is of the same kind, or an empty one."""
     if not (out / INDEX).exists():
         return {**header, "samples": [], "skipped": []}
     index = _read(out)
     for key, value in header.items():
-        if index.get(key) != value:
+        same = _same_generator(index[key], value) if key == "model" else index.get(key) == value
+        if not same:
             raise BadInput(
                 f"'{out}' holds samples of another kind: their {key} was {json.dumps(index.get(key))[:120]}",
                 "Give another --out, or remove that folder first.",
