@@ -63,6 +63,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         if name == "fidelity":
             _network_options(p)
     p = action("card", "all three, with a picture, MODEL_CARD.md and quality.json")
+    p.add_argument("--measured", action="store_true", help="measure nothing: take the results that are in --out")
+    p.add_argument(
+        "--into-package", action="store_true", help="also put card, picture and figures into the model package"
+    )
     _network_options(p)
     p = action("performance", "seconds and peak memory of one sample on the CPU", data=False, samples=False)
     p.add_argument("--threads", type=int, default=2, metavar="N", help="CPU threads (default 2)")
@@ -185,16 +189,24 @@ def _card(args: argparse.Namespace, package, on_event) -> tuple[list[str], dict[
     from SynthDiffusionLib.jobs.provenance import write_json
     from SynthDiffusionLib.volumes.atomic import atomic_file
 
-    for result in _results(args, package, on_event, tuple(MEASURES)).values():
-        write_result(result, args.out)
+    if not args.measured:
+        for result in _results(args, package, on_event, tuple(MEASURES)).values():
+            write_result(result, args.out)
     results = card.read_results(args.out)
     data = load_evaluation_data(args.data, package.spec, args.split)
     arms, _ = load_samples(args.samples, package, data)
     picture = args.out / "real_and_synthetic.png"
     shown = write_picture(picture, real_items(data.evaluated, data.intensity_range), arms, data.target_value)
+    text, quality = card.render_card(package.spec, results, picture.name, shown), card.quality_measures(results)
     with atomic_file(args.out / "MODEL_CARD.md") as stream:
-        stream.write(card.render_card(package.spec, results, picture.name, shown).encode("utf-8"))
-    write_json(args.out / "quality.json", card.quality_measures(results))
+        stream.write(text.encode("utf-8"))
+    write_json(args.out / "quality.json", quality)
+    if args.into_package:
+        from SynthDiffusionLib.evaluation.performance import performance_measures
+        from SynthDiffusionLib.training.pack import update_package
+
+        performance = performance_measures(results["performance"]) if "performance" in results else {}
+        update_package(package.folder, quality, performance, text, [picture])
     paths = {"card": args.out / "MODEL_CARD.md", "picture": picture, "quality": args.out / "quality.json"}
     paths |= {kind: args.out / f"{kind}.json" for kind in results}
     texts = {k: str(p) for k, p in paths.items()}

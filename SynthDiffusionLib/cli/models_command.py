@@ -12,6 +12,8 @@ from SynthDiffusionLib.errors import ModelError
 if TYPE_CHECKING:
     from SynthDiffusionLib.models import Installed
 
+MOST_FIGURES = 12  # of a kind in `models show`
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     """Adds `models` and its own subcommands; `run` carries them out."""
@@ -139,6 +141,9 @@ def _show(args: argparse.Namespace) -> _Outcome:
     rows += [("", f"{f.path} ({f.role}, {_size(f.bytes)})") for f in s.files]
     for title, measured in (("Quality", s.quality), ("Time and memory", s.performance)):
         figures = [f"{name}: {value}" for name, value in _figures(measured)] or ["not measured"]
+        if len(figures) > MOST_FIGURES:
+            more = f"and {len(figures) - MOST_FIGURES} more, with their definitions: MODEL_CARD.md"
+            figures = [*figures[:MOST_FIGURES], more]
         rows += [(title if i == 0 else "", figure) for i, figure in enumerate(figures)]
     width = max(len(label) for label, _ in rows)
     lines = [s.name, s.description, "", *(f"{label.ljust(width)}  {text}" for label, text in rows)]

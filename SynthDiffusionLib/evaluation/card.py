@@ -231,6 +231,7 @@ def weaknesses(spec: ModelSpec, results: Mapping[str, Mapping[str, Any]]) -> lis
             found.append(
                 f"{row['label'].capitalize()} ({row['view']}): copying of training cases is suspected, see above."
             )
+    found += [f"Seen by eye: {sentence}" for sentence in spec.provenance.get("seen", ())]
     return found
 
 

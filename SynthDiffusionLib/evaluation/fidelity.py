@@ -62,8 +62,8 @@ DEFINITIONS = {
     "interval": "percentile bootstrap over patients; for the AUC it does not hold the chance in the network's "
     "training, and intervals of l1, wasserstein and frechet, which cannot be negative, lie too high when the "
     "true distance is near 0",
-    "real_reference": "validation images with their own class maps against the evaluated real images; its AUC is that "
-    "of the row 'unrelated real image', which has the same images",
+    "real_reference": "validation images with their own class maps against the evaluated real images; for whole cubes "
+    "its AUC is that of the row 'unrelated real image', which has the same images",
 }
 
 
@@ -219,7 +219,7 @@ def _measure(
     largest = np.argsort(-np.abs(shift))[:LARGEST_DIFFERENCES]
     result["largest_differences"] = [view.standard.names[i] for i in largest]
     result["auc"] = {}
-    if row.name != FLOOR:
+    if row.name != FLOOR or view.name == "region":  # whole, it is the row of unrelated real images
         # Where there are fewer other images than masks, one stands for several masks: such a repeat would be in the
         # training and the test of one network.
         items = row.items[: len(data.others)] if row.name.startswith("unrelated_real") else row.items

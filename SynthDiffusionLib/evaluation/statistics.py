@@ -156,18 +156,18 @@ def mmd2(x: np.ndarray, y: np.ndarray, bandwidth: float) -> float:
 
 
 def bootstrap_mmd2(x: np.ndarray, y: np.ndarray, bandwidth: float) -> Estimate:
-    """`mmd2` of two sets of equal size whose rows i belong to one patient, resampled together.
+    """Squared maximum mean discrepancy of two sets of equal size whose rows i belong to one patient.
 
-    A patient that is drawn twice is no pair of different patients: such pairs are left out of the sums within a set,
-    which would otherwise grow by copies of the same row.
+    The estimate for paired sets (Gretton et al. 2012, equation 4) takes pairs of different patients only, between the
+    sets too: a synthetic volume and the real one of its mask depend on each other. A patient that a resample draws
+    twice is no pair of different patients either. Two equal sets are at exactly 0.
     """
     xx, yy, xy = (gaussian_kernel(a, b, bandwidth) for a, b in ((x, x), (y, y), (x, y)))
     different = 1.0 - np.eye(len(x))
+    terms = (xx + yy - xy - xy.T) * different
 
     def weighted(w: np.ndarray) -> np.ndarray:
-        pairs = ((w @ different) * w).sum(1)
-        within = ((w @ ((xx + yy) * different)) * w).sum(1) / pairs
-        return within - 2.0 * ((w @ xy) * w).sum(1) / w.sum(1) ** 2
+        return ((w @ terms) * w).sum(1) / ((w @ different) * w).sum(1)
 
     return bootstrap(weighted, len(x))
 

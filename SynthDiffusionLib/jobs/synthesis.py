@@ -111,17 +111,23 @@ def prepare_whole(request: GenerateRequest, spec: ModelSpec, inputs: Inputs) -> 
         notes.append(f"The segmentation of {extent} mm was cropped to {box} mm around the drawing")
     on_grid = resample_to(aligned, shape, affine, fill=0)
     present = [n for n in given if np.isin(on_grid.array, mapping.scheme.containing(n)).any()]
-    lost = sorted(set(given) - set(present))
+    # Outside the crop a class is known to be absent; what is too small for the model's voxels is not known at all.
+    in_box = [n for n in given if np.isin(aligned.array, mapping.scheme.containing(n)).any()]
+    absent = [n for n in given if n not in in_box]
+    lost = [n for n in in_box if n not in present]
+    if absent:
+        notes.append(f"Nothing of it lies in the crop, so the model is told there is none: {', '.join(absent)}")
     if lost:
         if not present:
             raise BadInput(
                 f"The drawing is smaller than a voxel of the model ({' x '.join(f'{s:g}' for s in spacing)} mm)",
                 "Draw a larger structure.",
             )
-        notes.append(f"Too small or cropped away, and ignored: {', '.join(lost)}")
+        notes.append(f"Too small for the model's voxels, and ignored: {', '.join(lost)}")
+    known = tuple(n for n in given if n not in lost)
     notes += _outside_body_note(on_grid.array, mapping.scheme, given)
-    condition = Condition(on_grid.array, on_grid.affine, mapping.scheme, tuple(present))
-    return Prepared(class_map, condition.shape, 1, condition=condition, given=tuple(present), notes=notes)
+    condition = Condition(on_grid.array, on_grid.affine, mapping.scheme, known)
+    return Prepared(class_map, condition.shape, 1, condition=condition, given=known, notes=notes)
 
 
 def whole(backend: Backend, spec: ModelSpec, prepared: Prepared, settings: Resolved, on_step: OnStep) -> Result:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from SynthDiffusionLib.backends.patch_ddpm import SMALLEST_SIDE, build_network
 from SynthDiffusionLib.errors import BadInput
@@ -19,7 +19,7 @@ from SynthDiffusionLib.resources import resource_path
 from SynthDiffusionLib.sampling.samplers import SAMPLERS
 from SynthDiffusionLib.training.config import TrainConfig
 from SynthDiffusionLib.training.dataset import read_description
-from SynthDiffusionLib.volumes.atomic import atomic_file, atomic_path
+from SynthDiffusionLib.volumes.atomic import atomic_file
 
 CARD = """# {name}
 
@@ -31,8 +31,8 @@ No quality has been measured yet. Run `synthdiffusion evaluate card` (see Docs/E
 
 def write_half(state: dict[str, torch.Tensor], path: Path) -> None:
     """Writes weights as fp16 safetensors."""
-    with atomic_path(path) as temporary:
-        save_file({name: tensor.half().contiguous() for name, tensor in state.items()}, temporary)
+    with atomic_file(path) as stream:
+        stream.write(save({name: tensor.half().contiguous() for name, tensor in state.items()}))
 
 
 def package_content(
@@ -78,7 +78,11 @@ def package_content(
                 "seed": config.seed,
             },
             "measured": {"quality": {}, "performance": {}},
-            "provenance": {"smallest_working_side": SMALLEST_SIDE, "split_seed": description["split_seed"]},
+            "provenance": {
+                "smallest_working_side": SMALLEST_SIDE,
+                "split_seed": description["split_seed"],
+                "seen": list(stated.get("seen", ())),
+            },
         }
     except KeyError as error:
         raise BadInput(f"[package] has no '{error.args[0]}'", "See Docs/TRAINING.md for every setting.") from error

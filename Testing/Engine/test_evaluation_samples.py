@@ -78,7 +78,7 @@ class Job:
         self.requests.append(request)
         mask = read_volume(request.segmentation, unit="label")
         path = request.out / f"{request.case}_tiny-ct_seed{request.seed}.nii.gz"
-        write_volume(Volume((mask.array * 100 - 900).astype(np.int16), mask.affine, "HU"), path)
+        write_volume(Volume(mask.array.astype(np.int16) * 100 - 900, mask.affine, "HU"), path)
         return SimpleNamespace(outputs=[{"volume": path, "seed": request.seed}])
 
 
@@ -97,7 +97,9 @@ def test_every_arm_asks_for_what_it_is_named_after(package, data, tmp_path):
     assert all(r.classes is None and r.mode == "whole" and r.image is None for r in by_arm["anatomy"])
     assert all(r.mode == "inpaint" and r.image.parent.name == "images" for r in by_arm["inpainting"])
     assert all(r.steps == 3 and r.samples == 1 for r in job.requests)
-    assert all(len({r.seed for r in requests}) == 10 for requests in by_arm.values())  # no noise is used twice in an arm
+    assert all(
+        len({r.seed for r in requests}) == 10 for requests in by_arm.values()
+    )  # no noise is used twice in an arm
     rows, index = load_samples(tmp_path, package, data)
     assert {arm: len(row.items) for arm, row in rows.items()} == dict.fromkeys(samples.ARMS, 10)
     assert len(set(rows["nodule"].patients)) == 5 and index["leak_check"]["shared_patients"] == 0
@@ -228,9 +230,10 @@ def test_data_that_cannot_be_evaluated_is_refused(package, prepared, tmp_path):
     few = write_prepared(tmp_path / "few", (6, 5, 4))
     with pytest.raises(BadInput, match="has 4 cases"):
         cases.load_evaluation_data(few, package.spec)
-    few_to_compare = write_prepared(tmp_path / "few2", (6, 4, 5))
+    few_to_compare = write_prepared(tmp_path / "few to compare", (6, 4, 5))
+    trained_on_one = replace(package.spec, training=replace(package.spec.training, split={"train": ("p0_a",)}))
     with pytest.raises(BadInput, match="'validation' has fewer than 5"):
-        cases.load_evaluation_data(few_to_compare, package.spec)
+        cases.load_evaluation_data(few_to_compare, trained_on_one)
 
 
 def test_facts_of_the_training_images_are_measured(data):

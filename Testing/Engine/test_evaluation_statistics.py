@@ -106,15 +106,26 @@ def test_mmd_of_shifted_normals_has_its_closed_form():
     assert s.mmd2(x, y, h) == pytest.approx(expected, abs=0.012)
 
 
-def test_bootstrapped_mmd_has_the_plain_value_and_ignores_copies():
+def test_mmd_of_paired_sets_takes_pairs_of_different_patients():
     rng = np.random.default_rng(10)
-    x, y = rng.normal(size=(25, 3)), rng.normal(size=(25, 3)) + 1.0
+    x = rng.normal(size=(25, 3))
+    y = x + 0.3 * rng.normal(size=(25, 3)) + 0.5
+    k = [[s.gaussian_kernel(a, b, 2.0) for b in (x, y)] for a in (x, y)]
+    pairs = [(i, j) for i in range(25) for j in range(25) if i != j]
+    by_hand = np.mean([k[0][0][i, j] + k[1][1][i, j] - k[0][1][i, j] - k[0][1][j, i] for i, j in pairs])
     estimate = s.bootstrap_mmd2(x, y, 2.0)
-    assert estimate.value == pytest.approx(s.mmd2(x, y, 2.0), abs=1e-12)
+    assert estimate.value == pytest.approx(by_hand, abs=1e-12)
     assert estimate.low < estimate.value < estimate.high
-    # Of equal distributions the resamples must stay round zero: counting copies would push all of them above it.
-    null = s.bootstrap_mmd2(x, rng.normal(size=(25, 3)), 2.0)
-    assert null.low < 0.02
+    same = s.bootstrap_mmd2(x, x, 2.0)
+    assert (same.value, same.low, same.high) == pytest.approx((0, 0, 0), abs=1e-12)
+
+
+def test_bootstrapped_mmd_of_equal_distributions_stays_round_zero():
+    """Counting copies of a row within a resample would push all of them above it."""
+    rng = np.random.default_rng(13)
+    found = [s.bootstrap_mmd2(rng.normal(size=(20, 3)), rng.normal(size=(20, 3)), 2.0) for _ in range(40)]
+    assert abs(np.mean([e.value for e in found])) < 0.01
+    assert np.mean([e.low <= 0 <= e.high for e in found]) > 0.7
 
 
 def test_frechet_of_normals_has_its_closed_form():

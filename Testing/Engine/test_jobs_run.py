@@ -286,7 +286,7 @@ def test_a_drawing_smaller_than_a_voxel_of_the_model_is_said_to_be_lost(painter,
     array[30, 30, 30] = NODULE
     seg = save(tmp_path / "case.nii.gz", array, np.diag([0.2, 0.2, 0.2, 1.0]))
     result = run(GenerateRequest(seg, str(package), tmp_path / "out", seed=1))
-    assert "Too small or cropped away, and ignored: nodule" in result.notes
+    assert "Too small for the model's voxels, and ignored: nodule" in result.notes
     assert painter.conditions[0].given == ("lung",)
 
 
@@ -382,3 +382,14 @@ def test_low_precision_is_near_full_precision(model, tmp_path):
         assert record["plan"]["precision"] == precision
     difference = np.abs(made["fp32"] - made["bf16"]).mean()
     assert 0 < difference < 0.1 * made["fp32"].std()
+
+
+def test_what_lies_outside_the_crop_is_absent_not_unknown(painter, package, tmp_path):
+    array = np.full((120, 60, 60), LUNG, np.uint8)
+    array[20:30, 30:40, 30:40] = NODULE
+    array[100:110, 30:40, 30:40] = BONE
+    seg = save(tmp_path / "case.nii.gz", array, np.diag([-1.0, -1.0, 1.0, 1.0]))
+    run(GenerateRequest(seg, str(package), tmp_path / "out", seed=1, crop=True))
+    condition = painter.conditions[0]
+    bone = [c.name for c in condition.scheme.condition_classes].index("bone")
+    assert np.all(condition.channels()[bone] == -1)
