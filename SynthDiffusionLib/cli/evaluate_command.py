@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -123,15 +123,17 @@ def _samples(args: argparse.Namespace, package, on_event) -> tuple[list[str], di
 
 
 def _measure(args: argparse.Namespace, package, on_event) -> tuple[list[str], dict[str, Any]]:
-    from SynthDiffusionLib.evaluation.report import summary_lines, write_result
+    from SynthDiffusionLib.evaluation.report import summary_lines
 
-    result = _results(args, package, on_event, (args.evaluate_action,))[args.evaluate_action]
-    paths = {k: str(p) for k, p in write_result(result, args.out).items()}
+    ((result, written),) = _results(args, package, on_event, (args.evaluate_action,))
+    paths = {k: str(p) for k, p in written.items()}
     return [*summary_lines(result), "", *paths.values()], paths
 
 
-def _results(args: argparse.Namespace, package, on_event, kinds: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """Measures one or several kinds on one reading of the data and the samples."""
+def _results(
+    args: argparse.Namespace, package, on_event, kinds: tuple[str, ...]
+) -> Iterator[tuple[dict[str, Any], dict[str, Path]]]:
+    """Measures one or several kinds on one reading of the data and the samples, and writes each when it is done."""
     from SynthDiffusionLib.evaluation import report
     from SynthDiffusionLib.evaluation.cases import load_evaluation_data
     from SynthDiffusionLib.evaluation.samples import describe, load_samples
@@ -141,11 +143,10 @@ def _results(args: argparse.Namespace, package, on_event, kinds: tuple[str, ...]
     margin = package.spec.inpaint.margin_mm if package.spec.inpaint else None
     samples = describe(index, tuple(arms), _samples_command(args, package, index["settings"], tuple(arms)))
     summary = data.summary()
-    results = {}
     for kind in kinds:
         began = time.monotonic()
         measured = _measure_one(kind, args, package, data, arms, margin, on_event)
-        results[kind] = report.complete(
+        result = report.complete(
             measured,
             package,
             data=summary,
@@ -156,7 +157,7 @@ def _results(args: argparse.Namespace, package, on_event, kinds: tuple[str, ...]
             + (f" --split {args.split}" if args.split != "test" else "")
             + (_network_arguments(args) if kind == "fidelity" else ""),
         )
-    return results
+        yield result, report.write_result(result, args.out)
 
 
 def _measure_one(kind: str, args: argparse.Namespace, package, data, arms, margin, on_event) -> dict[str, Any]:
@@ -183,15 +184,14 @@ def _card(args: argparse.Namespace, package, on_event) -> tuple[list[str], dict[
     from SynthDiffusionLib.evaluation import card
     from SynthDiffusionLib.evaluation.cases import load_evaluation_data
     from SynthDiffusionLib.evaluation.picture import write_picture
-    from SynthDiffusionLib.evaluation.report import write_result
     from SynthDiffusionLib.evaluation.rows import real_items
     from SynthDiffusionLib.evaluation.samples import load_samples
     from SynthDiffusionLib.jobs.provenance import write_json
     from SynthDiffusionLib.volumes.atomic import atomic_file
 
     if not args.measured:
-        for result in _results(args, package, on_event, tuple(MEASURES)).values():
-            write_result(result, args.out)
+        for result, _ in _results(args, package, on_event, tuple(MEASURES)):
+            on_event({"event": "progress", "stage": f"{result['kind']} is measured", "step": 0, "total": 1})
     results = card.read_results(args.out)
     data = load_evaluation_data(args.data, package.spec, args.split)
     arms, _ = load_samples(args.samples, package, data)

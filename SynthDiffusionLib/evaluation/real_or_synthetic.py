@@ -56,8 +56,8 @@ class Recipe:
 
 
 RECIPES = {
-    "large": Recipe(crop=32, channels=(16, 32, 32), steps=100, batch=8),
-    "small": Recipe(crop=16, channels=(16, 32), steps=150, batch=16, crops_per_volume=16, average=False),
+    "large": Recipe(crop=32, channels=(16, 32, 32), steps=200, batch=8),
+    "small": Recipe(crop=16, channels=(16, 32), steps=200, batch=16, crops_per_volume=16, average=False),
 }
 
 
