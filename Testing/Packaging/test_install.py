@@ -137,7 +137,16 @@ def test_normal_installation_finds_its_resources(site, tmp_path):
 
 def test_editable_installation_points_into_the_clone(tree, tmp_path):
     site = build(tree, tmp_path, "build_editable")
-    lib, scene, scheme, samples = probe(f"import site; site.addsitedir({str(site)!r})\n", tmp_path)
+    # The environment that runs the tests may itself hold an editable installation, of this very clone: forget it.
+    prelude = f"""
+import site, sys
+sys.meta_path[:] = [f for f in sys.meta_path if not getattr(f, "__module__", "").startswith("__editable__")]
+for name in [n for n in sys.modules if n.startswith("__editable__")]:
+    del sys.modules[name]
+sys.path.insert(0, {str(site)!r})
+site.addsitedir({str(site)!r})
+"""
+    lib, scene, scheme, samples = probe(prelude, tmp_path)
     for path in (lib, scene, scheme):
         assert Path(path).is_relative_to(tree)
     assert len(samples) == 3

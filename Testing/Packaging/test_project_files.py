@@ -101,10 +101,14 @@ def make_folder(tmp_path):
 
 
 def make(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    # The tests may run under make themselves, whose variables a make below them would take over.
+    inherited = {
+        k: v for k, v in os.environ.items() if not k.startswith("MAKE") and k not in ("PYTEST_ARGS", "WORKERS")
+    }
     return subprocess.run(
         ["make", *arguments],
         cwd=folder,
-        env={**os.environ, **environment},
+        env={**inherited, **environment},
         capture_output=True,
         text=True,
         timeout=60,
