@@ -19,7 +19,13 @@ HEADER = 20
 
 
 def write_contact_sheet(
-    path: Path, volume: Volume, class_map: np.ndarray, scheme: LabelScheme, target: str | None = None
+    path: Path,
+    volume: Volume,
+    class_map: np.ndarray,
+    scheme: LabelScheme,
+    target: str | None = None,
+    *,
+    inpainted: bool = False,
 ) -> None:
     """Writes a PNG with one row a plane (axial, coronal, sagittal) and the columns drawing, volume, overlay.
 
@@ -31,13 +37,14 @@ def write_contact_sheet(
         volume: CT in HU.
         class_map: (I, J, K) label values on the same grid.
         target: class to centre on, if drawn.
+        inpainted: only a region of the volume is synthetic; the title says so.
     """
     from PIL import Image, ImageDraw
 
     image = reorient(volume, "LPS")
     classes = reorient(Volume(class_map, volume.affine, "label"), "LPS").array
     center = _center(classes, scheme, target)
-    titles = ("drawing", "synthetic", "overlay")
+    titles = ("drawing", "real, region synthetic" if inpainted else "synthetic", "overlay")
 
     scale = PANEL / max(max(n * s for n, s in zip(image.shape, image.spacing)), 1e-6)
     cells = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from SynthDiffusionLib.errors import MissingExtra
@@ -60,6 +61,13 @@ def run(args: argparse.Namespace) -> int:
         print(f"  {path.name}")
     print("\nLook at the .png files first: drawing, synthetic CT, overlay. Open the .mrb file in 3D Slicer.")
     print("These images are synthetic: for research only, not for diagnosis.")
-    print("\nNext, with your own segmentation of a nodule (and body, lung or bone, if you like):")
-    print(f"  synthdiffusion generate YOUR.seg.nrrd --model {MODEL} --out results --samples 3")
+    print("\nNext: three different volumes from one segmentation (put your own in its place):")
+    sample = resource_path("Segmentations", f"{SAMPLES[0]}.seg.nrrd")
+    print(f"  {_command()} generate {sample} --model {MODEL} --out results --samples 3")
     return 0
+
+
+def _command() -> str:
+    """How this program was called, so that the next command can be typed as it stands."""
+    called = Path(sys.argv[0])
+    return str(called) if called.name.startswith("synthdiffusion") else f"{sys.executable} -m SynthDiffusionLib"

@@ -209,7 +209,7 @@ def _write(
             "id": spec.id,
             "version": spec.version,
             "license": spec.license.spdx,
-            "files": {f.path: f.sha256 for f in spec.files if f.role != "card"},
+            "files": {f.path: f.sha256 for f in spec.files if f.role not in ("card", "figure")},
         },
         "inputs": inputs.checksums,
         "mapping": inputs.mapping.report.as_dict(),
@@ -254,7 +254,9 @@ def _write(
         record["output_sha256"] = provenance.sha256_of(paths["volume"])
         provenance.write_json(paths["provenance"], record)
         unfinished.callback(paths["provenance"].unlink, missing_ok=True)
-        write_contact_sheet(paths["contact_sheet"], volume, result.class_map, spec.label_scheme, spec.target_class)
+        write_contact_sheet(
+            paths["contact_sheet"], volume, result.class_map, spec.label_scheme, spec.target_class, inpainted=inpainted
+        )
         unfinished.pop_all()
     if request.scene:
         on_event({"event": "progress", "stage": "scene", "step": 0, "total": 1})

@@ -108,7 +108,7 @@ def test_the_card_says_what_it_must(made):
         "synthdiffusion evaluate samples",
         "![Real and synthetic",
         "exactly one annotated nodule",
-        "No training image shows air outside",
+        "No training image has a voxel that its class map puts outside",
     ):
         assert needed in text, needed
     for row in results["adherence"]["rows"] + results["fidelity"]["rows"] + results["memorisation"]["rows"]:
