@@ -11,6 +11,7 @@ from SynthDiffusionLib.models.spec import FORMAT, ModelSpec
 from SynthDiffusionLib.sampling.samplers import BETA_SCHEDULES
 from SynthDiffusionLib.training.config import TrainConfig
 from SynthDiffusionLib.training.dataset import Case
+from SynthDiffusionLib.training.files import load_initial_weights
 from SynthDiffusionLib.training.pack import package_content
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -26,12 +27,14 @@ def check_run(config: TrainConfig, scheme: LabelScheme, description: dict) -> No
         BadInput: with the first thing that is wrong.
     """
     try:
-        divisor = build_network(config.network, scheme).divisor
+        network = build_network(config.network, scheme)
     except (TypeError, ValueError, IndexError) as error:
         raise BadInput(f"[network] does not describe a network: {error}", "See Docs/TRAINING.md.") from error
-    problem = next(_problems(config, scheme, description, divisor), None)
+    problem = next(_problems(config, scheme, description, network.divisor), None)
     if problem:
         raise BadInput(problem, "See Docs/TRAINING.md for every setting.")
+    if config.initial_weights is not None:
+        load_initial_weights(network, config.initial_weights)
     content = package_content(
         config, scheme, description, steps=config.steps, segmenter_steps=config.segmenter and config.segmenter.steps
     )

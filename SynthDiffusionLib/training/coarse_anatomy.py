@@ -15,6 +15,8 @@ LUNG_BELOW_HU = -400.0
 OUTSIDE_AIR_BELOW_HU = -960.0
 BONE_ABOVE_HU = 200.0
 SMALLEST_BONE_MM3 = 150.0
+HOMOGENEOUS_BELOW_HU = 30.0
+NARROWEST_VESSEL_MM = 7.0
 
 
 def _ball(radius: float) -> np.ndarray:
@@ -29,6 +31,18 @@ def _close(mask: np.ndarray, radius: int) -> np.ndarray:
     closed = ndimage.binary_closing(padded, _ball(radius))
     inner = tuple(slice(radius, -radius) for _ in range(3))
     return closed[inner] | mask
+
+
+def _contrast_filled(smooth: np.ndarray, dense: np.ndarray) -> np.ndarray:
+    """Dense voxels that belong to the heart or a great vessel with contrast medium: wide and without texture.
+
+    Bone as wide as that is spongy inside, and its compact outside is thin.
+    """
+    mean = ndimage.gaussian_filter(smooth, 1.5, mode="nearest")
+    spread = np.sqrt(np.maximum(ndimage.gaussian_filter(smooth**2, 1.5, mode="nearest") - mean**2, 0.0))
+    padded = np.pad(dense & (spread < HOMOGENEOUS_BELOW_HU), 8, mode="edge")
+    wide = ndimage.binary_opening(padded, _ball(NARROWEST_VESSEL_MM / 2))[8:-8, 8:-8, 8:-8]
+    return ndimage.binary_dilation(wide, _ball(4.5)) & dense
 
 
 def smooth_outline(mask: np.ndarray, sigma: float, bias: float = 0.0) -> np.ndarray:
@@ -63,7 +77,9 @@ def chest_class_map(hu: np.ndarray, nodule: np.ndarray, sigma: float = 1.5) -> n
     for part in range(1, count + 1):
         voxels = parts == part
         # Air around the patient is homogeneous and near -1000 HU; lung and even emphysema are denser and textured.
-        if voxels.sum() > 500 and np.median(hu[voxels]) < OUTSIDE_AIR_BELOW_HU and smooth[voxels].std() < 60:
+        # Its border is blurred, and says nothing.
+        core = ndimage.binary_erosion(voxels, iterations=2, border_value=1)
+        if core.sum() > 500 and np.median(hu[core]) < OUTSIDE_AIR_BELOW_HU and smooth[core].std() < 60:
             outside |= voxels
     lung = _close((air & ~outside) | nodule, 4)
     lung = ndimage.binary_fill_holes(lung)
@@ -72,6 +88,7 @@ def chest_class_map(hu: np.ndarray, nodule: np.ndarray, sigma: float = 1.5) -> n
 
     dense = ndimage.gaussian_filter(hu.astype(np.float32), 0.7, mode="nearest") > BONE_ABOVE_HU
     dense &= ~ndimage.binary_erosion(lung, iterations=2) & ~nodule
+    dense &= ~_contrast_filled(smooth, dense)
     parts, count = ndimage.label(dense)
     if count:
         sizes = ndimage.sum_labels(dense, parts, np.arange(1, count + 1))

@@ -74,6 +74,8 @@ class TrainConfig:
         data: folder that `synthdiffusion prepare` wrote, relative to the configuration file.
         label_scheme: name of a scheme in Resources/LabelSchemes.
         network: parameters of the denoiser.
+        initial_weights: safetensors file of a denoiser to go on from, relative to the configuration file; random
+            weights when None.
         diffusion: fields of `DiffusionSpec`.
     """
 
@@ -89,6 +91,7 @@ class TrainConfig:
     intensity_range: tuple[float, float] = (-1000.0, 400.0)
     seed: int = 0
     precision: str = "bf16-mixed"
+    initial_weights: Path | None = None
     checkpoint_every: int = 250
     validate_every: int = 500
     sample_every: int = 1000
@@ -105,6 +108,7 @@ _TOML_TYPES = {
     "float": (int | float, "a number"),
     "str": (str, "a text"),
     "Path": (str | Path, "a path"),
+    "Path | None": (str | Path, "a path"),
     "tuple[int, int]": (tuple, "two numbers"),
     "tuple[float, float]": (tuple, "two numbers"),
     "tuple[int, ...]": (tuple, "a list of numbers"),
@@ -192,4 +196,9 @@ def load_config(path: Path) -> TrainConfig:
         },
         "run",
     )
-    return dataclasses.replace(config, data=(path.parent / config.data).resolve())
+    weights = config.initial_weights
+    return dataclasses.replace(
+        config,
+        data=(path.parent / config.data).resolve(),
+        initial_weights=None if weights is None else (path.parent / weights).resolve(),
+    )

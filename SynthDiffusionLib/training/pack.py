@@ -13,7 +13,7 @@ from safetensors.torch import save
 from SynthDiffusionLib.backends.patch_ddpm import SMALLEST_SIDE, build_network
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.labels.scheme import LabelScheme
-from SynthDiffusionLib.models.package import seal_package
+from SynthDiffusionLib.models.package import seal_package, sha256_of
 from SynthDiffusionLib.models.spec import SPEC_NAME
 from SynthDiffusionLib.resources import resource_path
 from SynthDiffusionLib.sampling.samplers import SAMPLERS
@@ -86,6 +86,8 @@ def package_content(
         }
     except KeyError as error:
         raise BadInput(f"[package] has no '{error.args[0]}'", "See Docs/TRAINING.md for every setting.") from error
+    if config.initial_weights is not None:
+        content["provenance"]["initial_weights_sha256"] = sha256_of(config.initial_weights)
     if segmenter_steps is not None:
         content["segmenter"] = {
             "network": {"class": "UNet", "channels": list(config.segmenter.channels)},

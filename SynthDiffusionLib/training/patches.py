@@ -32,8 +32,9 @@ class PatchConfig:
         drop_all: probability that every class is withheld (needed for guidance).
         outline_sigmas: range of the extra smoothing of the anatomy's outlines, in voxels.
         inpaint_probability: how often a known image is given.
-        blur_probability: how often, given a known image, both it and the target image are blurred like an upsampled
-            coarse scan (Gaussian sigma up to `blur_sigma` voxels).
+        blur_probability: how often a known image is blurred like an upsampled coarse scan: along one axis, like thick
+            slices, or along all (Gaussian sigma up to `blur_sigma` voxels). What is to be synthesised stays sharp:
+            the way back to the scan's own voxels averages it.
     """
 
     field_sizes: tuple[int, int] = (40, 51)
@@ -44,8 +45,8 @@ class PatchConfig:
     drop_all: float = 0.05
     outline_sigmas: tuple[float, float] = (0.0, 2.0)
     inpaint_probability: float = 0.5
-    blur_probability: float = 0.15
-    blur_sigma: float = 1.8
+    blur_probability: float = 0.25
+    blur_sigma: float = 2.2
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,14 @@ def draw_unknown_region(target: np.ndarray, rng: np.random.Generator) -> np.ndar
     return blob
 
 
+def blur_like_coarse_scan(image: np.ndarray, largest_sigma: float, rng: np.random.Generator) -> np.ndarray:
+    """The image as it looks when it is interpolated from thick slices (one axis) or from large voxels (all axes)."""
+    sigma = np.full(3, rng.uniform(0.6, largest_sigma))
+    if rng.random() < 0.5:
+        sigma[np.arange(3) != rng.integers(3)] = 0.0
+    return ndimage.gaussian_filter(image, sigma, mode="nearest")
+
+
 def draw_patch(
     image: np.ndarray,
     class_map: np.ndarray,
@@ -144,9 +153,11 @@ def draw_patch(
     if rng.random() < config.inpaint_probability:
         known = 1.0 - draw_unknown_region(labels == target_value, rng).astype(np.float32)
         if rng.random() < config.blur_probability:
-            values = ndimage.gaussian_filter(values, rng.uniform(0.6, config.blur_sigma), mode="nearest")
+            values = np.where(known > 0, blur_like_coarse_scan(values, config.blur_sigma, rng), values)
 
-    arrays = [values[None], encode_classes(labels, scheme, given).astype(np.float32), known[None]]
+    # A mirrored field: a patch of its left end becomes one of its right end, whose coordinates ascend as everywhere.
     flips = tuple(axis + 1 for axis in range(3) if rng.random() < 0.5)
-    values, condition, known = (np.ascontiguousarray(np.flip(a, flips)) for a in arrays)
-    return Patch(values, condition, np.ascontiguousarray(coordinates), known)
+    signs = np.array([-1.0 if axis + 1 in flips else 1.0 for axis in range(3)], np.float32)
+    coordinates = coordinates * signs[:, None, None, None]
+    arrays = [values[None], encode_classes(labels, scheme, given).astype(np.float32), coordinates, known[None]]
+    return Patch(*(np.ascontiguousarray(np.flip(a, flips)) for a in arrays))

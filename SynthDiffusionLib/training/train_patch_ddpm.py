@@ -24,7 +24,7 @@ from SynthDiffusionLib.sampling.schedule import DiffusionSpec, diffuse
 from SynthDiffusionLib.training.checks import check_case_sizes
 from SynthDiffusionLib.training.config import Phase, TrainConfig
 from SynthDiffusionLib.training.dataset import Case, load_split
-from SynthDiffusionLib.training.files import save_state
+from SynthDiffusionLib.training.files import load_initial_weights, save_state
 from SynthDiffusionLib.training.patches import draw_patch
 
 KNOWN_VOXEL_WEIGHT = 0.1  # the network sees these voxels: predicting them teaches it little
@@ -123,7 +123,7 @@ def train_denoiser(
         Path of the checkpoint; its "ema" entry holds the averaged weights.
 
     Raises:
-        BadInput: a case that is too small, or a checkpoint that does not fit the configuration.
+        BadInput: a case that is too small, or a checkpoint or initial weights that do not fit the configuration.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -132,7 +132,10 @@ def train_denoiser(
     torch.manual_seed(config.seed)
     diffusion = DiffusionSpec(**config.diffusion)
     alphas = diffusion.alphas_cumprod()
-    network = build_network(config.network, scheme).to(memory_format=torch.channels_last_3d)
+    network = build_network(config.network, scheme)
+    if config.initial_weights is not None:
+        load_initial_weights(network, config.initial_weights)
+    network = network.to(memory_format=torch.channels_last_3d)
     decay = config.optimiser.ema
     ema = AveragedModel(
         network, avg_fn=lambda mean, new, n: mean + (new - mean) * (1 - min(decay, (1 + int(n)) / (10 + int(n))))

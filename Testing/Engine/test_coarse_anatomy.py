@@ -135,6 +135,22 @@ def test_soft_tissue_alone_and_lung_alone():
     assert (chest_class_map(texture, nothing) == LUNG).all()
 
 
+def test_contrast_filled_vessels_are_no_bone():
+    """A vessel of 14 mm at 300 HU beside a vertebra of the same mean density, which is spongy and has a hard shell."""
+    rng = np.random.default_rng(0)
+    hu = rng.normal(40, 15, (48, 48, 48))
+    grid = np.mgrid[:48, :48, :48]
+    vessel = (grid[0] - 12) ** 2 + (grid[1] - 24) ** 2 <= 7**2
+    vertebra = (grid[0] - 34) ** 2 + (grid[1] - 24) ** 2 <= 10**2
+    hu[vessel] = rng.normal(300, 15, vessel.sum())
+    sponge = 300 + 120 * ndimage.gaussian_filter(rng.standard_normal(hu.shape), 1.0) / 0.2
+    hu[vertebra] = sponge[vertebra]
+    hu[vertebra & ~((grid[0] - 34) ** 2 + (grid[1] - 24) ** 2 <= 8**2)] = 700
+    classes = chest_class_map(np.rint(hu).astype(np.int16), np.zeros(hu.shape, bool))
+    assert (classes[vessel] == BONE).mean() < 0.02
+    assert (classes[vertebra] == BONE).mean() > 0.95
+
+
 def air_beside_the_body(thickness: int) -> np.ndarray:
     """Class map of a slab of soft tissue with air of -1000 HU beside it."""
     hu = np.full((thickness + 12, 20, 20), 40.0)
@@ -148,10 +164,8 @@ def test_air_outside_the_body_is_no_lung():
     assert (classes[:38] == OUTSIDE).all() and (classes[42:] == BODY).all()
 
 
-@pytest.mark.xfail(strict=True, reason="thin air looks textured through its blurred border, and is taken for lung")
 def test_thin_air_outside_the_body_is_no_lung():
-    """Known fault of the rule that tells air from lung, kept because the shipped model was trained with it: the
-    spread is taken over the whole of the air, border included. A spread over its core would do."""
+    """Its blurred border, most of it, does not count."""
     assert (air_beside_the_body(10)[:8] == OUTSIDE).all()
 
 

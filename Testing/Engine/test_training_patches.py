@@ -215,16 +215,37 @@ def test_known_voxels(classes, scheme, serial):
         assert not (patch.image * patch.known)[patch.known == 0].any()
 
 
-def test_blur_is_for_the_known_image_and_its_target_alike(classes, scheme):
-    """Blurred patches occur with a known image only, and then the whole patch, known or not, is smoother."""
+def test_coordinates_are_mirrored_with_the_patch(classes, scheme, serial):
+    """Over the whole case: a voxel's coordinate is that of its place, or of the mirrored place in a mirrored patch."""
+    line = coordinate_channels(classes.shape)[0, :, 0, 0]
+    flipped = 0
+    for patch in draws(classes, scheme, replace(PLAIN, field_sizes=(26, 26)), 30, image=serial):
+        places = np.unravel_index(patch.image[0].astype(int), classes.shape)
+        for axis, place in enumerate(places):
+            mirrored = np.diff(place, axis=axis).max() < 0
+            flipped += mirrored
+            np.testing.assert_allclose(patch.coordinates[axis], line[25 - place if mirrored else place], atol=1e-6)
+    assert 20 < flipped < 70
+
+
+def test_blur_is_for_the_known_image_alone(classes, scheme):
+    """Where the image is known it is smoother, along all axes or along one; what is to be synthesised stays sharp."""
     noise = np.random.default_rng(2).standard_normal(classes.shape).astype(np.float32)
     config = replace(PLAIN, inpaint_probability=0.5, blur_probability=1.0)
-    for patch in draws(classes, scheme, config, 40, image=noise):
+    single_axis = blurred = 0
+    for patch in draws(classes, scheme, config, 60, image=noise, size=20):
         known = patch.known > 0
-        if known.any():
-            assert patch.image[known].std() < 0.6 and patch.image[~known].std() < 0.6
-        else:
+        assert patch.image[~known].std() > 0.9 or (~known).sum() < 200
+        if not known.any():
             assert patch.image.std() > 0.9
+            continue
+        assert patch.image[known].std() < 0.85
+        blurred += 1
+        steps = [np.abs(np.diff(np.where(known[0], patch.image[0], np.nan), axis=axis)) for axis in range(3)]
+        roughness = np.array([np.nanmean(step) for step in steps])
+        single_axis += roughness.min() < 0.8 * roughness.max()
+    low, high = stats.binom.interval(1 - 1e-6, blurred, 0.5)
+    assert low <= single_axis <= high
 
 
 def test_the_same_seed_draws_the_same_patch(classes, scheme, serial):

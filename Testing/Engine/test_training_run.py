@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import math
 import shutil
 from pathlib import Path
@@ -221,6 +222,36 @@ def test_a_finished_run_is_only_packed_again(straight, tmp_path):
     assert events == []
     assert (package / "model.json").read_bytes() == (straight["package"] / "model.json").read_bytes()
     assert log_rows(out) == log_rows(straight["run"])
+
+
+def test_initial_weights_are_where_the_run_begins(straight, data, tmp_path):
+    """With next to no learning rate, only the rounding to fp16 lies between the weights given and those got."""
+    weights = straight["run"] / "package" / "denoiser.safetensors"
+    text = straight["config"].read_text(encoding="utf-8").replace("[run]", f"[run]\ninitial_weights = '{weights}'")
+    config = tmp_path / "config.toml"
+    config.write_text(text.replace("learning_rate = 5e-3", "learning_rate = 1e-12"), encoding="utf-8")
+    package = train(config, tmp_path / "run", device="cpu")
+    given = checkpoint(straight["run"])["ema"]
+    for key, tensor in checkpoint(tmp_path / "run")["network"].items():
+        torch.testing.assert_close(tensor, given[key].half().float(), rtol=1e-6, atol=1e-7)
+    recorded = load_package(package).spec.provenance["initial_weights_sha256"]
+    assert recorded == hashlib.sha256(weights.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("content", [None, b"no safetensors", "another network"])
+def test_unusable_initial_weights_are_refused(content, straight, tmp_path):
+    weights = tmp_path / "weights.safetensors"
+    if content == "another network":
+        from safetensors.torch import save_file
+
+        save_file({"stem.weight": torch.zeros(2)}, weights)
+    elif content is not None:
+        weights.write_bytes(content)
+    text = straight["config"].read_text(encoding="utf-8")
+    text = text.replace("[run]", "[run]\ninitial_weights = 'weights.safetensors'")
+    (tmp_path / "config.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(BadInput, match="weights.safetensors"):
+        train(tmp_path / "config.toml", tmp_path / "run", device="cpu")
 
 
 def test_a_checkpoint_of_another_network_is_refused(straight, data, tmp_path):
