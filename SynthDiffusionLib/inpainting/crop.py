@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from SynthDiffusionLib.inpainting.regions import Region
+from SynthDiffusionLib.inpainting.regions import Region, rim_sampling, rim_widths
 from SynthDiffusionLib.labels.condition import Condition
 from SynthDiffusionLib.labels.scheme import LabelScheme
 from SynthDiffusionLib.volumes import Volume, reorient, resample_to, shifted_affine
@@ -31,10 +31,10 @@ class InpaintCrop:
     known: np.ndarray
 
 
-def largest_region_mm(max_size: Sequence[int], spacing_mm: Sequence[float], margin_mm: float, limit_mm: float) -> float:
+def largest_region_mm(max_size: Sequence[int], spacing_mm: Sequence[float], rim_mm: float, limit_mm: float) -> float:
     """Longest side of a drawn region that fits the grid with its rim and the least surroundings, in mm."""
     side = min(n * s for n, s in zip(max_size, spacing_mm))
-    return min(limit_mm, side - 2 * (margin_mm + LEAST_CONTEXT_MM))
+    return min(limit_mm, side - 2 * (rim_mm + LEAST_CONTEXT_MM))
 
 
 def cut_crop(
@@ -48,6 +48,7 @@ def cut_crop(
     spacing_mm: Sequence[float],
     max_size: Sequence[int],
     margin_mm: float,
+    pending: np.ndarray | None = None,
 ) -> InpaintCrop:
     """Resamples a region and its surroundings to the model's spacing and orientation.
 
@@ -56,6 +57,9 @@ def cut_crop(
         class_map: (I, J, K) on the volume's grid.
         region: where to inpaint.
         given: classes that the user has drawn.
+        margin_mm: width of the rim; see also `rim_sampling`.
+        pending: (I, J, K) bool on the volume's grid, voxels that other regions will change later. The class map shows
+            those regions as they will be, so the volume's present values are not known there.
     """
     from scipy import ndimage
 
@@ -69,13 +73,16 @@ def cut_crop(
     drawn[tuple(slice(b.start - a, b.stop - a) for a, b in zip(start, box))] = region.drawn()
     local = reorient(Volume(volume.array[wide], affine, volume.unit), orientation)
     local_drawn = reorient(Volume(drawn, affine, "label"), orientation)
+    later = np.zeros(drawn.shape, np.uint8) if pending is None else pending[wide].astype(np.uint8)
+    local_later = reorient(Volume(later, affine, "label"), orientation)
     local_classes = reorient(Volume(class_map[wide], affine, "label"), orientation)
 
     where = np.argwhere(local_drawn.array)
     low, high = where.min(0) - 0.5, where.max(0) + 0.5
     extent = (high - low) * local.spacing
+    rim = rim_widths(local.spacing, margin_mm)
     size = [
-        int(min(n, np.ceil((e + 2 * (margin_mm + CONTEXT_MM)) / s))) for n, e, s in zip(max_size, extent, spacing_mm)
+        int(min(n, np.ceil((e + 2 * (r + CONTEXT_MM)) / s))) for n, e, r, s in zip(max_size, extent, rim, spacing_mm)
     ]
     grid = np.array(local.affine, float)
     grid[:3, :3] = local.affine[:3, :3] / local.spacing * np.asarray(spacing_mm)
@@ -92,7 +99,9 @@ def cut_crop(
         nearest = np.linalg.inv(grid) @ local.affine @ np.vstack([where.T, np.ones(len(where))])
         index = np.clip(np.rint(nearest[:3]).astype(int).T, 0, np.asarray(size) - 1)
         region_here[tuple(index.T)] = True
-    unknown = ndimage.distance_transform_edt(~region_here, sampling=spacing_mm) <= margin_mm
+    sampling = np.asarray(spacing_mm) * rim_sampling(local.spacing, margin_mm) / local.spacing
+    unknown = ndimage.distance_transform_edt(~region_here, sampling=sampling) <= margin_mm
+    unknown |= resample_to(local_later, size, grid, fill=0).array > 0
     classes = resample_to(local_classes, size, grid, fill=0).array
     if not inside.all():  # the anatomy goes on beyond the border: a class that is given is not absent there
         nearest = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)

@@ -9,6 +9,8 @@ import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
 
+LEAST_RIM_VOXELS = 1.5  # so that at least the neighbours of the drawing are blended, however coarse the volume
+
 
 @dataclass(frozen=True)
 class Region:
@@ -17,7 +19,8 @@ class Region:
     Args:
         box: slices of the volume that hold the region and its rim.
         distance_mm: distance of every voxel in the box to the drawn region, 0 inside it; infinite beyond the rim
-            and on voxels that belong to another region.
+            and on voxels that belong to another region. Along axes where voxels are large beside the margin it is
+            counted as `rim_sampling` says.
     """
 
     box: tuple[slice, slice, slice]
@@ -38,25 +41,45 @@ class Region:
         return np.where(self.drawn(), 1.0, weights)  # also without a rim
 
 
+def rim_sampling(spacing: Sequence[float], margin_mm: float) -> np.ndarray:
+    """Voxel size to measure the rim with: the real one, but at most what lets the rim be `LEAST_RIM_VOXELS` wide.
+
+    Args:
+        spacing: voxel size in mm.
+        margin_mm: width of the rim; without one (0) nothing is changed.
+
+    Returns:
+        (3,) mm.
+    """
+    spacing = np.asarray(spacing, float)
+    return np.minimum(spacing, margin_mm / LEAST_RIM_VOXELS) if margin_mm > 0 else spacing
+
+
+def rim_widths(spacing: Sequence[float], margin_mm: float) -> np.ndarray:
+    """(3,) width of the rim along each axis in mm: the margin, or `LEAST_RIM_VOXELS` where that is more."""
+    return np.asarray(spacing, float) / rim_sampling(spacing, margin_mm) * margin_mm
+
+
 def find_regions(drawn: np.ndarray, spacing: Sequence[float], margin_mm: float) -> list[Region]:
     """Connected regions of a drawing, each with its rim. Regions whose rims touch are one.
 
     Args:
         drawn: (I, J, K) bool.
         spacing: voxel size in mm.
-        margin_mm: width of the rim.
+        margin_mm: width of the rim; see also `rim_sampling`.
     """
     from scipy import ndimage
 
     if not drawn.any():
         return []
-    reach = [int(np.ceil(margin_mm / s)) + 1 for s in spacing]
+    sampling = rim_sampling(spacing, margin_mm)
+    reach = [int(np.ceil(margin_mm / s)) + 1 for s in sampling]
     coarse, _ = ndimage.label(drawn, structure=np.ones((3, 3, 3)))
     boxes = [_grow(box, reach, drawn.shape) for box in ndimage.find_objects(coarse)]
     regions = []
     for box in _merge_overlapping(boxes):
         inside = drawn[box]
-        distance = ndimage.distance_transform_edt(~inside, sampling=spacing)
+        distance = ndimage.distance_transform_edt(~inside, sampling=sampling)
         near = distance <= margin_mm
         parts, count = ndimage.label(near, structure=np.ones((3, 3, 3)))
         for part, sub in enumerate(ndimage.find_objects(parts), start=1):

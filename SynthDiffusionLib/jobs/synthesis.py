@@ -10,7 +10,7 @@ import numpy as np
 from SynthDiffusionLib.backends import Backend
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.inpainting.crop import InpaintCrop, cut_crop, largest_region_mm, paste
-from SynthDiffusionLib.inpainting.regions import Region, check_region_size, find_regions
+from SynthDiffusionLib.inpainting.regions import Region, check_region_size, find_regions, rim_widths
 from SynthDiffusionLib.intensity import denormalise, normalise
 from SynthDiffusionLib.jobs.inputs import Inputs
 from SynthDiffusionLib.jobs.request import GenerateRequest
@@ -171,17 +171,34 @@ def prepare_inpaint(request: GenerateRequest, spec: ModelSpec, inputs: Inputs) -
     if spec.target_class not in given:
         given = (*given, spec.target_class)  # known to be absent: only regions to remove are drawn
     regions = find_regions(drawn, inputs.image.spacing, margin)
-    limit = largest_region_mm(spec.grid.max_size, spec.grid.spacing_mm, margin, spec.inpaint.max_region_mm)
+    rim = rim_widths(inputs.image.spacing, margin)
+    limit = largest_region_mm(spec.grid.max_size, spec.grid.spacing_mm, rim.max(), spec.inpaint.max_region_mm)
     if limit <= 0:
+        voxels = " x ".join(f"{s:.3g}" for s in inputs.image.spacing)
         raise BadInput(
-            f"A margin of {margin:g} mm leaves no room for a region in the grid of '{spec.id}'",
-            f"Give --margin a smaller number; its default is {spec.inpaint.margin_mm:g}.",
+            f"A rim of {rim.max():.3g} mm leaves no room for a region in the grid of '{spec.id}'",
+            f"Give --margin a smaller number (its default is {spec.inpaint.margin_mm:g}), or an image with smaller "
+            f"voxels than {voxels} mm.",
+        )
+    notes = []
+    if rim.max() > margin + 1e-6:
+        wide = " x ".join(f"{w:.3g}" for w in rim)
+        notes.append(
+            f"The image is coarse beside the margin of {margin:g} mm; the rim that changes with the drawing is "
+            f"{wide} mm wide, one and a half voxels at least"
         )
     for region in regions:
         check_region_size(region, inputs.image.spacing, limit)
     class_map = Volume(mapping.class_map, mapping.affine, "label")
     prepared = Prepared(
-        class_map, spec.grid.min_size, len(regions), image=inputs.image, regions=regions, given=given, margin_mm=margin
+        class_map,
+        spec.grid.min_size,
+        len(regions),
+        image=inputs.image,
+        regions=regions,
+        given=given,
+        margin_mm=margin,
+        notes=notes,
     )
     sizes = [_crop(prepared, region, inputs.image, spec).condition.shape for region in regions]
     largest = tuple(max(size[axis] for size in sizes) for axis in range(3))
@@ -197,7 +214,10 @@ def inpaint(backend: Backend, spec: ModelSpec, prepared: Prepared, settings: Res
     volume = prepared.image
     changed = np.zeros(volume.shape, bool)
     for index, region in enumerate(prepared.regions):
-        crop = _crop(prepared, region, volume, spec)
+        pending = np.zeros(volume.shape, bool)
+        for later in prepared.regions[index + 1 :]:
+            pending[later.box] |= later.changed()
+        crop = _crop(prepared, region, volume, spec, pending)
         plan = replace(settings.plan, grid=backend.working_grid(crop.condition.shape))
         known = KnownImage(normalise(crop.image.array, spec.intensity.range), crop.known, settings.replacement)
         values = backend.sample(
@@ -216,7 +236,9 @@ def inpaint(backend: Backend, spec: ModelSpec, prepared: Prepared, settings: Res
     return Result(volume, prepared.class_map.array, changed)
 
 
-def _crop(prepared: Prepared, region: Region, volume: Volume, spec: ModelSpec) -> InpaintCrop:
+def _crop(
+    prepared: Prepared, region: Region, volume: Volume, spec: ModelSpec, pending: np.ndarray | None = None
+) -> InpaintCrop:
     return cut_crop(
         volume,
         prepared.class_map.array,
@@ -227,6 +249,7 @@ def _crop(prepared: Prepared, region: Region, volume: Volume, spec: ModelSpec) -
         spacing_mm=spec.grid.spacing_mm,
         max_size=spec.grid.max_size,
         margin_mm=prepared.margin_mm,
+        pending=pending,
     )
 
 
