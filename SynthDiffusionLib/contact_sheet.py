@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from SynthDiffusionLib.labels.scheme import LabelScheme
-from SynthDiffusionLib.volumes import Volume, reorient
+from SynthDiffusionLib.volumes import Volume, reorient, shifted_affine
 from SynthDiffusionLib.volumes.atomic import atomic_file
 
 LUNG_WINDOW = (-1200.0, 200.0)  # window 1400, level -500
 PANEL = 224  # pixels of the longest side of a panel
 GAP = 6
 HEADER = 20
+SURROUNDINGS_MM = 50.0  # on each side of the middle of an inpainted region
+OUTLINE = (51, 204, 230)
 
 
 def write_contact_sheet(
@@ -25,11 +27,15 @@ def write_contact_sheet(
     scheme: LabelScheme,
     target: str | None = None,
     *,
-    inpainted: bool = False,
+    before: Volume | None = None,
+    changed: np.ndarray | None = None,
+    notice: str = "",
 ) -> None:
     """Writes a PNG with one row a plane (axial, coronal, sagittal) and the columns drawing, volume, overlay.
 
-    The planes pass through the middle of the target class, or of all that is drawn. Directions follow the radiological
+    For an inpainted volume the columns are drawing, before, after, and after with the border of what may have changed,
+    and the picture shows the surroundings of that region. The planes pass through the middle of the region, of the
+    target class, or of all that is drawn. Directions follow the radiological
     convention: the patient's left is on the right of the picture, anterior is up in axial planes, superior in the
     others.
 
@@ -37,29 +43,43 @@ def write_contact_sheet(
         volume: CT in HU.
         class_map: (I, J, K) label values on the same grid.
         target: class to centre on, if drawn.
-        inpainted: only a region of the volume is synthetic; the title says so.
+        before: the real volume that was inpainted into, on the same grid.
+        changed: (I, J, K) bool, its voxels that may have changed.
+        notice: written into the file as its description.
     """
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, PngImagePlugin
 
     image = reorient(volume, "LPS")
     classes = reorient(Volume(class_map, volume.affine, "label"), "LPS").array
     center = _center(classes, scheme, target)
-    titles = ("drawing", "real, region synthetic" if inpainted else "synthetic", "overlay")
+    titles = ("drawing", "synthetic", "overlay")
+    if before is not None:
+        titles = ("drawing", "before: real", "after: region synthetic", "region")
+        earlier = reorient(before, "LPS").array
+        region = reorient(Volume(changed.astype(np.uint8), volume.affine, "label"), "LPS").array > 0
+        where = np.argwhere(region)
+        center = where[np.linalg.norm(where - where.mean(0), axis=1).argmin()]
+
+        near = _surroundings(center, image)
+        image = Volume(image.array[near], shifted_affine(image.affine, [s.start for s in near]), image.unit)
+        classes, earlier, region = classes[near], earlier[near], region[near]
+        center = center - [s.start for s in near]
 
     scale = PANEL / max(max(n * s for n, s in zip(image.shape, image.spacing)), 1e-6)
     cells = []
     for axis in (2, 1, 0):
         cut, aspect = plane(axis, center, image.spacing)
         gray, drawn = window(cut(image.array), LUNG_WINDOW), cut(classes)
-        pictures = (
-            paint(np.zeros_like(gray), drawn, scheme, opacity=1.0),
-            np.repeat(gray[..., None], 3, -1),
-            paint(gray, drawn, scheme, opacity=0.3),
-        )
+        pictures = [paint(np.zeros_like(gray), drawn, scheme, opacity=1.0), np.repeat(gray[..., None], 3, -1)]
+        if before is None:
+            pictures.append(paint(gray, drawn, scheme, opacity=0.3))
+        else:
+            pictures.insert(1, np.repeat(window(cut(earlier), LUNG_WINDOW)[..., None], 3, -1))
+            pictures.append(_outlined(gray, cut(region)))
         cells.append([_panel(picture, aspect, scale) for picture in pictures])
-    widths = [max(row[c].width for row in cells) for c in range(3)]
+    widths = [max(row[c].width for row in cells) for c in range(len(titles))]
     heights = [max(cell.height for cell in row) for row in cells]
-    sheet = Image.new("RGB", (sum(widths) + 4 * GAP, sum(heights) + 4 * GAP + HEADER), (24, 24, 24))
+    sheet = Image.new("RGB", (sum(widths) + (len(titles) + 1) * GAP, sum(heights) + 4 * GAP + HEADER), (24, 24, 24))
     draw = ImageDraw.Draw(sheet)
     x = GAP
     for c, title in enumerate(titles):
@@ -70,9 +90,21 @@ def write_contact_sheet(
             y += heights[r] + GAP
         x += widths[c] + GAP
     buffer = io.BytesIO()
-    sheet.save(buffer, format="PNG")
+    description = PngImagePlugin.PngInfo()
+    if notice:
+        description.add_text("Description", notice)
+    sheet.save(buffer, format="PNG", pnginfo=description)
     with atomic_file(Path(path)) as stream:
         stream.write(buffer.getvalue())
+
+
+def _outlined(gray: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """The picture with the voxels just outside a region in its color."""
+    from scipy import ndimage
+
+    colored = np.repeat(gray[..., None], 3, -1)
+    colored[ndimage.binary_dilation(region) & ~region] = OUTLINE
+    return colored
 
 
 def window(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
@@ -118,6 +150,11 @@ def _center(classes: np.ndarray, scheme: LabelScheme, target: str | None) -> np.
     if not mask.any():
         return np.array(classes.shape) // 2
     return np.rint(np.argwhere(mask).mean(0)).astype(int)
+
+
+def _surroundings(center: np.ndarray, image: Volume) -> tuple[slice, ...]:
+    reach = np.ceil(SURROUNDINGS_MM / np.asarray(image.spacing)).astype(int)
+    return tuple(slice(max(0, c - r), min(n, c + r + 1)) for c, r, n in zip(center, reach, image.shape))
 
 
 def _panel(picture: np.ndarray, spacing: tuple[float, float], scale: float):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from SynthDiffusionLib.errors import MissingExtra
 from SynthDiffusionLib.jobs.request import GenerateRequest
@@ -52,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         request = GenerateRequest(segmentation, MODEL, args.out, seed=number, scene=scene and number == 1)
         line = ProgressLine()
         try:
-            result = run_job(request, line)
+            result = run_job(request, WholeDemo(line, len(SAMPLES) - number))
         finally:
             line.close()
         written += [value for output in result.outputs for value in output.values() if isinstance(value, Path)]
@@ -65,6 +68,24 @@ def run(args: argparse.Namespace) -> int:
     sample = resource_path("Segmentations", f"{SAMPLES[0]}.seg.nrrd")
     print(f"  {_command()} generate {sample} --model {MODEL} --out results --samples 3")
     return 0
+
+
+class WholeDemo:
+    """Passes a job's events on, with the time that the cases after it will take in their estimates.
+
+    Args:
+        receiver: of the events.
+        left: cases after this one.
+    """
+
+    def __init__(self, receiver: Callable[[dict[str, Any]], None], left: int) -> None:
+        self._receiver, self._left, self._began = receiver, left, time.monotonic()
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        if "eta_s" in event:
+            one_case = time.monotonic() - self._began + event["eta_s"]
+            event = {**event, "eta_s": round(event["eta_s"] + self._left * one_case, 1)}
+        self._receiver(event)
 
 
 def _command() -> str:

@@ -61,11 +61,15 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     add(
         "--guidance",
         type=float,
-        default=1.0,
         metavar="X",
-        help="how strongly to follow the drawing; 1 (default) is off, higher values double the time",
+        help="how strongly to follow the drawing; 1 is off, other values double the time (default: the model's)",
     )
-    add("--margin", type=float, metavar="MM", help="width of the rim that is synthesised around a drawn region")
+    add(
+        "--margin",
+        type=float,
+        metavar="MM",
+        help="width of the rim that is synthesised around a drawn region, at least 1.5 voxels (default: the model's)",
+    )
     add(
         "--inpaint-method",
         default="conditioned",

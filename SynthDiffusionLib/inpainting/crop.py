@@ -82,7 +82,8 @@ def cut_crop(
     extent = (high - low) * local.spacing
     rim = rim_widths(local.spacing, margin_mm)
     size = [
-        int(min(n, np.ceil((e + 2 * (r + CONTEXT_MM)) / s))) for n, e, r, s in zip(max_size, extent, rim, spacing_mm)
+        int(min(n, np.ceil((e + 2 * (r + CONTEXT_MM)) / s - 1e-3)))
+        for n, e, r, s in zip(max_size, extent, rim, spacing_mm)
     ]
     grid = np.array(local.affine, float)
     grid[:3, :3] = local.affine[:3, :3] / local.spacing * np.asarray(spacing_mm)

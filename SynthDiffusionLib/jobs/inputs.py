@@ -11,7 +11,7 @@ import numpy as np
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.jobs.provenance import sha256_of
 from SynthDiffusionLib.jobs.request import GenerateRequest
-from SynthDiffusionLib.labels.mapping import MappedSegmentation, map_to_model
+from SynthDiffusionLib.labels.mapping import MappedSegmentation, MappingReport, map_to_model
 from SynthDiffusionLib.models.spec import ModelSpec
 from SynthDiffusionLib.schemas import closest
 from SynthDiffusionLib.volumes import (
@@ -117,4 +117,10 @@ def _keep_classes(mapping: MappedSegmentation, classes: tuple[str, ...]) -> Mapp
     for label in mapping.scheme.classes:
         around = [c.value for c in mapping.scheme.classes if c.name in label.within and c.name in given]
         fallback[label.value] = label.value if label.name in given else (around or [0])[-1]
-    return replace(mapping, class_map=fallback[mapping.class_map], given=given)
+    entries = tuple(
+        e if e.target is None or e.target in given else replace(e, target=None, how=None)
+        for e in mapping.report.entries
+    )
+    overlaps = tuple(o for o in mapping.report.overlaps if o.over in given and o.under in given)
+    report = MappingReport(entries, overlaps)
+    return replace(mapping, class_map=fallback[mapping.class_map], given=given, report=report)

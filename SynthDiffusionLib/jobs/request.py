@@ -40,7 +40,7 @@ class GenerateRequest:
         steps: denoising steps; the model's default when None.
         seed: of the first sample; sample n uses seed + n. Drawn at random when None.
         samples: number of volumes.
-        guidance: classifier-free guidance scale; 1 is off.
+        guidance: classifier-free guidance scale; 1 is off; the model's default when None.
         device: "auto", "cpu", "cuda" or "cuda:N".
         precision: "auto", "fp32", "bf16" or "fp16".
         vram_limit: largest use of device memory in bytes; None is the smaller of what is free and 24 GiB.
@@ -64,7 +64,7 @@ class GenerateRequest:
     steps: int | None = None
     seed: int | None = None
     samples: int = 1
-    guidance: float = 1.0
+    guidance: float | None = None
     device: str = "auto"
     precision: str = "auto"
     vram_limit: int | None = None
@@ -84,7 +84,7 @@ class GenerateRequest:
             raise BadInput(f"{self.steps} steps were asked for", "Give --steps a number from 1 to 1000.")
         if self.seed is not None and not 0 <= self.seed <= 2**31 - 1 - self.samples:
             raise BadInput(f"The seed {self.seed} is out of range", "Give --seed a number from 0 to 2147473647.")
-        if not 0.0 <= self.guidance <= 20.0:
+        if self.guidance is not None and not 0.0 <= self.guidance <= 20.0:
             hint = "Give --guidance a number from 0 to 20; 1 is off."
             raise BadInput(f"A guidance of {self.guidance} was asked for", hint)
         if self.margin_mm is not None and not 0.0 <= self.margin_mm <= 20.0:

@@ -95,6 +95,7 @@ def _carry_out(
         on_event({"event": "warning", "message": note})
 
     prepared = (prepare_inpaint if request.mode == "inpaint" else prepare_whole)(request, package.spec, inputs)
+    prepared = replace(prepared, notes=[*prepared.notes, *_sampler_notes(resolved)])
     for note in prepared.notes:
         on_event({"event": "warning", "message": note})
     on_event({"event": "progress", "stage": "model", "step": 0, "total": 1})
@@ -140,7 +141,20 @@ def _resolve(request: GenerateRequest, package: ModelPackage) -> Resolved:
     margin = request.margin_mm
     if margin is None:
         margin = spec.inpaint.margin_mm if spec.inpaint else 0.0
-    return Resolved(sampler, steps, seed, request.guidance, margin, request.inpaint_method == "replacement", None)
+    guidance = spec.sampling.default_guidance if request.guidance is None else request.guidance
+    return Resolved(sampler, steps, seed, guidance, margin, request.inpaint_method == "replacement", None)
+
+
+def _sampler_notes(resolved: Resolved) -> list[str]:
+    from SynthDiffusionLib.sampling.samplers import LEAST_STEPS
+
+    least = LEAST_STEPS.get(resolved.sampler, 1)
+    if resolved.steps >= least:
+        return []
+    return [
+        f"In {resolved.steps} steps '{resolved.sampler}' makes volumes that are too smooth and too much alike; "
+        f"give it {least} steps or more, or choose dpmpp-2m"
+    ]
 
 
 def _plan(
@@ -255,7 +269,14 @@ def _write(
         provenance.write_json(paths["provenance"], record)
         unfinished.callback(paths["provenance"].unlink, missing_ok=True)
         write_contact_sheet(
-            paths["contact_sheet"], volume, result.class_map, spec.label_scheme, spec.target_class, inpainted=inpainted
+            paths["contact_sheet"],
+            volume,
+            result.class_map,
+            spec.label_scheme,
+            spec.target_class,
+            before=inputs.image if inpainted else None,
+            changed=result.changed,
+            notice=f"{kind}. {notice}",
         )
         unfinished.pop_all()
     if request.scene:

@@ -85,7 +85,7 @@ class MappingReport:
         """What to tell the user, a line each; at most `most_names` segments are named in one line."""
         groups: dict[tuple[str, str], list[MappingEntry]] = {}
         for e in self.entries:
-            if e.target is not None and e.voxels:
+            if e.target is not None and e.voxels and not (e.how == "only-segment" and e.note):  # its note says it all
                 groups.setdefault((e.target, e.how or ""), []).append(e)
         lines = [f"{_names(group, most_names)} -> {t} ({_HOW[how]})" for (t, how), group in groups.items()]
         left_out = [e for e in self.entries if e.target is None and e.voxels]
@@ -313,6 +313,14 @@ def _nothing_mapped(entries: list[MappingEntry], scheme: LabelScheme, plain: boo
             f"Give at least one of them a class: {', '.join(c.name for c in scheme.classes)}.",
         )
     known = ", ".join(f"{c.name} ({c.value})" if plain else c.name for c in scheme.classes)
+    if plain and any(e.value == c.value for e in found for c in scheme.classes):
+        foreign = [e for e in found if all(e.value != c.value for c in scheme.classes)]
+        return BadInput(
+            f"The labels have no names, and not all their values are this model's ({_names(foreign)} unknown; the model "
+            f"knows {known}), so the others may mean something else too",
+            f'Give --labels MAP.json, for example {{"{found[0].segment}": "{scheme.condition_classes[-1].name}"}}; '
+            "labels that it does not name are left out.",
+        )
     return BadInput(
         f"The segmentation holds only unknown labels: {_names(found)}; the model knows {known}",
         f'Name the segments so, or give --labels MAP.json, for example {{"{found[0].segment}": '

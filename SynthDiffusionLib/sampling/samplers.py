@@ -28,6 +28,7 @@ from SynthDiffusionLib.jobs.request import check_choice
 from SynthDiffusionLib.sampling.schedule import DiffusionSpec
 
 SAMPLERS = ("ddpm", "ddim", "dpmpp-2m", "unipc")
+LEAST_STEPS = {"ddpm": 250, "ddim": 50}  # with fewer their samples are too much alike, see Docs/SAMPLERS.md
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 from tiny_package import Painter, make_working_package
 
@@ -127,6 +128,21 @@ def test_known_voxels_reach_the_model_unhurt_and_unknown_ones_do_not(painter, in
     assert not outside_rim(drawn)[tuple(index[inside].T)].any()
     assert known.values.min() == -1.0 and known.values.max() == 1.0, "clipped to the range that the network knows"
     assert not known.replacement
+
+
+def test_the_picture_shows_before_and_after_around_the_region(painter, inpaint, tmp_path):
+    """Four columns: the third has the painted nodule that the second has not, the fourth its border in color."""
+    image = np.full((130, 120, 36), -700, np.int16)
+    drawn = ball(image.shape, (20, 100, 15), 5)
+    result, *_ = inpaint(image, np.where(drawn, NODULE, 0))
+    picture = Image.open(result.outputs[0]["contact_sheet"])
+    assert "PARTLY SYNTHETIC" in picture.text["Description"] and "patient" in picture.text["Description"]
+    pixels = np.asarray(picture)[22:]
+    columns = [pixels[:, part].astype(int) for part in np.array_split(np.arange(pixels.shape[1]), 4)]
+    white = [(c.min(-1) > 250).sum() for c in columns]
+    assert white[1] == 0 < white[2], white
+    cyan = [(np.abs(c - (51, 204, 230)).max(-1) == 0).sum() for c in columns]
+    assert cyan[:3] == [0, 0, 0] and cyan[3] > 100, cyan
 
 
 def test_names_and_notice(painter, inpaint):

@@ -103,7 +103,25 @@ def test_names_and_contents_of_the_outputs(model, tmp_path):
     assert record["plan"]["grid"] == [16, 16, 16]
     assert set(record["software"]["libraries"]) >= {"torch", "monai", "diffusers", "numpy"}
     picture = Image.open(output["contact_sheet"])
+    assert picture.text["Description"].startswith("SYNTHETIC. ")
     assert picture.format == "PNG" and min(picture.size) > 200 and len(np.unique(np.asarray(picture))) > 20
+
+
+def test_too_few_steps_for_a_sampler_are_pointed_out(model, tmp_path):
+    seg = save(tmp_path / "case.nii.gz", nested())
+    for sampler, steps, warned in (("ddim", 2, True), ("ddim", 50, False), ("dpmpp-2m", 2, False)):
+        events = []
+        request = GenerateRequest(seg, model, tmp_path / "out", sampler=sampler, steps=steps, seed=1)
+        result = run(request, events.append)
+        assert any("too smooth" in note for note in result.notes) == warned
+        assert any("too smooth" in e.get("message", "") for e in events) == warned
+
+
+def test_classes_that_are_taken_away_are_reported_as_left_out(model, tmp_path):
+    seg = save(tmp_path / "case.nii.gz", nested())
+    result = run(GenerateRequest(seg, model, tmp_path / "out", seed=1, classes=("nodule",)))
+    assert {s["value"]: s["class"] for s in result.mapping["segments"]} == {1: None, 2: None, 4: "nodule"}
+    assert "label 1 and label 2 left out" in result.notes
 
 
 @pytest.mark.parametrize("fmt", ["nii.gz", "nrrd"])
