@@ -56,6 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     p.add_argument("--seeds", type=int, default=1, metavar="N", help="volumes per mask and arm (default 1)")
     p.add_argument("--steps", type=int, default=20, metavar="N", help="denoising steps (default 20)")
     p.add_argument("--sampler", metavar="NAME", help="default: the model's")
+    p.add_argument("--guidance", type=float, metavar="X", help="default: the model's")
     p.add_argument("--device", default="auto", metavar="NAME", help="auto (default), cpu, cuda or cuda:N")
     p.add_argument("--precision", default="auto", metavar="NAME", help="auto (default), fp32, bf16 or fp16")
     for name, text in MEASURES.items():
@@ -114,7 +115,9 @@ def _samples(args: argparse.Namespace, package, on_event) -> tuple[list[str], di
     from SynthDiffusionLib.evaluation.samples import ARMS, Settings, make_samples
 
     arms = tuple(a.strip() for a in args.arms.split(",")) if args.arms else ARMS
-    settings = Settings(arms, args.seeds, args.steps, args.sampler, device=args.device, precision=args.precision)
+    settings = Settings(
+        arms, args.seeds, args.steps, args.sampler, args.guidance, device=args.device, precision=args.precision
+    )
     data = load_evaluation_data(args.data, package.spec, args.split)
     index = make_samples(package, data, args.out, settings, on_event=on_event)
     content = json.loads(index.read_text(encoding="utf-8"))
@@ -247,6 +250,7 @@ def _samples_command(args: argparse.Namespace, package, settings: dict[str, Any]
     text = f"synthdiffusion evaluate samples --model {package.id} --data PREPARED --out SAMPLES"
     text += f" --seeds {settings['seeds']} --steps {settings['steps']}"
     text += f" --sampler {settings['sampler']}" if settings["sampler"] else ""
+    text += f" --guidance {settings['guidance']:g}" if settings.get("guidance") is not None else ""
     text += f" --precision {settings['precision']}" if settings["precision"] != "auto" else ""
     text += f" --arms {','.join(arms)}" if arms != ARMS else ""
     return text + (f" --split {args.split}" if args.split != "test" else "")

@@ -45,6 +45,8 @@ DEFINITIONS = {
     "interval": "percentile bootstrap over patients",
     "found": "share of volumes in which the segmenter covers at least {found_fraction:.0%} of the input mask",
     "false_ml": "median volume that the segmenter marks beyond 5 mm of the input mask, in ml",
+    "moved": "nodule alone, each mask at another place than the middle, where all training nodules lie; the ball for "
+    "moved masks stays in the middle, so that its Dice is what position alone is worth there",
     "nearer": "share of bootstrap resamples in which the arm's ratio is nearer to 1 than the no-skill row's",
 }
 
@@ -121,6 +123,8 @@ def measure_adherence(
     """
     real = Row("real", "real images", "real", real_items(data.evaluated, data.intensity_range))
     rows = [real, shifted_row(real), *no_skill_rows(data, real, margin_mm if "inpainting" in arms else None)]
+    if "moved" in arms:
+        rows.append(Row("ball_moved", "ball, blind to the image, for moved masks", "no-skill", arms["moved"].items))
     rows += list(arms.values())
     statistics = noskill.training_statistics(
         data.training, [0, *data.values.values()], data.target_value, data.intensity_range
@@ -130,7 +134,7 @@ def measure_adherence(
         on_event({"event": "progress", "stage": f"adherence: {row.label}", "step": number, "total": len(rows)})
         for item in row.items:
             mask = item.classes == data.target_value
-            if row.name == "ball":
+            if row.name in ("ball", "ball_moved"):
                 found = noskill.ball(item.hu.shape, item.affine, statistics)
             else:
                 found = segment(item.hu)
@@ -258,6 +262,8 @@ def _verdict(
     low, high = RATIO_LIMITS
     nearer = {}
     for other in results:
+        if other["row"] == ("ball" if arm == "moved" else "ball_moved"):
+            continue
         pasted = other["row"].endswith("_pasted")
         if other["kind"] != "no-skill" or pasted != (arm == "inpainting" and other["row"] != "ball"):
             continue

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.evaluation.report import (
     class_table,
+    classifier,
     console,
     markdown,
     number,
@@ -216,8 +217,8 @@ def weaknesses(spec: ModelSpec, results: Mapping[str, Mapping[str, Any]]) -> lis
             )
         told = {n: a for n, a in row["auc"].items() if a["value"] is not None and a["value"] >= NOTABLE_AUC}
         if told:
-            named = ", ".join(f"{with_interval(a)} ({n} crops)" for n, a in told.items())
-            found.append(f"{row['label'].capitalize()}: a small network tells it from real images; AUC {named}.")
+            named = ", ".join(f"{with_interval(a)} ({classifier(n)})" for n, a in told.items())
+            found.append(f"{row['label'].capitalize()}: simple classifiers tell it from real images; AUC {named}.")
         for name, c in row["classes"].items():
             if c and c["difference"]["low"] is not None and not c["difference"]["low"] <= 0 <= c["difference"]["high"]:
                 found.append(

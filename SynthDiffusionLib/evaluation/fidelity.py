@@ -4,7 +4,8 @@ Three looks, each beside the same for the no-skill rows and for real images agai
 
 1. per class: histogram (bins of 20 HU) and mean intensity;
 2. features: distance between the distributions of about forty simple quantities (`features`);
-3. a small network that tells real from synthetic (`real_or_synthetic`).
+3. classifiers that tell real from synthetic: a linear discriminant on the features (`discriminant`) and two small
+   networks (`real_or_synthetic`).
 
 The arms "nodule" and "anatomy" are compared as whole cubes. Inpainted volumes are the real patient but for the region,
 so that arm, and no-skill stand-ins pasted into the same regions, are compared on cubes of 32 voxels round the nodule,
@@ -19,11 +20,20 @@ from typing import Any
 
 import numpy as np
 
+from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.evaluation import noskill
 from SynthDiffusionLib.evaluation.adherence import no_skill_images
 from SynthDiffusionLib.evaluation.cases import EvaluationData
+from SynthDiffusionLib.evaluation.discriminant import REPEATS, SHRINKAGE, discriminate_by_features
 from SynthDiffusionLib.evaluation.features import Standard, feature_table, standard_of, standardise
-from SynthDiffusionLib.evaluation.real_or_synthetic import FOLDS, RECIPES, Recipe, discriminate, recipe_to_json
+from SynthDiffusionLib.evaluation.real_or_synthetic import (
+    CHOSEN,
+    FOLDS,
+    RECIPES,
+    Recipe,
+    discriminate,
+    recipe_to_json,
+)
 from SynthDiffusionLib.evaluation.rows import REGION_SIDE, Item, Row, crop_row, real_items, synthesised_share
 from SynthDiffusionLib.evaluation.statistics import (
     CONFIDENCE,
@@ -55,15 +65,23 @@ DEFINITIONS = {
     "negative",
     "frechet": "Fréchet distance of normal distributions with diagonal covariance, per feature; biased upwards, so "
     "read it beside the real-to-real row",
-    "auc": "area under the ROC curve of a small 3D network, cross-validated in folds of patients; 0.5: cannot tell "
-    "real from synthetic, 1: always can",
+    "auc": "area under the ROC curve of a classifier that tells real from synthetic, cross-validated in folds of "
+    "patients: 0.5, it cannot; 1, it always can. A value near 0.5 says that these classifiers see nothing, not that "
+    "there is nothing to see",
+    "auc_features": "a linear discriminant on the features, its covariance shrunk; one score per volume",
+    "auc_large": "a 3D network on crops of {large} voxels; one score per volume, the mean over its crops",
+    "auc_small": "a 3D network on crops of {small} voxels; each crop is scored on its own, so that nothing is averaged",
+    "auc_rows": "each row's volumes against the real images of the same masks; the row 'other real images' is what the "
+    "classifier makes of two sets of real images, and 'unrelated real image' the same images under masks that are not "
+    "theirs",
+    "auc_chosen": CHOSEN,
     "split_halves": "the distances between two disjoint random sets of real training patients of the same size as the "
     "evaluated set",
-    "interval": "percentile bootstrap over patients; for the AUC it does not hold the chance in the network's "
-    "training, and intervals of l1, wasserstein and frechet, which cannot be negative, lie too high when the "
+    "interval": "percentile bootstrap over patients; for the AUC it does not hold the chance in the training of the "
+    "classifier, and intervals of l1, wasserstein and frechet, which cannot be negative, lie too high when the "
     "true distance is near 0",
     "real_reference": "validation images with their own class maps against the evaluated real images; for whole cubes "
-    "its AUC is that of the row 'unrelated real image', which has the same images",
+    "the networks' AUC is that of the row 'unrelated real image', which has the same images",
 }
 
 
@@ -95,6 +113,9 @@ def measure_fidelity(
         margin_mm: rim of inpainting; needed for the arm "inpainting".
         auc_steps: training steps per fold instead of the recipes'; 0 leaves the networks out.
         auc_repeats: trainings of each network whose scores are averaged.
+
+    Raises:
+        BadInput: no arm that is compared.
     """
     recipes = {
         name: recipe if auc_steps is None else replace(recipe, steps=auc_steps) for name, recipe in RECIPES.items()
@@ -102,6 +123,10 @@ def measure_fidelity(
     if auc_steps == 0:
         recipes = {}
     views = list(_views(data, arms, margin_mm))
+    if not views:
+        raise BadInput(
+            "The samples have no arm that realism is measured on", "Make the arm nodule, anatomy or inpainting."
+        )
     total = sum(len(view.rows) for view in views)
     results, settings, done = [], {}, 0
     for view in views:
@@ -126,12 +151,13 @@ def measure_fidelity(
             "margin_mm": margin_mm,
             "folds": FOLDS,
             "auc_repeats": auc_repeats,
+            "discriminant": {"repeats": REPEATS, "shrinkage": SHRINKAGE},
             "recipes": {name: recipe_to_json(recipe) for name, recipe in recipes.items()},
             "splits": SPLIT_HALVES,
             "resamples": RESAMPLES,
             "confidence": CONFIDENCE,
         },
-        "definitions": DEFINITIONS,
+        "definitions": {k: v.format(**{n: r.crop for n, r in RECIPES.items()}) for k, v in DEFINITIONS.items()},
     }
 
 
@@ -218,11 +244,17 @@ def _measure(
     result["feature_differences"] = {n: float(d) for n, d in zip(view.standard.names, shift)}
     largest = np.argsort(-np.abs(shift))[:LARGEST_DIFFERENCES]
     result["largest_differences"] = [view.standard.names[i] for i in largest]
-    result["auc"] = {}
-    if row.name != FLOOR or view.name == "region":  # whole, it is the row of unrelated real images
+    items = row.items
+    if row.name.startswith("unrelated_real"):
         # Where there are fewer other images than masks, one stands for several masks: such a repeat would be in the
-        # training and the test of one network.
-        items = row.items[: len(data.others)] if row.name.startswith("unrelated_real") else row.items
+        # training and the test of one classifier.
+        items = items[: len(data.others)]
+    if row.name == FLOOR:  # each real image gets another one into its fold, as in all other rows
+        items = tuple(replace(item, patient=p) for item, p in zip(items, view.real.patients))
+    patients = [item.patient for item in items]
+    found = discriminate_by_features(view.real_features, view.real.patients, values[: len(items)], patients)
+    result["auc"] = {"features": found.auc.to_json()}
+    if row.name != FLOOR or view.name == "region":  # whole, its images are those of the row of unrelated real images
         for name, recipe in recipes.items():
             found = discriminate(view.real.items, items, recipe, data.intensity_range, repeats=auc_repeats)
             result["auc"][name] = found.auc.to_json()
@@ -310,12 +342,11 @@ def _compare_class(
 
 
 def _share_auc(results: list[dict[str, Any]], view: str) -> None:
-    """The real reference and the unrelated real images are the same images when whole: one AUC for both."""
-    if view != "whole":
-        return
+    """Whole, the real reference and the unrelated real images are the same images: the networks, which see no class
+    map, are trained once for both."""
     by_name = {r["row"]: r for r in results if r["view"] == view}
-    if FLOOR in by_name and "unrelated_real" in by_name:
-        by_name[FLOOR]["auc"] = by_name["unrelated_real"]["auc"]
+    if view == "whole":
+        by_name[FLOOR]["auc"] = by_name["unrelated_real"]["auc"] | by_name[FLOOR]["auc"]
 
 
 def _verdict(arm: str, results: Sequence[dict[str, Any]]) -> dict[str, Any]:

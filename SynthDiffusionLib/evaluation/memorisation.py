@@ -7,17 +7,24 @@ before: with the coarse contrast of lung and chest wall in it, cubes of differen
 with noise are lost among them (the control below finds 12 of 20; band-passed, all).
 
 * Reference: the distance of held-out real volumes to their nearest training case. A model that copies makes volumes
-  that are nearer; of one that does not, about 5 % are below the reference's 5 % quantile.
+  that are nearer; of one that does not, few are as near as the reference's nearest 5 %.
 * Since smooth volumes correlate more with everything, it is also counted how often the nearest of all real volumes,
   training and held-out, is a training case. Without copying that happens as often as their share of those volumes,
   whatever the smoothness (in the spirit of Meehan et al. 2020, arXiv:2004.05675).
-* Positive control: training cases, mirrored, shifted and with added noise, which must be found.
+* Positive controls: training cases, mirrored, shifted and with added noise, which must be found; and training cases
+  that are warped, of which hardly any is below the limit. As a set they still show, if faintly, by the second count.
+
+Both tests are exact. A binomial test would not be: the limit is itself drawn, with the 40 reference volumes, so that
+for 20 volumes a nominal 2.5 % would be 8.3 %; and a few real volumes are the nearest ones of many, so that volumes do
+not fall on training cases independently of each other. A model that copies one case only is seen by the first test
+alone.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -36,16 +43,27 @@ FLAT_SD = 0.02  # of the scaled range; flatter places have no pattern to compare
 CONTROL_NOISE_HU = 40.0
 CONTROL_SHIFT = (3, -4, 5)
 CONTROL_SEED = 2026
+WARP_VOXELS = 2.5  # standard deviation of the displacement along each axis
+WARP_SMOOTHING_VOXELS = 5.0
+PERMUTATIONS = 9999
+PERMUTATION_SEED = 2026
+SUSPICION = (1.0 - CONFIDENCE) / 2.0
 
 DEFINITIONS = {
     "distance": "1 minus the largest normalised cross-correlation of the volume's core with a training case, over all "
     "shifts that keep the core inside and the eight mirror images, of band-passed volumes at half resolution",
-    "below_quantile": "volumes nearer to a training case than the reference's lower quantile; expected without "
-    "copying: quantile times volumes",
-    "p": "probability of at least so many without copying (binomial); copying is suspected when either of the two is "
-    "below half of 1 minus the confidence",
+    "below_quantile": "volumes at most as far from their nearest training case as the reference's volume at its lower "
+    "quantile",
     "nearest_is_training": "volumes whose nearest real volume, of the training and the validation cases, is a training "
-    "case; expected without copying: the training cases' share of these",
+    "case",
+    "expected": "without copying",
+    "p": "probability of at least so many without copying. Below the limit: exact, from the ranks of held-out and "
+    "synthetic volumes (one of each patient) among each other. Nearest: share of {permutations} random splits of the "
+    "same training and validation patients that give as many. Copying is suspected when either is below {level:.1%}, "
+    "so of rows without copying at most {twice:.0%} are",
+    "blind": "the distance knows shifts and mirror images, not deformations. The control row of copies warped by "
+    "{warp:g} voxels says how many of them are below the limit, and whether a model that makes nothing else is "
+    "suspected. No sign of copying does not rule out deformed copies, least of all single ones",
     "region": "the core is a cube round the nodule, so that the copying of nodules alone is seen",
 }
 
@@ -130,6 +148,7 @@ def measure_memorisation(
     held_out = real_items([*data.others, *data.evaluated], data.intensity_range)
     reference = Row("reference", "held-out real images", "real", held_out)
     control = Row("copies", "copies of training cases (control)", "real", control_items(training, data))
+    warped = Row("copies_warped", "warped copies (control)", "real", warped_items(training, data))
     evaluated = {name: row for name, row in arms.items() if name != "moved"}
     results, per_volume, settings = [], [], {}
     shape = training[0].hu.shape
@@ -144,7 +163,7 @@ def measure_memorisation(
             core,
         )
         settings[f"core_mm_{view}"] = float(core * STEP * data.training[0].image.spacing[0])
-        rows = [reference, control, *(r for n, r in evaluated.items() if view == "region" or n != "inpainting")]
+        rows = [reference, control, warped, *(r for n, r in evaluated.items() if view == "region" or n != "inpainting")]
         found: dict[str, list[dict[str, Any]]] = {}
         for number, row in enumerate(rows):
             on_event(
@@ -155,12 +174,10 @@ def measure_memorisation(
                 _measure(item, view, data, train_gallery, other_gallery, row.name, skip=item.case in own)
                 for item in row.items
             ]
-        limit = float(np.quantile([v["distance"] for v in found["reference"]], QUANTILE))
-        settings[f"limit_{view}"] = limit
-        share = len(data.training) / (len(data.training) + len(data.others))
-        for row in rows:
-            results.append(_summary(row, view, found[row.name], found["reference"], limit, share))
-            per_volume += found[row.name]
+        searched = [(c.patient, True) for c in data.training] + [(c.patient, False) for c in data.others]
+        results += [_summary(row, view, found[row.name], found["reference"], searched) for row in rows]
+        settings[f"limit_{view}"] = _limit(found["reference"])[0]
+        per_volume += [v for row in rows for v in found[row.name]]
     return {
         "kind": "memorisation",
         "rows": results,
@@ -175,9 +192,15 @@ def measure_memorisation(
             "band_sigmas_voxels": [SMOOTHING_VOXELS, BACKGROUND_VOXELS],
             "control_noise_hu": CONTROL_NOISE_HU,
             "control_shift_voxels": list(CONTROL_SHIFT),
+            "control_warp_voxels": WARP_VOXELS,
+            "control_warp_smoothing_voxels": WARP_SMOOTHING_VOXELS,
+            "permutations": PERMUTATIONS,
             "confidence": CONFIDENCE,
         },
-        "definitions": DEFINITIONS,
+        "definitions": {
+            k: v.format(permutations=PERMUTATIONS, level=SUSPICION, twice=2.0 * SUSPICION, warp=WARP_VOXELS)
+            for k, v in DEFINITIONS.items()
+        },
         "per_volume": per_volume,
     }
 
@@ -191,6 +214,23 @@ def control_items(training: Sequence[Item], data: EvaluationData) -> tuple[Item,
         hu, classes = (np.roll(np.flip(a, axis), CONTROL_SHIFT, (0, 1, 2)) for a in (item.hu, item.classes))
         hu = as_evaluated(hu + CONTROL_NOISE_HU * rng.standard_normal(hu.shape), data.intensity_range)
         items.append(Item(item.case, item.patient, hu, classes, item.affine))
+    return tuple(items)
+
+
+def warped_items(training: Sequence[Item], data: EvaluationData) -> tuple[Item, ...]:
+    """Copies bent by a smooth random displacement, and otherwise untouched; as many as there are evaluated cases."""
+    from scipy import ndimage
+
+    items = []
+    for number, item in enumerate(training[: len(data.evaluated)]):
+        rng = np.random.default_rng([CONTROL_SEED, number, 1])
+        rough = [ndimage.gaussian_filter(rng.standard_normal(item.hu.shape), WARP_SMOOTHING_VOXELS) for _ in range(3)]
+        places = np.indices(item.hu.shape) + np.stack([WARP_VOXELS * r / r.std() for r in rough])
+        hu = ndimage.map_coordinates(item.hu, places, order=1, mode="nearest")
+        classes = ndimage.map_coordinates(item.classes, places, order=0, mode="nearest")
+        if not (classes == data.target_value).any():
+            classes = item.classes
+        items.append(replace(item, hu=as_evaluated(hu, data.intensity_range), classes=classes))
     return tuple(items)
 
 
@@ -213,23 +253,90 @@ def _measure(
         "distance": float(to_training[nearest]),
         "nearest": training.names[nearest],
         "nearest_is_training": None,
+        "nearest_of_all": None,
     }
     if not skip:  # a validation case is its own nearest one
-        found["nearest_is_training"] = bool(to_training[nearest] < distances(volume, center, others).min())
+        to_others = distances(volume, center, others)
+        found["nearest_is_training"] = bool(to_training[nearest] < to_others.min())
+        found["nearest_of_all"] = (
+            nearest if found["nearest_is_training"] else len(to_training) + int(to_others.argmin())
+        )
     return found
 
 
-def _summary(
-    row: Row, view: str, found: list[dict[str, Any]], reference: list[dict[str, Any]], limit: float, share: float
-) -> dict[str, Any]:
-    """One row of the table; `share` is that of the training cases among all volumes that are searched."""
-    from scipy.stats import binom
+def _limit(reference: Sequence[Mapping[str, Any]]) -> tuple[float, int, int]:
+    """The reference's distance at its lower quantile, the rank of that distance, and how many it is the rank of.
 
+    One volume of each patient, so that they are independent of each other.
+    """
+    values = sorted(_first_of_patients(reference))
+    rank = max(1, int(np.ceil(QUANTILE * len(values))))
+    return values[rank - 1], rank, len(values)
+
+
+def _first_of_patients(found: Sequence[Mapping[str, Any]]) -> list[float]:
+    first: dict[str, float] = {}
+    for v in found:
+        first.setdefault(v["patient"], v["distance"])
+    return list(first.values())
+
+
+def rank_test(below: int, volumes: int, rank: int, reference: int) -> float:
+    """Probability that at least `below` of `volumes` values lie under the one of rank `rank` (1: the smallest) of
+    `reference` other values, when all are drawn from one distribution, whatever it is.
+
+    That number is negative hypergeometric: all orders of the two sets are equally likely (the precedence test, Nelson
+    1963, Technometrics 5:491).
+    """
+    from scipy.stats import nhypergeom
+
+    return float(nhypergeom.sf(below - 1, volumes + reference, volumes, rank))
+
+
+def split_test(
+    hits: Mapping[str, int], training: Sequence[str], others: Sequence[str], permutations: int = PERMUTATIONS
+) -> float:
+    """Probability that at least so many hits fall on training patients, when chance decided which patients those are.
+
+    Args:
+        hits: patient to the number of volumes that are nearest to one of the patient's.
+        training: patients; others: those that were held out.
+
+    Returns:
+        p of a permutation test, counting the split that was drawn (Phipson and Smyth 2010, arXiv:1603.05766): of no
+        more than the nominal size, however unevenly the hits are spread and whatever makes volumes resemble each other.
+    """
+    patients = [*dict.fromkeys(training), *dict.fromkeys(others)]
+    counts = np.array([hits.get(p, 0) for p in patients])
+    size = len(dict.fromkeys(training))
+    rng = np.random.default_rng([PERMUTATION_SEED, len(patients)])
+    drawn = rng.permuted(np.tile(counts, (permutations, 1)), axis=1)[:, :size].sum(1)
+    return float((1 + (drawn >= counts[:size].sum()).sum()) / (1 + permutations))
+
+
+def _summary(
+    row: Row,
+    view: str,
+    found: list[dict[str, Any]],
+    reference: list[dict[str, Any]],
+    searched: Sequence[tuple[str, bool]],
+) -> dict[str, Any]:
+    """One row of the table; `searched` has the patient of every volume that is searched, and whether it is training."""
     values = np.array([v["distance"] for v in found])
-    below = int((values < limit).sum())
+    limit, rank, count = _limit(reference)
+    below = int((values <= limit).sum())
     compared = [v["nearest_is_training"] for v in found if v["nearest_is_training"] is not None]
-    p_below = float(binom.sf(below - 1, len(values), QUANTILE))
-    p_nearest = float(binom.sf(sum(compared) - 1, len(compared), share)) if compared else None
+    training, others = ([p for p, t in searched if t is kind] for kind in (True, False))
+    share = len(set(training)) / len({p for p, _ in searched})
+    independent = np.array(_first_of_patients(found))
+    # The reference is what the limit is taken from: no test of it against itself.
+    p_below = None
+    if row.name != "reference":
+        p_below = rank_test(int((independent <= limit).sum()), len(independent), rank, count)
+    p_nearest = None
+    if compared:
+        hits = Counter(searched[v["nearest_of_all"]][0] for v in found if v["nearest_of_all"] is not None)
+        p_nearest = split_test(hits, training, others)
     return {
         "row": row.name,
         "label": row.label,
@@ -242,11 +349,11 @@ def _summary(
         "median": float(np.median(values)),
         "median_ratio": float(np.median(values) / np.median([v["distance"] for v in reference])),
         "below_quantile": below,
-        "expected_below_quantile": QUANTILE * len(values),
+        "expected_below_quantile": rank / (count if row.name == "reference" else count + 1) * len(values),
         "p_below": p_below,
         "nearest_is_training": int(sum(compared)),
         "nearest_compared": len(compared),
         "expected_nearest_is_training": share * len(compared),
         "p_nearest": p_nearest,
-        "suspected": min(p_below, 1.0 if p_nearest is None else p_nearest) < (1.0 - CONFIDENCE) / 2.0,
+        "suspected": any(p is not None and p < SUSPICION for p in (p_below, p_nearest)),
     }

@@ -149,14 +149,19 @@ def _adherence_table(result: Mapping[str, Any]) -> tuple[list[str], list[list[st
 
 
 def _fidelity_table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    recipes = list(result["settings"]["recipes"])
-    titles = ["row", "compared", "volumes", "MMD²", "Fréchet", *(f"AUC, {name} crops" for name in recipes)]
+    recipes = list(dict.fromkeys(name for r in result["rows"] for name in r["auc"]))
+    titles = ["row", "compared", "volumes", "MMD²", "Fréchet", *(f"AUC, {classifier(name)}" for name in recipes)]
     cells = [
         [r["label"], r["view"], str(r["volumes"]), with_interval(r["mmd2"], 3), number(r["frechet"]["value"])]
         + [with_interval(r["auc"].get(name)) for name in recipes]
         for r in result["rows"]
     ]
     return titles, cells
+
+
+def classifier(name: str) -> str:
+    """A classifier as it is named in tables: "features", "large crops", "small crops"."""
+    return name if name == "features" else f"{name} crops"
 
 
 def class_table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -266,7 +271,7 @@ def verdict_lines(result: Mapping[str, Any]) -> list[str]:
     elif result["kind"] == "fidelity":
         for arm, v in verdicts.items():
             for key, value in v.items():
-                measure = {"mmd2_below_all": "MMD²"}.get(key, f"AUC ({key.removeprefix('auc_').split('_')[0]} crops)")
+                measure = {"mmd2_below_all": "MMD²"}.get(key, f"AUC ({classifier(key.split('_')[1])})")
                 word = "clearly below" if value else "NOT clearly below"
                 lines.append(f"{_label(result, arm)}: {measure} {word} every no-skill row.")
     elif result["kind"] == "memorisation":
@@ -276,6 +281,12 @@ def verdict_lines(result: Mapping[str, Any]) -> list[str]:
                 lines.append(f"{r['label']}, {r['view']}: copying of training cases: {word}.")
             elif r["row"] == "copies":
                 lines.append(f"Control, {r['view']}: {r['below_quantile']} of {r['volumes']} copies are found.")
+            elif r["row"] == "copies_warped":
+                word = "suspected" if r["suspected"] else "NOT suspected"
+                lines.append(
+                    f"Control, {r['view']}: {r['below_quantile']} of {r['volumes']} warped copies are below the limit; "
+                    f"a model that makes only such copies is {word}."
+                )
     return lines
 
 

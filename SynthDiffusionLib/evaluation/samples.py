@@ -56,6 +56,7 @@ class Settings:
         sampler: plain name; the model's default when None.
         first_seed: case n uses first_seed + n * seeds and on. No two masks share their noise: samples would otherwise
             resemble each other for a reason that is not the model's.
+        guidance: classifier-free guidance; the model's default when None.
         device: see `GenerateRequest`.
         precision: see `GenerateRequest`.
     """
@@ -64,6 +65,7 @@ class Settings:
     seeds: int = 1
     steps: int = 20
     sampler: str | None = None
+    guidance: float | None = None
     first_seed: int = 1000
     device: str = "auto"
     precision: str = "auto"
@@ -290,6 +292,7 @@ def _request(
         labels={str(value): name for name, value in data.values.items() if value in drawn},
         classes=None if arm == "anatomy" else (data.target,),
         sampler=settings.sampler,
+        guidance=settings.guidance,
         steps=settings.steps,
         seed=seed,
         device=settings.device,

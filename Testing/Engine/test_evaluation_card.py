@@ -116,6 +116,36 @@ def test_the_card_says_what_it_must(made):
     assert str(folder) not in text
 
 
+def test_moved_masks_have_rows_of_their_own(made):
+    folder, _, results = made
+    text = (folder / "results" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "| nodule alone, moved off centre |" in text and "- nodule alone, moved off centre: ratio" in text
+    rows = {r["row"]: r for r in results["adherence"]["rows"]}
+    assert rows["moved"]["kind"] == "ours" and rows["ball_moved"]["dice_mean"] < rows["ball"]["dice_mean"]
+    rivals = results["adherence"]["verdicts"]["moved"]["against_no_skill"]
+    assert "ball_moved" in rivals and "ball" not in rivals
+    assert "ball_moved" not in results["adherence"]["verdicts"]["nodule"]["against_no_skill"]
+
+
+def test_the_card_names_every_classifier_and_how_they_were_chosen(made):
+    folder, _, results = made
+    text = (folder / "results" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    for needed in (
+        "| AUC, features | AUC, large crops | AUC, small crops |",
+        "samples of validation masks",
+        "too weak",
+    ):
+        assert needed in text, needed
+    ours = next(r for r in results["fidelity"]["rows"] if r["row"] == "nodule")
+    assert set(ours["auc"]) == {"features", "large", "small"}
+    assert {f"auc_{n}_below_all" for n in ours["auc"]} <= set(results["fidelity"]["verdicts"]["nodule"])
+    # The networks see no class map, so other real images are the same to them under any; the features see the nodule.
+    rows = {r["row"]: r["auc"] for r in results["fidelity"]["rows"] if r["view"] == "whole"}
+    assert rows["real_reference"]["small"] == rows["unrelated_real"]["small"]
+    assert rows["real_reference"]["features"] != rows["unrelated_real"]["features"]
+    assert "deformed copies" in text and "| warped copies (control) |" in text
+
+
 def test_weaknesses_follow_the_results(made):
     _, package, results = made
     flawless = copy.deepcopy(results)

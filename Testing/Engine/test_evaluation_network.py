@@ -9,6 +9,7 @@ import pytest
 from tiny_evaluation import RANGE, phantom_case
 
 from SynthDiffusionLib.evaluation import real_or_synthetic as ros
+from SynthDiffusionLib.evaluation.discriminant import discriminate_by_features, linear_discriminant
 from SynthDiffusionLib.evaluation.real_or_synthetic import Recipe, discriminate, patient_folds
 from SynthDiffusionLib.evaluation.rows import real_items
 
@@ -94,3 +95,44 @@ def test_shipped_recipes_fit_the_cubes_they_are_for():
     for recipe in ros.RECIPES.values():
         assert recipe.crop % 2 ** len(recipe.channels) == 0 and recipe.batch % 2 == 0
     assert ros.RECIPES["large"].average and not ros.RECIPES["small"].average
+
+
+def test_the_discriminant_is_the_best_direction_of_two_normal_distributions():
+    """The direction is known: the inverse covariance times the difference of the means."""
+    rng = np.random.default_rng(0)
+    covariance = np.array([[1.0, 0.8], [0.8, 1.0]])
+    shift = np.array([0.5, -0.5])
+    a = rng.multivariate_normal([0, 0], covariance, 4000)
+    b = rng.multivariate_normal(shift, covariance, 4000)
+    score = linear_discriminant(a, b, shrinkage=0.0)
+    best = np.linalg.solve(covariance, shift)
+    gradient = score(np.eye(2) * 0.5) - score(np.zeros((2, 2)))
+    assert gradient @ best / np.linalg.norm(gradient) / np.linalg.norm(best) > 0.99
+    # Half the Mahalanobis distance on each side, in standard deviations within a class.
+    assert score(b).mean() == pytest.approx(np.sqrt(shift @ best) / 2, rel=0.1)
+    assert score(a).mean() == pytest.approx(-score(b).mean(), abs=1e-6)
+
+
+def test_the_discriminant_is_at_chance_without_a_difference_and_finds_one_feature_of_many():
+    rng = np.random.default_rng(1)
+    patients = [f"p{n}" for n in range(20)]
+    chance, found = [], []
+    for _ in range(8):
+        real, other = rng.normal(size=(2, 20, 40))
+        chance.append(discriminate_by_features(real, patients, other, patients, repeats=3).auc.value)
+        other[:, 7] += 4.0
+        found.append(discriminate_by_features(real, patients, other, patients, repeats=3).auc.value)
+    assert 0.4 < np.mean(chance) < 0.6 and np.mean(found) > 0.8
+    same = discriminate_by_features(real, patients, real, patients)
+    assert same.auc.value == 0.5 and np.array_equal(same.real_scores, same.synthetic_scores)
+
+
+def test_the_discriminant_does_not_learn_patients():
+    """Features that name the patient, alike in real and synthetic, tell nothing, and both are in one fold."""
+    rng = np.random.default_rng(2)
+    patients = [f"p{n}" for n in range(10)]
+    own = 5.0 * rng.normal(size=(10, 30))
+    found = discriminate_by_features(
+        own + 0.01 * rng.normal(size=own.shape), patients, own + 0.01 * rng.normal(size=own.shape), patients
+    )
+    assert 0.2 < found.auc.value < 0.8

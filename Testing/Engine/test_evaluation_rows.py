@@ -204,7 +204,10 @@ def test_fidelity_tells_a_shift_of_the_nodule_and_leaves_the_rest(data):
     assert same["mmd2"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     # What a person sees at once: painted classes are far from real ones, other real images are near.
     assert rows["class_means_noise", "whole"]["mmd2"]["low"] > rows["real_reference", "whole"]["mmd2"]["value"]
-    assert rows["anatomy", "whole"]["auc"] == {}
+    assert set(rows["anatomy", "whole"]["auc"]) == {"features"}  # no networks were asked for
+    assert rows["inpainting", "region"]["auc"]["features"]["value"] == 0.5
+    assert rows["class_means_noise", "whole"]["auc"]["features"]["low"] > 0.9
+    assert 0.1 < rows["real_reference", "whole"]["auc"]["features"]["value"] < 0.9
 
 
 def test_given_the_nodule_alone_lung_and_bone_are_not_compared(data):
@@ -212,6 +215,12 @@ def test_given_the_nodule_alone_lung_and_bone_are_not_compared(data):
     result = measure_fidelity(data, {"nodule": Row("nodule", "nodule alone", "ours", real)}, None, auc_steps=0)
     row = next(r for r in result["rows"] if r["row"] == "nodule")
     assert set(row["classes"]) == {"all", "nodule"}
+
+
+def test_an_arm_that_realism_is_not_measured_on_is_refused(data):
+    arms = {"moved": Row("moved", "moved", "ours", real_items(data.evaluated, RANGE))}
+    with pytest.raises(BadInput, match="no arm that realism"):
+        measure_fidelity(data, arms, None, auc_steps=0)
 
 
 def test_phantoms_differ_from_each_other():
