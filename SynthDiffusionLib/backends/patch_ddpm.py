@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from SynthDiffusionLib.backends.coordinates import coordinate_channels
-from SynthDiffusionLib.errors import ModelError, OutOfMemory
+from SynthDiffusionLib.errors import ModelError, OutOfMemory, RunFailed
 from SynthDiffusionLib.labels.condition import Condition
 from SynthDiffusionLib.labels.scheme import LabelScheme
 from SynthDiffusionLib.memory.plan import Plan
@@ -183,4 +183,9 @@ class PatchDDPM:
                 f"The device ran out of memory on a grid of {'x'.join(map(str, grid))}",
                 "Close other programs that use it, lower --precision, or use --crop.",
             ) from error
+        if not torch.isfinite(volume).all():
+            raise RunFailed(
+                "The network's result holds values that are not numbers",
+                "Try --precision fp32; if that does not help, install the model again.",
+            )
         return volume[0, 0][tuple(slice(0, n) for n in shape)].clamp(-1.0, 1.0).cpu().numpy()

@@ -12,6 +12,7 @@ import traceback
 
 from SynthDiffusionLib import __version__
 from SynthDiffusionLib.errors import Cancelled, OutOfMemory, RunFailed, SynthDiffusionError
+from SynthDiffusionLib.jobs.interrupts import ended_like_interrupted
 
 DESCRIPTION = """Synthetic CT and MR volumes from segmentations, with diffusion models on your own computer.
 For research only; not for diagnosis."""
@@ -83,8 +84,9 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     try:
-        args = build_parser().parse_args([a for a in arguments if a != "--debug"])
-        return args.run(args)
+        with ended_like_interrupted():
+            args = build_parser().parse_args([a for a in arguments if a != "--debug"])
+            return args.run(args)
     except BrokenPipeError:
         # The reader of our output has gone (`| head`): nothing is left to say, and nowhere to say it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -21,6 +21,7 @@ from SynthDiffusionLib.volumes import (
     read_segmentation,
     read_volume,
     resample_segmentation,
+    resample_to,
     same_grid,
 )
 
@@ -54,6 +55,7 @@ def case_name(request: GenerateRequest) -> str:
     if request.case is None:
         suffix = next((s for s in SUFFIXES if name.lower().endswith(s)), "")
         name = name[: len(name) - len(suffix)]
+    name = name.encode("utf-8", "replace").decode("utf-8")  # bytes that are no text
     return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", name).strip(" .")[:80] or "case"
 
 
@@ -67,11 +69,15 @@ def read_inputs(request: GenerateRequest, spec: ModelSpec) -> Inputs:
     segmentation = read_segmentation(request.segmentation)
     checksums = {"segmentation_sha256": sha256_of(request.segmentation)}
     image = None
+    # What a label means is read from the file as it is: near the image, fewer labels may be left of it.
+    mapping = map_to_model(segmentation, spec.label_scheme, request.labels, spec.target_class)
     if request.image is not None:
         image = read_volume(request.image, unit=spec.intensity.unit)
         checksums["image_sha256"] = sha256_of(request.image)
         segmentation = _into_frame(segmentation, image, notes)
-    mapping = map_to_model(segmentation, spec.label_scheme, request.labels, spec.target_class)
+        classes = Volume(mapping.class_map, mapping.affine, "label")
+        moved = resample_to(classes, image.shape, image.affine, fill=0)
+        mapping = replace(mapping, class_map=moved.array, affine=image.affine)
     if request.classes is not None:
         mapping = _keep_classes(mapping, request.classes)
     notes += mapping.report.lines()

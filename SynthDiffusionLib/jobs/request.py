@@ -87,6 +87,10 @@ class GenerateRequest:
         if self.guidance is not None and not 0.0 <= self.guidance <= 20.0:
             hint = "Give --guidance a number from 0 to 20; 1 is off."
             raise BadInput(f"A guidance of {self.guidance} was asked for", hint)
+        if self.vram_limit is not None and self.vram_limit < 1:
+            raise BadInput(
+                f"A memory limit of {self.vram_limit} bytes was asked for", "Give --vram-limit more, or none."
+            )
         if self.margin_mm is not None and not 0.0 <= self.margin_mm <= 20.0:
             hint = "Give --margin a number from 0 to 20 (mm)."
             raise BadInput(f"A margin of {self.margin_mm} mm was asked for", hint)
@@ -140,6 +144,13 @@ def _check_type(name: str, value: Any) -> None:
     allowed = [json_kind for kind in kinds for json_kind in json_kinds.get(kind, (kind,))]
     if not isinstance(value, tuple(allowed)) or (isinstance(value, bool) and bool not in allowed):
         raise BadInput(f"The field '{name}' of the request cannot be {json.dumps(value)[:60]}", "Write the job again.")
+    parts = {"labels": lambda v: v is None or isinstance(v, str), "classes": lambda v: isinstance(v, str)}
+    if value is not None and name in parts:
+        for part in value.values() if isinstance(value, dict) else value:
+            if not parts[name](part):
+                raise BadInput(
+                    f"The field '{name}' of the request cannot hold {json.dumps(part)[:60]}", "Write it anew."
+                )
 
 
 def check_device(name: str) -> None:

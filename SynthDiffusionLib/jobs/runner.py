@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from SynthDiffusionLib.jobs.request import GenerateRequest, check_choice
 from SynthDiffusionLib.jobs.synthesis import Resolved, Result, inpaint, prepare_inpaint, prepare_whole, whole
 from SynthDiffusionLib.models import ModelPackage, load_package
 from SynthDiffusionLib.volumes import Segment, Segmentation, write_segmentation, write_volume
+from SynthDiffusionLib.volumes.atomic import files_together
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def _resolve(request: GenerateRequest, package: ModelPackage) -> Resolved:
     spec = package.spec
     if request.mode not in spec.modes:
         raise ModelError(f"The model '{spec.id}' has no mode '{request.mode}'", f"It can do: {', '.join(spec.modes)}.")
-    sampler = request.sampler or spec.sampling.default_sampler
+    sampler = spec.sampling.default_sampler if request.sampler is None else request.sampler
     from SynthDiffusionLib.sampling.samplers import BETA_SCHEDULES, SAMPLERS
 
     check_choice(sampler, SAMPLERS, "sampler")
@@ -179,22 +180,30 @@ def _output_folder(out: Path) -> Iterator[Path]:
     """Makes the folder and checks that it can be written to, before any work is done. Removes it again when the work
     fails and has left nothing in it."""
     out = Path(out).expanduser()
-    made = not out.exists()
+    made: list[Path] = []
     try:
+        made = [folder for folder in (out, *out.parents) if not folder.exists()]
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
             pass
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        shown = str(out) if len(str(out)) <= 200 else f"{str(out)[:200]}..."
+        _remove_empty(made)
         raise BadInput(
-            f"The output folder '{out}' cannot be written to ({error.strerror})", "Choose another folder with --out."
+            f"The output folder {shown!r} cannot be written to ({reason})", "Choose another folder with --out."
         ) from error
     try:
         yield out
     except BaseException:
-        if made:
-            with suppress(OSError):  # something is in it
-                out.rmdir()
+        _remove_empty(made)
         raise
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    with suppress(OSError, ValueError):  # something is in it; a name that cannot be
+        for folder in folders:
+            folder.rmdir()
 
 
 def _write(
@@ -256,20 +265,18 @@ def _write(
         "provenance": out / f"{stem}.json",
         "contact_sheet": out / f"{stem}.png",
     }
-    with ExitStack() as unfinished:  # no volume stays without the files that say what it is
-        write_volume(volume, paths["volume"])
-        unfinished.callback(paths["volume"].unlink, missing_ok=True)
+    if result.changed is not None:
+        paths["region"] = out / f"{stem}_region.seg.nrrd"
+    with files_together(paths) as staged:
+        write_volume(volume, staged["volume"])
         if result.changed is not None:
-            paths["region"] = out / f"{stem}_region.seg.nrrd"
             segment = Segment("synthetic region", 1, color=(0.2, 0.8, 0.9))
             layer = result.changed.astype(np.uint8)
-            write_segmentation(Segmentation((layer,), volume.affine, (segment,)), paths["region"])
-            unfinished.callback(paths["region"].unlink, missing_ok=True)
-        record["output_sha256"] = provenance.sha256_of(paths["volume"])
-        provenance.write_json(paths["provenance"], record)
-        unfinished.callback(paths["provenance"].unlink, missing_ok=True)
+            write_segmentation(Segmentation((layer,), volume.affine, (segment,)), staged["region"])
+        record["output_sha256"] = provenance.sha256_of(staged["volume"])
+        provenance.write_json(staged["provenance"], record)
         write_contact_sheet(
-            paths["contact_sheet"],
+            staged["contact_sheet"],
             volume,
             result.class_map,
             spec.label_scheme,
@@ -278,7 +285,6 @@ def _write(
             changed=result.changed,
             notice=f"{kind}. {notice}",
         )
-        unfinished.pop_all()
     if request.scene:
         on_event({"event": "progress", "stage": "scene", "step": 0, "total": 1})
         paths["scene"] = _write_scene(out / f"{stem}.mrb", record, paths, inputs, request)

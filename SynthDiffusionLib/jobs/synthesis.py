@@ -103,6 +103,12 @@ def prepare_whole(request: GenerateRequest, spec: ModelSpec, inputs: Inputs) -> 
                 "Add --crop to cut it to a box around the drawing, or use --mode inpaint --image to draw into a real "
                 "volume.",
             )
+        if any(own > m * s for own, m, s in zip(aligned.spacing, spec.grid.max_size, spacing)):
+            voxel = " x ".join(f"{own:.4g}" for own in aligned.spacing)
+            raise BadInput(
+                f"One voxel of the segmentation ({voxel} mm) is larger than all that '{spec.id}' makes ({limit} mm)",
+                "Check its spacing, or give a finer segmentation.",
+            )
         aligned = _crop_to_target(aligned, spec, given)
         class_map = _same_part(class_map, aligned)
         shape, affine = grid_with_spacing(aligned.shape, aligned.affine, spacing)
@@ -162,6 +168,11 @@ def prepare_inpaint(request: GenerateRequest, spec: ModelSpec, inputs: Inputs) -
     drawable = {c.name for c in scheme.classes if c.role == "remove"} | {spec.target_class}
     values = [c.value for c in scheme.classes if c.name in drawable]
     drawn = np.isin(mapping.class_map, values)
+    if not drawn.any() and any(n in drawable for n in mapping.given):
+        raise BadInput(
+            f"What is drawn as {' or '.join(sorted(drawable & set(mapping.given)))} does not lie within --image",
+            "Give the image that it was drawn on.",
+        )
     if not drawn.any():
         raise BadInput(
             f"Nothing is drawn that can be inpainted: the drawing has {', '.join(mapping.given)}",

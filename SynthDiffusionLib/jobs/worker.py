@@ -21,6 +21,7 @@ from pathlib import Path
 
 from SynthDiffusionLib.errors import BadInput, Cancelled, SynthDiffusionError
 from SynthDiffusionLib.jobs.events import OnEvent, event_file, json_lines
+from SynthDiffusionLib.jobs.interrupts import ended_like_interrupted
 from SynthDiffusionLib.jobs.request import GenerateRequest
 
 CANCEL_FILE = "cancel"
@@ -112,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
         on_event = json_lines(sys.stdout, log)
         cancel = job_dir / CANCEL_FILE
         try:
-            with interrupted_by(cancel):
+            with ended_like_interrupted(), interrupted_by(cancel):
                 request = read_request(job_dir)
                 from SynthDiffusionLib.jobs.runner import run
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import gzip
 import os
+import shutil
+import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -54,6 +56,31 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
+def files_together(paths: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
+    """Temporary places for several files of one folder, which get their final names together when the block ends well.
+
+    When it does not, files that had these names before are as they were.
+
+    Raises:
+        BadInput, RunFailed: as `atomic_path`.
+    """
+    folder = next(iter(paths.values())).parent
+    staging: Path | None = None
+    try:
+        try:
+            staging = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
+        except OSError as error:
+            raise writing_error(error, folder) from error
+        (staging / "new").mkdir()
+        staged = {name: staging / "new" / path.name for name, path in paths.items()}
+        yield staged
+        _exchange([(staged[name], path, staging / path.name) for name, path in paths.items()])
+    finally:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
 def gzip_stream(file: BinaryIO, level: int = 6) -> Iterator[BinaryIO]:
     """A gzip stream whose bytes depend on its content only: no time and no file name in its header (RFC 1952)."""
     with gzip.GzipFile(filename="", mode="wb", compresslevel=level, fileobj=file, mtime=0) as stream:
@@ -75,6 +102,28 @@ def writing_error(error: OSError, path: Path) -> BadInput | RunFailed:
     if isinstance(error, IsADirectoryError):
         return BadInput(f"{path} is a folder", "Choose a file name.")
     return RunFailed(f"{path.name}: it cannot be written ({error.strerror or error})", "Choose another folder.")
+
+
+def _exchange(moves: list[tuple[Path, Path, Path]]) -> None:
+    """Renames new to final and keeps what was there as old, for each (new, final, old); all of them or none."""
+    begun: list[tuple[Path, Path]] = []
+    try:
+        for new, final, old in moves:
+            try:
+                begun.append((final, old))
+                if final.is_file():
+                    _replace(final, old)
+                _replace(new, final)
+            except OSError as error:
+                raise writing_error(error, final) from error
+    except BaseException:
+        for final, old in reversed(begun):
+            with suppress(OSError):
+                if old.is_file():
+                    os.replace(old, final)
+                elif not final.is_dir():
+                    final.unlink(missing_ok=True)
+        raise
 
 
 def _replace(temporary: Path, path: Path) -> None:

@@ -69,7 +69,8 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGINT can be sent to a single process")
-def test_interrupted_run(place, tmp_path):
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_interrupted_run(place, tmp_path, name):
     out = tmp_path / "out"
     out.mkdir()
     earlier = out / "seg_tiny-ct_seed1.nii.gz"
@@ -90,7 +91,7 @@ def test_interrupted_run(place, tmp_path):
             if line.startswith("synthesising: step 1 "):
                 break
         stopwatch = Stopwatch(child)
-        child.send_signal(signal.SIGINT)
+        child.send_signal(getattr(signal, name))
         code = stopwatch.wait()
         rest, errors = child.stdout.read(), child.stderr.read()
     finally:

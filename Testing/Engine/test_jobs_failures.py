@@ -10,11 +10,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from tiny_package import Painter, edit_description, make_working_package
 
 from SynthDiffusionLib import cli
 from SynthDiffusionLib.backends import patch_ddpm
-from SynthDiffusionLib.errors import Cancelled, MissingExtra, RunFailed
+from SynthDiffusionLib.errors import BadInput, Cancelled, MissingExtra, RunFailed
 from SynthDiffusionLib.jobs import GenerateRequest, run, runner, scene_export
 
 
@@ -99,6 +100,48 @@ def test_an_earlier_result_survives_a_failed_run(painter, package, tmp_path, mon
     with pytest.raises(RunFailed):
         run(GenerateRequest(seg, str(package), out, seed=1))
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+
+
+@pytest.mark.parametrize("at", [".nii.gz", ".json", ".png"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "full")])
+def test_an_earlier_result_survives_a_run_that_ends_while_it_writes(painter, package, tmp_path, monkeypatch, at, error):
+    seg = save(tmp_path / "case.nii.gz", nested())
+    out = tmp_path / "out"
+    run(GenerateRequest(seg, str(package), out, seed=1))
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    replace = os.replace
+
+    def ends(source, target):
+        if Path(target).parent == out and str(target).endswith(at) and "new" in str(source):
+            raise error
+        replace(source, target)
+
+    save(tmp_path / "case.nii.gz", np.flip(nested(), 0))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", ends)
+        with pytest.raises((KeyboardInterrupt, RunFailed)):
+            run(GenerateRequest(seg, str(package), out, seed=1))
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    run(GenerateRequest(seg, str(package), out, seed=1))
+    assert {p.name for p in out.iterdir()} == set(before) and {p.name: p.read_bytes() for p in out.iterdir()} != before
+
+
+def test_a_result_that_is_not_a_number_is_refused(model, tmp_path, monkeypatch):
+    seg = save(tmp_path / "case.nii.gz", nested())
+    monkeypatch.setattr(patch_ddpm, "draw_sample", lambda *_, **__: torch.full((1, 1, 16, 16, 16), float("nan")))
+    with pytest.raises(RunFailed, match="not numbers"):
+        run(GenerateRequest(seg, model, tmp_path / "out", seed=1))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["deep/a/b", "x" * 300, "nul\0"])
+def test_an_output_folder_that_cannot_be_is_refused_and_no_part_of_it_stays(model, tmp_path, name, monkeypatch):
+    seg = save(tmp_path / "case.nii.gz", nested())
+    if name == "deep/a/b":
+        monkeypatch.setattr(runner.tempfile, "TemporaryFile", lambda dir: (_ for _ in ()).throw(OSError(13, "no")))
+    with pytest.raises(BadInput, match="cannot be written to"):
+        run(GenerateRequest(seg, model, tmp_path / name, seed=1))
+    assert [p.name for p in tmp_path.iterdir()] == ["case.nii.gz"]
 
 
 # Scenes (what is in them: Testing/Scene).

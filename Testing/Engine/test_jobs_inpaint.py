@@ -145,6 +145,23 @@ def test_the_picture_shows_before_and_after_around_the_region(painter, inpaint, 
     assert cyan[:3] == [0, 0, 0] and cyan[3] > 100, cyan
 
 
+def test_a_nodule_outside_the_image_makes_no_nodule_of_the_rest(painter, package, tmp_path):
+    """Within the image only label 1 is left. It stays body, and is not "the only label"."""
+    drawn = np.ones((40, 40, 40), np.uint8)
+    drawn[4:9, 4:9, 4:9] = NODULE
+    affine = np.eye(4)
+    affine[:3, 3] = 25
+    write_volume(Volume(drawn, np.eye(4), "label"), tmp_path / "case.nii.gz")
+    write_volume(Volume(chest((12, 12, 12)), affine, "HU"), tmp_path / "ct.nii.gz")
+    with pytest.raises(BadInput, match="drawn as nodule does not lie within --image"):
+        run(
+            GenerateRequest(
+                tmp_path / "case.nii.gz", str(package), tmp_path / "out", "inpaint", tmp_path / "ct.nii.gz", seed=1
+            )
+        )
+    assert not painter.conditions
+
+
 def test_names_and_notice(painter, inpaint):
     image = chest()
     drawn = ball(image.shape, (20, 18, 15), 5)

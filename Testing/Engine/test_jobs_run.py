@@ -18,6 +18,7 @@ from tiny_package import Painter, make_working_package
 
 from SynthDiffusionLib import cli
 from SynthDiffusionLib.backends import patch_ddpm
+from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.jobs import GenerateRequest, run, runner
 from SynthDiffusionLib.volumes import Segment, Segmentation, write_segmentation
 
@@ -105,6 +106,13 @@ def test_names_and_contents_of_the_outputs(model, tmp_path):
     picture = Image.open(output["contact_sheet"])
     assert picture.text["Description"].startswith("SYNTHETIC. ")
     assert picture.format == "PNG" and min(picture.size) > 200 and len(np.unique(np.asarray(picture))) > 20
+
+
+def test_a_voxel_larger_than_the_grid_is_refused(model, tmp_path):
+    seg = save(tmp_path / "case.nii.gz", nested(), np.diag([70.0, 70.0, 70.0, 1.0]))
+    for crop in (True, False):
+        with pytest.raises(BadInput, match="One voxel of the segmentation" if crop else "at most"):
+            run(GenerateRequest(seg, model, tmp_path / "out", seed=1, crop=crop))
 
 
 def test_too_few_steps_for_a_sampler_are_pointed_out(model, tmp_path):
@@ -291,12 +299,6 @@ def test_crop_keeps_a_part_of_the_grid_with_the_nodule(painter, package, tmp_pat
     assert 2 * (placed & inside).sum() / (placed.sum() + inside.sum()) > 0.85
     assert any("was cropped to" in note for note in result.notes)
     assert json.loads(result.outputs[0]["provenance"].read_text())["settings"]["crop"] is True
-
-
-def test_crop_of_voxels_larger_than_the_model(painter, package, tmp_path):
-    seg = save(tmp_path / "case.nii.gz", nested(), np.diag([100.0, 90.0, 80.0, 1.0]))
-    result = run(GenerateRequest(seg, str(package), tmp_path / "out", seed=1, crop=True))
-    assert nib.load(result.outputs[0]["volume"]).shape == (1, 1, 1)
 
 
 def test_a_drawing_smaller_than_a_voxel_of_the_model_is_said_to_be_lost(painter, package, tmp_path):
