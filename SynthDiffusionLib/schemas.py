@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import stat
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -62,8 +63,10 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: too large, or not JSON.
+        ValueError: too large, not JSON, or a pipe or device, which might never end.
     """
+    if stat.S_IFMT(Path(path).stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):  # open() refuses folders
+        raise ValueError("it is not a regular file")
     with open(path, "rb") as file:
         data = file.read(LARGEST_JSON_BYTES + 1)
     if len(data) > LARGEST_JSON_BYTES:

@@ -229,6 +229,7 @@ def _performance(args: argparse.Namespace, package, on_event) -> tuple[list[str]
         steps=args.steps,
         size=tuple(int(n) for n in args.size.split("x")),
         repeats=args.repeats,
+        out=args.out,
         on_event=on_event,
     )
     result = report.complete(

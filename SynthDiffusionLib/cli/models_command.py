@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -62,10 +63,17 @@ def run(args: argparse.Namespace) -> int:
     }
     lines, result = actions[args.models_action](args)
     if args.json:
-        print(json.dumps(result, ensure_ascii=False, allow_nan=False))
+        text = json.dumps(result, ensure_ascii=False, allow_nan=False)
+        print(text if _printable(text) == text else json.dumps(result, allow_nan=False))
     else:
-        print("\n".join(lines))
+        print(_printable("\n".join(lines)))
     return 0
+
+
+def _printable(text: str) -> str:
+    """The text with escapes for what the terminal's encoding (ASCII, say) does not have."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 _Outcome = tuple[list[str], dict[str, Any]]
@@ -160,7 +168,7 @@ def _verify(args: argparse.Namespace) -> _Outcome:
             found.problem + (f"; {bad} of {len(found.files)} files are wrong" if bad > 1 else ""),
             f"Install the package in '{found.folder}' again.",
         )
-    lines = [f"ok  {c.sha256[:12]}…  {_size(c.bytes).rjust(9)}  {c.path}" for c in found.files]
+    lines = [f"ok  {c.sha256[:12]}  {_size(c.bytes).rjust(9)}  {c.path}" for c in found.files]
     lines += [f"--  not part of the package, never read: {name}" for name in found.extra]
     lines.append(f"{found.id}: all {len(found.files)} files are as described")
     result = {
@@ -237,10 +245,9 @@ def _figure(key: str, value: Any) -> str:
 
 
 def _size(n: float) -> str:
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if n >= scale:
-            return f"{n / scale:.1f} {unit}"
-    return f"{n:.0f} bytes"
+    from SynthDiffusionLib.models.spec import size_text
+
+    return size_text(n)
 
 
 def _by(values: tuple[float, ...]) -> str:

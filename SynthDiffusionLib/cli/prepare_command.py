@@ -48,8 +48,8 @@ def run(args: argparse.Namespace) -> int:
         raise BadInput(f"'{args.split}' is not a split", "Write three numbers, such as 67,20,20.") from error
     if split is not None and len(split) != 3:
         raise BadInput(f"'{args.split}' is not a split", "Write three numbers, such as 67,20,20.")
-    if not args.spacing > 0:
-        raise BadInput(f"A spacing of {args.spacing} mm was asked for", "Give --spacing a number above zero.")
+    if not 0.05 <= args.spacing <= 100:
+        raise BadInput(f"A spacing of {args.spacing} mm was asked for", "Give --spacing a number from 0.05 to 100.")
 
     def show(done: int, total: int) -> None:
         if done % 10 == 0:

@@ -148,6 +148,13 @@ def _training(spec: ModelSpec, data: Mapping[str, Any]) -> list[str]:
         f"{facts['minimum']:g} to {facts['maximum']:g} "
         f"{spec.intensity.unit}.",
     ]
+    if spec.training.command:
+        begun = spec.provenance.get("initial_weights_sha256")
+        made = [f"Trained with `{spec.training.command}`"]
+        made += [f"the code of commit {spec.training.commit}"] if spec.training.commit else []
+        made += [f"{spec.training.steps} steps"] if spec.training.steps else []
+        made += [f"from the weights of an earlier model (SHA-256 {begun})"] if begun else []
+        lines += ["", f"{', '.join(made)}."]
     if spec.training.citation:
         lines += ["", f"Cite: {spec.training.citation}"]
     return lines
@@ -156,8 +163,9 @@ def _training(spec: ModelSpec, data: Mapping[str, Any]) -> list[str]:
 def _how_made(samples: Mapping[str, Any]) -> str:
     settings = samples["settings"]
     sampler = f"with {settings['sampler']}" if settings["sampler"] else "with the model's default sampler"
+    guidance = f", guidance {settings['guidance']:g}" if settings.get("guidance") is not None else ""
     return (
-        f"Samples: {settings['seeds']} per mask and arm, {settings['steps']} steps {sampler}, seeds from "
+        f"Samples: {settings['seeds']} per mask and arm, {settings['steps']} steps {sampler}{guidance}, seeds from "
         f"{settings['first_seed']}, none chosen."
     )
 

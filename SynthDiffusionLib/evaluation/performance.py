@@ -21,6 +21,7 @@ import numpy as np
 
 from SynthDiffusionLib.errors import BadInput, RunFailed
 from SynthDiffusionLib.jobs.request import GenerateRequest
+from SynthDiffusionLib.training.folders import check_writable
 from SynthDiffusionLib.volumes import Volume, write_volume
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def measure_performance(
     size: tuple[int, int, int] = (51, 51, 51),
     repeats: int = 3,
     precision: str = "auto",
+    out: Path | None = None,
     on_event: Callable[[dict], None] = lambda event: None,
 ) -> dict[str, Any]:
     """Makes one sample of a drawn nodule `repeats` times, on the CPU.
@@ -56,15 +58,18 @@ def measure_performance(
         size: grid of the mask, at the model's spacing.
         repeats: fresh processes.
         precision: see `GenerateRequest`.
+        out: folder that the caller will write the results to, looked at before the minutes of measuring.
 
     Raises:
-        BadInput: numbers out of range.
+        BadInput: numbers out of range, or an `out` that cannot be written to.
         RunFailed: the process failed; with its message.
     """
     if not 1 <= threads <= 1024 or not 1 <= repeats <= 100:
         raise BadInput(f"{threads} threads and {repeats} repeats were asked for", "Give numbers from 1 on.")
     if len(size) != 3 or not all(8 <= n <= LARGEST_SIZE for n in size):
         raise BadInput(f"A grid of {'x'.join(map(str, size))} was asked for", f"Give sides from 8 to {LARGEST_SIZE}.")
+    if out is not None:
+        check_writable(out)
     rows = []
     for run in range(1, repeats + 1):
         on_event({"event": "progress", "stage": "performance", "step": run - 1, "total": repeats})

@@ -66,7 +66,7 @@ class Recipe:
 
 RECIPES = {
     "large": Recipe(crop=24, channels=(16, 32, 32), steps=600, batch=8),
-    "small": Recipe(crop=16, channels=(16, 32, 32), steps=600, batch=16, crops_per_volume=16, average=False),
+    "small": Recipe(crop=16, channels=(16, 32, 32), steps=1000, batch=16, crops_per_volume=16, average=False),
 }
 
 

@@ -273,7 +273,7 @@ def _resolve_explicit(
         hits = [i for i, (s, _) in enumerate(drawn) if s.name == key]
         words = name_words(key)
         hits = hits or [i for i, (s, _) in enumerate(drawn) if words and name_words(s.name) == words]
-        if not hits and key.strip().isdecimal():
+        if not hits and key.strip().isdecimal() and len(key) < 100:  # Python refuses thousands of digits
             hits = [i for i, (s, _) in enumerate(drawn) if s.value == int(key)]
             if len(hits) > 1:
                 raise BadInput(
@@ -284,7 +284,8 @@ def _resolve_explicit(
         if not hits:
             near = closest(key, [s.name for s, _ in drawn])
             raise BadInput(
-                f"'{key}' in the label map is no segment and no value of the segmentation",
+                f"'{key if len(key) <= 60 else key[:57] + '...'}' in the label map is no segment "
+                "and no value of the segmentation",
                 (f"Did you mean '{near}'? " if near else "") + f"It holds {_names([e for _, e in drawn], 12)}.",
             )
         for i in hits:
@@ -316,8 +317,8 @@ def _nothing_mapped(entries: list[MappingEntry], scheme: LabelScheme, plain: boo
     if plain and any(e.value == c.value for e in found for c in scheme.classes):
         foreign = [e for e in found if all(e.value != c.value for c in scheme.classes)]
         return BadInput(
-            f"The labels have no names, and not all their values are this model's ({_names(foreign)} unknown; the model "
-            f"knows {known}), so the others may mean something else too",
+            f"The labels have no names, and not all their values are this model's ({_names(foreign)} unknown; the "
+            f"model knows {known}), so the others may mean something else too",
             f'Give --labels MAP.json, for example {{"{found[0].segment}": "{scheme.condition_classes[-1].name}"}}; '
             "labels that it does not name are left out.",
         )

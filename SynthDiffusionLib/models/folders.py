@@ -65,7 +65,7 @@ def find_folder(model_id: str) -> tuple[Path, str]:
         return known[model_id]
     near = closest(model_id, known)
     raise ModelError(
-        f"There is no model '{model_id}'",
+        f"There is no model '{model_id if len(model_id) <= 80 else model_id[:77] + '...'}'",
         (f"Did you mean '{near}'? " if near else "")
         + (f"Installed: {', '.join(sorted(known))}." if known else "No model is installed.")
         + " Others: synthdiffusion models install FOLDER_OR_ZIP.",
@@ -94,7 +94,8 @@ def new_package_folder() -> Iterator[Path]:
     try:
         yield folder
     except OSError as error:
-        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+        # EFBIG: over the largest file that the disk's file system or a limit of the user allows.
+        if error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)):
             raise RunFailed(f"The disk with '{root}' is full", "Free some space, or " + _where_hint()) from error
         raise ModelError(f"Cannot copy the model into '{root}' ({error})", _where_hint()) from error
     finally:

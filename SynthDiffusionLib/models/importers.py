@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,12 +92,12 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if not path.is_file():
-        raise ModelError(f"There is no file '{path}'", "Check the path.")
+    if not _is_regular(path):
+        raise ModelError(f"There is no file '{str(path)[:200]}'", "Check the path.")
     suffix = path.suffix.lower()
     if suffix == ".safetensors":
         try:
-            return _unwrapped(load_file(path))
+            return _checked(_unwrapped(load_file(path)), path)
         except (SafetensorError, OSError) as error:
             raise ModelError(f"'{path}' is not a valid safetensors file ({error})", "Get the file again.") from error
     if suffix not in _TORCH_SUFFIXES:
@@ -105,21 +106,50 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
             "A whole package (folder or .zip) goes in by synthdiffusion models install.",
         )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch finds suspicious is refused, in one line
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises nearly anything on a bad file; all of it means "not readable as data"
         raise ModelError(
             f"'{path}' cannot be read as tensors only: it is damaged, or it holds program code, which is never run",
             "Ask for the weights as .safetensors.",
         ) from error
-    return _unwrapped(_state_dict(content, path))
+    return _checked(_unwrapped(_state_dict(content, path)), path)
+
+
+def _is_regular(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long for the system
+        return False
+
+
+def _is_state_dict(found: Any) -> bool:
+    import torch
+
+    return (
+        isinstance(found, dict)
+        and bool(found)
+        and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in found.items())
+    )
+
+
+def _checked(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
+    import torch
+
+    for name, t in tensors.items():
+        if t.is_meta or t.is_nested or t.is_quantized or t.is_complex() or t.layout != torch.strided:
+            raise ModelError(
+                f"'{path}': the tensor '{name}' is not a dense one of real numbers",
+                "Save the weights as plain tensors.",
+            )
+    return tensors
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, torch.Tensor]:
-    import torch
-
     for key in (None, *_STATE_KEYS):
         found = content if key is None else content.get(key) if isinstance(content, dict) else None
-        if isinstance(found, dict) and found and all(isinstance(v, torch.Tensor) for v in found.values()):
+        if _is_state_dict(found):
             return dict(found)
     raise ModelError(
         f"'{path}' has no state dict at its top level or under {', '.join(_STATE_KEYS)}", "Save the state dict alone."

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from SynthDiffusionLib.errors import ModelError
 from SynthDiffusionLib.models.folders import find_folder
 from SynthDiffusionLib.models.spec import FORMAT, SPEC_NAME, FileSpec, ModelSpec, read_spec
@@ -22,6 +24,16 @@ _REINSTALL = (
     "Install the package again: synthdiffusion models install FOLDER_OR_ZIP "
     "(a shipped model: install SynthDiffusion again)."
 )
+
+
+# Type of a float's bits, and its exponent's bits: all of them are set in NaN and infinity only (IEEE 754; bfloat16 is
+# the upper half of a float32).
+_EXPONENTS = {
+    "F16": ("<u2", 0x7C00),
+    "BF16": ("<u2", 0x7F80),
+    "F32": ("<u4", 0x7F800000),
+    "F64": ("<u8", 0x7FF0000000000000),
+}
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,7 @@ def load_package(id_or_path: str | os.PathLike[str], verify: bool = True) -> Mod
     Args:
         id_or_path: ID of an installed package, or path of a folder with a `model.json`. An ID goes before a folder of
             the same name in the working directory.
-        verify: compare the checksums of all files too, not just their sizes.
+        verify: compare the checksums of all files too, not just their sizes, and look at the weights.
 
     Raises:
         ModelError: unknown, damaged, or changed.
@@ -86,6 +98,8 @@ def load_package(id_or_path: str | os.PathLike[str], verify: bool = True) -> Mod
         )
     for f in package.spec.files:
         check_file(folder, f, package.id, checksum=verify)
+    if verify:
+        check_weights(folder, package.spec)
     return package
 
 
@@ -96,8 +110,28 @@ def looks_like_path(id_or_path: str | os.PathLike[str]) -> bool:
     return any(c in id_or_path for c in "/\\:") or id_or_path.startswith((".", "~")) or id_or_path.endswith(".zip")
 
 
+def path_of(id_or_path: str | os.PathLike[str]) -> Path:
+    """The text as a path that may or may not exist.
+
+    Raises:
+        ModelError: no path of this system can be so: too long, a zero byte in it, or an unknown user's home.
+    """
+    try:
+        path = Path(id_or_path).expanduser()
+        (path / SPEC_NAME).stat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return path
+    except (OSError, ValueError, RuntimeError) as error:
+        text = str(id_or_path)
+        raise ModelError(
+            f"There is no model '{text if len(text) <= 80 else text[:77] + '...'}'",
+            "Give the ID of a model, or the folder of one: synthdiffusion models list.",
+        ) from error
+    return path
+
+
 def _folder_of(id_or_path: str | os.PathLike[str]) -> Path:
-    path = Path(id_or_path).expanduser()
+    path = path_of(id_or_path)
     if looks_like_path(id_or_path):
         if not path.is_dir():
             raise ModelError(
@@ -143,13 +177,13 @@ def check_file(folder: Path, file: FileSpec, model_id: str, checksum: bool = Tru
         sizes = f", {size} bytes instead of {file.bytes}" if size != file.bytes else ""
         raise ModelError(
             f"Model '{model_id}': '{file.path}' has been changed or damaged "
-            f"(sha256 {found[:12]}… instead of {file.sha256[:12]}…{sizes})",
+            f"(sha256 {found[:12]}... instead of {file.sha256[:12]}...{sizes})",
             _REINSTALL,
         )
 
 
 def check_weights(folder: Path, spec: ModelSpec) -> None:
-    """All weights of a package are well-formed safetensors. Reads their headers only.
+    """All weights of a package are well-formed safetensors of finite numbers.
 
     Raises:
         ModelError: one is not.
@@ -158,10 +192,35 @@ def check_weights(folder: Path, spec: ModelSpec) -> None:
         if f.path.lower().endswith(".safetensors"):
             try:
                 tensor_shapes(folder / f.path)
-            except ValueError as error:
+                bad = _not_finite(folder / f.path)
+            except (OSError, ValueError) as error:
                 raise ModelError(
                     f"Model '{spec.id}': '{f.path}' is not a valid safetensors file ({error})", "Get the package again."
                 ) from error
+            if bad:
+                raise ModelError(
+                    f"Model '{spec.id}': '{f.path}' holds numbers that are not finite, in the tensor '{bad}'",
+                    "Get the package again.",
+                )
+
+
+def _not_finite(path: Path) -> str | None:
+    """Name of a tensor with NaN or infinity in a safetensors file whose header is known to be right, or None.
+
+    Format: 8 bytes of header length, JSON header, little-endian data (github.com/huggingface/safetensors, README).
+    """
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        for name, entry in header.items():
+            if entry.get("dtype") in _EXPONENTS:
+                bits, mask = _EXPONENTS[entry["dtype"]]
+                start, stop = entry["data_offsets"]
+                file.seek(8 + length + start)
+                exponents = np.frombuffer(file.read(stop - start), bits) & np.dtype(bits).type(mask)
+                if np.any(exponents == mask):
+                    return name
+    return None
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:

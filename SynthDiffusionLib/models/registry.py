@@ -28,9 +28,10 @@ from SynthDiffusionLib.models.package import (
     check_weights,
     load_package,
     looks_like_path,
+    path_of,
     sha256_of,
 )
-from SynthDiffusionLib.models.spec import SPEC_NAME, ModelSpec, read_spec
+from SynthDiffusionLib.models.spec import SPEC_NAME, ModelSpec, read_spec, size_text
 from SynthDiffusionLib.schemas import LARGEST_JSON_BYTES
 
 _COPY_CHUNK = 1 << 20
@@ -113,7 +114,7 @@ def verify(id_or_path: str | os.PathLike[str]) -> Verification:
     Raises:
         ModelError: there is no such package, or it has no readable description.
     """
-    folder = Path(id_or_path).expanduser() if looks_like_path(id_or_path) else find_folder(str(id_or_path))[0]
+    folder = path_of(id_or_path) if looks_like_path(id_or_path) else find_folder(str(id_or_path))[0]
     spec = read_spec(folder)
     checks = []
     for f in spec.files:
@@ -144,13 +145,15 @@ def install(id_or_path: str | os.PathLike[str]) -> Installed:
         ModelError: no such package; not valid; another package has its ID; the archive tries to leave its folder.
         RunFailed: the disk is full.
     """
-    source = Path(id_or_path).expanduser()
+    source = path_of(id_or_path)
     if not source.exists():
         if looks_like_path(id_or_path):
             raise ModelError(f"'{source}' does not exist", "Give a package folder or a .zip file.")
         return Installed(load_package(id_or_path), already_there=True)  # or says that there is no such model
     if source.is_dir():
         return _install_folder(source)
+    if not source.is_file():  # a pipe or a device might never end
+        raise ModelError(f"'{source}' is not a regular file", "Give a package folder or a .zip file.")
     return _install_archive(source)
 
 
@@ -351,7 +354,7 @@ def _check_space(spec: ModelSpec) -> None:
     free = shutil.disk_usage(folder).free
     if spec.total_bytes > free:
         raise ModelError(
-            f"Model '{spec.id}' needs {spec.total_bytes / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are free",
+            f"Model '{spec.id}' needs {size_text(spec.total_bytes)}, but only {size_text(free)} are free",
             f"Free some space on the disk of '{user_folder()}'.",
         )
 

@@ -247,6 +247,14 @@ def read_spec(folder: Path) -> ModelSpec:
     return ModelSpec.from_json(data, str(path))
 
 
+def size_text(n: float) -> str:
+    """Bytes for people: "6.4 MB"."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n >= scale:
+            return f"{n / scale:.1f} {unit}"
+    return f"{n:.0f} bytes"
+
+
 def id_problem(model_id: str) -> str | None:
     """Why a text cannot be the ID of a model, or None."""
     if not _ID.fullmatch(model_id) or len(model_id) > 64:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,7 @@ _TOML_TYPES = {
     "str": (str, "a text"),
     "Path": (str | Path, "a path"),
     "Path | None": (str | Path, "a path"),
+    "dict[str, float] | None": (dict, "a table"),
     "tuple[int, int]": (tuple, "two numbers"),
     "tuple[float, float]": (tuple, "two numbers"),
     "tuple[int, ...]": (tuple, "a list of numbers"),
@@ -147,6 +150,22 @@ def _fill(cls: type, table: Any, where: str) -> Any:
         raise BadInput(f"[{where}] lacks {missing}", "See Docs/TRAINING.md for every setting.") from error
 
 
+def _not_finite(value: Any, where: str = "", table: str = "") -> Iterator[str]:
+    """The settings that are inf or nan, as "[table] name = value"; TOML knows both, no setting makes sense of them."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            is_table = isinstance(inner, dict) or (isinstance(inner, list) and inner and isinstance(inner[0], dict))
+            if is_table:
+                yield from _not_finite(inner, "", f"{table}.{name}" if table else name)
+            else:
+                yield from _not_finite(inner, name, table)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _not_finite(inner, where, table)
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield f"[{table}] {where} = {value}"
+
+
 def load_config(path: Path) -> TrainConfig:
     """Reads and checks a training configuration.
 
@@ -158,8 +177,11 @@ def load_config(path: Path) -> TrainConfig:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInput(f"Cannot read '{path}'", "Give the path of a training configuration (TOML).") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"'{path}' is not valid TOML: {error}", "Mend the file at the place named.") from error
+    strange = next(_not_finite(tables), None)
+    if strange:
+        raise BadInput(f"{strange} in '{path}' is not a finite number", "See Docs/TRAINING.md for every setting.")
     run = tables.pop("run", {})
     if not isinstance(run, dict):
         raise BadInput("'run' is not a table", "Write [run] on a line of its own, and its settings below.")

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.volumes import Volume, read_volume
+
+# What everything that reads a data set relies on, by type.
+_ENTRIES: dict[str, Any] = {
+    "unit": str,
+    "spacing_mm": int | float,
+    "classes": dict,
+    "split_seed": int,
+    "split": dict,
+    "cases": dict,
+}
 
 
 @dataclass(frozen=True)
@@ -21,31 +36,78 @@ class Case:
 
 
 def read_description(folder: Path) -> dict:
-    """`dataset.json` of a prepared folder."""
+    """`dataset.json` of a prepared folder.
+
+    Raises:
+        BadInput: it is missing, of another format, or lacks what `prepare` writes.
+    """
     path = Path(folder) / "dataset.json"
     if not path.is_file():
         raise BadInput(f"'{folder}' is not a prepared data set", "Make one with: synthdiffusion prepare IMAGES LABELS.")
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"'{path}' is damaged: {error}", "Make it again with synthdiffusion prepare.") from error
-    if description.get("format") != "synthdiffusion-dataset-1":
+    if not isinstance(description, dict) or description.get("format") != "synthdiffusion-dataset-1":
         raise BadInput(f"'{path}' is of an unknown format", "Make it again with synthdiffusion prepare.")
+    problem = next(_problems(description), None)
+    if problem:
+        raise BadInput(f"'{path}' is damaged: {problem}", "Make it again with synthdiffusion prepare.")
     return description
 
 
+def _problems(description: dict[str, Any]) -> Iterator[str]:
+    for name, expected in _ENTRIES.items():
+        if name not in description:
+            yield f"it has no '{name}'"
+        elif not isinstance(description[name], expected) or isinstance(description[name], bool):
+            yield f"'{name}' is of another type than expected"
+    if not 0 < description["spacing_mm"] < float("inf"):
+        yield f"'spacing_mm' is {description['spacing_mm']}"
+    if not all(isinstance(value, int) and not isinstance(value, bool) for value in description["classes"].values()):
+        yield "'classes' must give a whole number for each class"
+    for name, case in description["cases"].items():
+        if not isinstance(case, dict) or not isinstance(case.get("patient"), str):
+            yield f"the case '{name}' has no patient"
+    for part, names in description["split"].items():
+        if not isinstance(names, list):
+            yield f"'split.{part}' must be a list of cases"
+            continue
+        for name in names:
+            if not isinstance(name, str) or name not in description["cases"]:
+                yield f"'split.{part}' names {name!r}, which is no case"
+            elif re.search(r"[/\\\0]", name):
+                yield f"'split.{part}' names {name!r}, which is no plain name"
+
+
 def load_split(folder: Path, split: str) -> list[Case]:
-    """All cases of "train", "validation" or "test"."""
+    """All cases of "train", "validation" or "test".
+
+    Raises:
+        BadInput: no such part, or a file that is missing, damaged, or does not fit its case.
+    """
     folder = Path(folder)
     description = read_description(folder)
     if split not in description["split"]:
         raise BadInput(f"'{split}' is no part of the data set", f"Choose one of {', '.join(description['split'])}.")
+    values = {0, *description["classes"].values()}
     return [
-        Case(
-            name,
-            description["cases"][name]["patient"],
-            read_volume(folder / "images" / f"{name}.nii.gz", unit="HU"),
-            read_volume(folder / "classes" / f"{name}.nii.gz", unit="label"),
-        )
-        for name in description["split"][split]
+        _load_case(folder, name, description["cases"][name]["patient"], values) for name in description["split"][split]
     ]
+
+
+def _load_case(folder: Path, name: str, patient: str, values: set[int]) -> Case:
+    image = read_volume(folder / "images" / f"{name}.nii.gz", unit="HU")
+    classes = read_volume(folder / "classes" / f"{name}.nii.gz", unit="label")
+    if image.shape != classes.shape or not np.allclose(image.affine, classes.affine, atol=1e-3):
+        raise BadInput(
+            f"The image and the class map of the case '{name}' in '{folder}' lie on different grids",
+            "Make the data set again with synthdiffusion prepare.",
+        )
+    strange = sorted(set(np.unique(classes.array).tolist()) - values)
+    if strange:
+        raise BadInput(
+            f"The class map of the case '{name}' in '{folder}' has the value {strange[0]:g}, which is no class",
+            "Make the data set again with synthdiffusion prepare.",
+        )
+    return Case(name, patient, image, classes)

@@ -2,18 +2,93 @@
 
 from __future__ import annotations
 
+import io
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from SynthDiffusionLib.errors import BadInput
-from SynthDiffusionLib.volumes.atomic import atomic_path
+from SynthDiffusionLib.volumes.atomic import atomic_file
 
 
 def save_state(path: Path, state: dict) -> None:
-    """Writes a checkpoint beside its final name and renames it, so that the last complete one always stays."""
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)
+    """Writes a checkpoint beside its final name and renames it, so that the last complete one always stays.
+
+    Raises:
+        BadInput: the file cannot be written there.
+        RunFailed: the disk is full.
+    """
+    buffer = io.BytesIO()  # torch.save to a file reports a full disk as a RuntimeError without its cause
+    torch.save(state, buffer)
+    with atomic_file(path) as stream:
+        stream.write(buffer.getbuffer())
+
+
+def load_state(path: Path, tables: Sequence[str], last_step: int) -> dict[str, Any]:
+    """Reads a checkpoint and checks that it can be gone on from.
+
+    Args:
+        path: what `save_state` wrote.
+        tables: entries that must be there, each a dictionary.
+        last_step: of the configuration; "step" lies between 1 and this.
+
+    Raises:
+        BadInput: the file is damaged, or of a longer run.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what an unpickler meets in a file that is none
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file shows as almost any of them, from EOFError to UnicodeDecodeError
+        raise damaged(path, str(error).partition("\n")[0][:100] or type(error).__name__) from error
+    if not isinstance(state, dict):
+        raise damaged(path, "it holds no table")
+    for name in tables:
+        if not isinstance(state.get(name), dict):
+            raise damaged(path, f"it has no '{name}'")
+    for name, value in state["network"].items():
+        if not isinstance(value, torch.Tensor) or (value.is_floating_point() and not torch.isfinite(value).all()):
+            raise damaged(path, f"its weights '{name}' are no finite numbers")
+    step = state.get("step")
+    if not isinstance(step, int) or isinstance(step, bool) or step < 1:
+        raise damaged(path, "it does not say its step")
+    if step > last_step:
+        raise BadInput(
+            f"The checkpoint '{path}' is of step {step}, but the configuration has only {last_step} steps",
+            "Give another --out, or the configuration that the run was begun with.",
+        )
+    return state
+
+
+def damaged(path: Path, why: str) -> BadInput:
+    """The error for a checkpoint that cannot be used."""
+    return BadInput(f"The checkpoint '{path}' is damaged: {why}", "Remove it to begin again, or give another --out.")
+
+
+def restore(path: Path, state: dict[str, Any], parts: dict[str, Any]) -> None:
+    """Gives the entries of a checkpoint to networks and optimisers.
+
+    Args:
+        path: of the checkpoint, for errors.
+        state: from `load_state`.
+        parts: by the name of the entry, what has `load_state_dict`.
+
+    Raises:
+        BadInput: they do not fit.
+    """
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise BadInput(
+            f"'{path}' is of another network than this configuration's",
+            "Give another --out, or the configuration that the run was begun with.",
+        ) from error
+    except (TypeError, AttributeError, IndexError) as error:
+        raise damaged(path, f"{type(error).__name__}") from error
 
 
 def load_initial_weights(network: torch.nn.Module, path: Path) -> None:

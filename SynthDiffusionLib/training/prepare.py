@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,19 +21,26 @@ import numpy as np
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.labels.scheme import LabelScheme
 from SynthDiffusionLib.training.coarse_anatomy import chest_class_map
+from SynthDiffusionLib.training.folders import move_into, staging_folder
 from SynthDiffusionLib.volumes import Volume, read_segmentation, read_volume, reorient, resample_volume, write_volume
-from SynthDiffusionLib.volumes.atomic import atomic_file
+from SynthDiffusionLib.volumes.atomic import atomic_file, writing_error
 
 SPLITS = ("train", "validation", "test")
 ORIENTATION = "LPS"  # of every case, whatever its file has: at generation the model's grid is brought to one too
 CLASSES = {"body": 1, "lung": 2, "bone": 3, "nodule": 4}  # what `chest_class_map` makes
-READABLE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
+READABLE_SUFFIXES = (".nii.gz", ".seg.nrrd", ".nii", ".nrrd", ".mha", ".mhd")  # longer ones first: see `case_name`
 
 
 def patient_of(case: str, pattern: str) -> str:
     """The patient that a case belongs to: the first group of `pattern` in the case's name."""
-    match = re.match(pattern, case)
-    if not match or not match.groups():
+    try:
+        match = re.match(pattern, case)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise BadInput(
+            f"The patient pattern {pattern!r} is no regular expression: {error}",
+            "Give --patient-pattern a regular expression whose first group is the patient.",
+        ) from error
+    if not match or not match.groups() or not match.group(1):
         raise BadInput(
             f"'{case}' does not match the patient pattern {pattern!r}",
             "Give --patient-pattern a regular expression whose first group is the patient.",
@@ -66,13 +74,34 @@ def split_by_patient(cases: Sequence[str], sizes: Sequence[int], seed: int, patt
     return split
 
 
+def case_name(file_name: str) -> str:
+    """A file's name without its format's suffix; dots before that (as in DICOM UIDs) belong to the name."""
+    for suffix in READABLE_SUFFIXES:
+        if file_name.lower().endswith(suffix):
+            return file_name[: -len(suffix)]
+    return file_name
+
+
 def find_pairs(images: Path, labels: Path) -> dict[str, tuple[Path, Path]]:
-    """Case name to image and label file, matched by file name."""
+    """Case name to image and label file, matched by file name.
+
+    Raises:
+        BadInput: no folder, no files, two files of one name, or a file without a partner.
+    """
 
     def by_stem(folder: Path) -> dict[str, Path]:
         if not folder.is_dir():
             raise BadInput(f"'{folder}' is not a folder", "Give the folder that holds the files.")
-        return {p.name.split(".")[0]: p for p in sorted(folder.iterdir()) if p.name.lower().endswith(READABLE_SUFFIXES)}
+        files: dict[str, Path] = {}
+        for path in sorted(folder.iterdir()):
+            if path.name.startswith(".") or not path.name.lower().endswith(READABLE_SUFFIXES):
+                continue
+            other = files.setdefault(case_name(path.name), path)
+            if other != path:
+                raise BadInput(
+                    f"'{other.name}' and '{path.name}' in '{folder}' are of the same case", "Remove one of the two."
+                )
+        return files
 
     image_files, label_files = by_stem(images), by_stem(labels)
     alone = sorted(set(image_files) ^ set(label_files))
@@ -105,7 +134,8 @@ def prepare(
     Args:
         images: folder of CT volumes in HU.
         labels: folder of label maps of the same names.
-        out: folder to be written; must not hold another data set.
+        out: folder to be written, complete or not at all; must not hold another data set, nor images or classes of
+            anything else.
         spacing_mm: isotropic spacing of the training set.
         split: patients in train, validation and test; 70 %, 15 % and the rest by default.
         seed: of the split.
@@ -115,8 +145,8 @@ def prepare(
         Path of `dataset.json`.
 
     Raises:
-        BadInput: no pairs, an empty mask, geometry that differs within a pair, a split that does not add up, or a
-            scheme whose classes cannot be derived.
+        BadInput: an `out` that cannot be written to, no pairs, an empty mask, geometry that differs within a pair, a
+            split that does not add up, or a scheme whose classes cannot be derived.
     """
     if {c.name: c.value for c in scheme.condition_classes} != CLASSES:
         raise BadInput(
@@ -133,9 +163,51 @@ def prepare(
     out = Path(out)
     if (out / "dataset.json").exists():
         raise BadInput(f"'{out}' already holds a data set", "Give another --out, or remove that folder first.")
-    for folder in ("images", "classes"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
+    for folder in (out / "images", out / "classes"):
+        if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+            raise BadInput(
+                f"'{folder}' is there already, and would be overwritten",
+                "Give another --out, outside the folders of the images and labels.",
+            )
+    with staging_folder(out) as staging:
+        entries = _write_cases(pairs, staging, spacing_mm, patient_pattern, on_progress)
+        description = {
+            "format": "synthdiffusion-dataset-1",
+            "unit": "HU",
+            "spacing_mm": spacing_mm,
+            "orientation": ORIENTATION,
+            "classes": {c.name: c.value for c in scheme.condition_classes},
+            "target": "nodule",
+            "split_seed": seed,
+            "split": dealt,
+            "cases": entries,
+        }
+        with atomic_file(staging / "dataset.json") as stream:
+            stream.write((json.dumps(description, indent=1) + "\n").encode("utf-8"))
+        moved: list[Path] = []
+        try:
+            for name in ("images", "classes", "dataset.json"):  # the last one makes it a data set
+                move_into(staging / name, out / name)
+                moved.append(out / name)
+        except BaseException as error:
+            for folder in moved[:2]:
+                shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise writing_error(error, out / name) from error
+            raise
+    return out / "dataset.json"
 
+
+def _write_cases(
+    pairs: dict[str, tuple[Path, Path]],
+    folder: Path,
+    spacing_mm: float,
+    patient_pattern: str,
+    on_progress: Callable[[int, int], None],
+) -> dict[str, dict[str, str]]:
+    """Writes `images` and `classes`; returns the "cases" of `dataset.json`."""
+    for name in ("images", "classes"):
+        (folder / name).mkdir()
     entries = {}
     for done, (case, (image_file, label_file)) in enumerate(sorted(pairs.items())):
         on_progress(done, len(pairs))
@@ -156,25 +228,11 @@ def prepare(
             )
         hu = np.rint(image.array).astype(np.int16)
         classes = chest_class_map(hu, mask.array > 0)
-        write_volume(Volume(hu, image.affine, "HU"), out / "images" / f"{case}.nii.gz")
-        write_volume(Volume(classes, image.affine, "label"), out / "classes" / f"{case}.nii.gz")
+        write_volume(Volume(hu, image.affine, "HU"), folder / "images" / f"{case}.nii.gz")
+        write_volume(Volume(classes, image.affine, "label"), folder / "classes" / f"{case}.nii.gz")
         entries[case] = {
             "patient": patient_of(case, patient_pattern),
             "image_sha256": hashlib.sha256(image_file.read_bytes()).hexdigest(),
             "label_sha256": hashlib.sha256(label_file.read_bytes()).hexdigest(),
         }
-    description = {
-        "format": "synthdiffusion-dataset-1",
-        "unit": "HU",
-        "spacing_mm": spacing_mm,
-        "orientation": ORIENTATION,
-        "classes": {c.name: c.value for c in scheme.condition_classes},
-        "target": "nodule",
-        "split_seed": seed,
-        "split": dealt,
-        "cases": entries,
-    }
-    path = out / "dataset.json"
-    with atomic_file(path) as stream:
-        stream.write((json.dumps(description, indent=1) + "\n").encode("utf-8"))
-    return path
+    return entries

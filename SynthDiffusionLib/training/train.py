@@ -9,7 +9,9 @@ from SynthDiffusionLib.errors import BadInput, OutOfMemory
 from SynthDiffusionLib.labels.scheme import load_scheme
 from SynthDiffusionLib.training.config import load_config
 from SynthDiffusionLib.training.dataset import read_description
+from SynthDiffusionLib.training.folders import check_writable
 from SynthDiffusionLib.training.pack import write_package
+from SynthDiffusionLib.volumes.atomic import writing_error
 
 
 def train(
@@ -32,8 +34,10 @@ def train(
         Folder of the model package.
 
     Raises:
-        BadInput: a configuration that cannot be used, no training data, or a run in `out` that would be overwritten.
-        OutOfMemory: batches too large for the GPU.
+        BadInput: a configuration that cannot be used, no training data, an `out` that cannot be written to, or a run
+            in it that would be overwritten.
+        OutOfMemory: batches too large for the GPU or the machine.
+        RunFailed: the disk is full, or the training diverged.
     """
     import torch
 
@@ -52,13 +56,24 @@ def train(
     device = resolve_device(device)
     if device == "cpu" and config.precision == "16-mixed":
         raise BadInput("The CPU cannot train with the precision 16-mixed", "Set bf16-mixed or 32-true in [run].")
+    check_writable(out)
     try:
         denoiser = train_denoiser(config, scheme, out, resume=resume, device=device, on_event=on_event)
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemory(
-            "The device ran out of memory while training", "Lower batch or patch in the [[phase]] tables."
-        ) from error
-    segmenter = None
-    if config.segmenter is not None:
-        segmenter = train_segmenter(config, scheme, out, resume=resume, on_event=on_event)
-    return write_package(config, scheme, denoiser, segmenter, out / "package")
+        segmenter = None
+        if config.segmenter is not None:
+            segmenter = train_segmenter(config, scheme, out, resume=resume, on_event=on_event)
+        return write_package(config, scheme, denoiser, segmenter, out / "package")
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _out_of_memory() from error
+    except RuntimeError as error:  # what PyTorch raises for the memory of the CPU
+        if "allocate memory" in str(error):
+            raise _out_of_memory() from error
+        raise
+    except OSError as error:  # logs and pictures
+        raise writing_error(error, Path(error.filename or out)) from error
+
+
+def _out_of_memory() -> OutOfMemory:
+    return OutOfMemory(
+        "The device ran out of memory while training", "Lower batch or patch in the [[phase]] or [segmenter] tables."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from lightning_fabric import Fabric
 from torch.optim.swa_utils import AveragedModel
 
 from SynthDiffusionLib.backends.patch_ddpm import assemble_input, build_network
-from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.errors import RunFailed
 from SynthDiffusionLib.intensity import normalise
 from SynthDiffusionLib.labels.scheme import LabelScheme
 from SynthDiffusionLib.memory.plan import resolve_device
@@ -24,7 +25,7 @@ from SynthDiffusionLib.sampling.schedule import DiffusionSpec, diffuse
 from SynthDiffusionLib.training.checks import check_case_sizes
 from SynthDiffusionLib.training.config import Phase, TrainConfig
 from SynthDiffusionLib.training.dataset import Case, load_split
-from SynthDiffusionLib.training.files import load_initial_weights, save_state
+from SynthDiffusionLib.training.files import load_initial_weights, load_state, restore, save_state
 from SynthDiffusionLib.training.patches import draw_patch
 
 KNOWN_VOXEL_WEIGHT = 0.1  # the network sees these voxels: predicting them teaches it little
@@ -98,6 +99,19 @@ def _arrays(cases: list[Case], config: TrainConfig) -> list[tuple[np.ndarray, np
     return [(normalise(c.image.array, config.intensity_range), c.classes.array) for c in cases]
 
 
+def _logged(log: Path, last: int) -> list[list[str]]:
+    """Rows of an earlier log up to a step, as far as it can be read."""
+    rows: list[list[str]] = []
+    try:
+        with log.open(newline="", encoding="utf-8", errors="replace") as stream:
+            for row in csv.reader(stream):
+                if len(row) == 5 and re.fullmatch("[0-9]{1,12}", row[0]) and int(row[0]) <= last:
+                    rows.append(row)
+    except (OSError, csv.Error):  # the weights matter, and they are not in the log
+        pass
+    return rows
+
+
 def train_denoiser(
     config: TrainConfig,
     scheme: LabelScheme,
@@ -123,10 +137,13 @@ def train_denoiser(
         Path of the checkpoint; its "ema" entry holds the averaged weights.
 
     Raises:
-        BadInput: a case that is too small, or a checkpoint or initial weights that do not fit the configuration.
+        BadInput: a case that is too small, a damaged checkpoint, or a checkpoint or initial weights that do not fit
+            the configuration.
+        RunFailed: the training diverged, or the disk is full.
     """
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    cases = {split: load_split(config.data, split) for split in ("train", "validation")}
+    check_case_sizes([*cases["train"], *cases["validation"]], config)
     kind, _, index = resolve_device(device).partition(":")
     fabric = Fabric(accelerator=kind, devices=[int(index)] if index else 1, precision=config.precision)
     torch.manual_seed(config.seed)
@@ -148,26 +165,15 @@ def train_denoiser(
 
     checkpoint, log, start = out / "checkpoint.pt", out / "log.csv", 0
     if resume and checkpoint.is_file():
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        try:
-            network.load_state_dict(state["network"])
-            ema.load_state_dict(state["ema_state"])
-            optimiser.load_state_dict(state["optimiser"])
-        except (RuntimeError, KeyError, ValueError) as error:
-            raise BadInput(
-                f"'{checkpoint}' is of another network than this configuration's",
-                "Give another --out, or the configuration that the run was begun with.",
-            ) from error
+        state = load_state(checkpoint, ("network", "ema", "ema_state", "optimiser"), config.steps)
+        restore(checkpoint, state, {"network": network, "ema_state": ema, "optimiser": optimiser})
         start = state["step"]
-    rows = []
-    if start and log.is_file():  # what the interrupted run logged after its last checkpoint is done, and logged, again
-        with log.open(newline="", encoding="utf-8") as stream:
-            rows = [r for r in csv.reader(stream) if r and r[0].isdigit() and int(r[0]) <= start]
+    out.mkdir(parents=True, exist_ok=True)
+    # What the interrupted run logged after its last checkpoint is done, and logged, again.
+    rows = _logged(log, start) if start else []
     with log.open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([["step", "loss", "learning_rate", "validation_loss", "seconds"], *rows])
 
-    cases = {split: load_split(config.data, split) for split in ("train", "validation")}
-    check_case_sizes([*cases["train"], *cases["validation"]], config)
     train, validation = (_arrays(cases[split], config) for split in ("train", "validation"))
     fixed = [draw_batch(validation, scheme, config.phases[0], config, [config.seed, 1, i]) for i in range(8)]
 
@@ -205,7 +211,15 @@ def train_denoiser(
         loss = denoising_loss(network, batch, diffusion, alphas, config.seed * 1_000_003 + step).mean()
         optimiser.zero_grad()
         fabric.backward(loss)
-        fabric.clip_gradients(network, optimiser, max_norm=config.optimiser.gradient_clip)
+        try:
+            fabric.clip_gradients(network, optimiser, max_norm=config.optimiser.gradient_clip)
+        except RuntimeError as error:
+            if "non-finite" not in str(error):
+                raise
+            raise RunFailed(
+                f"The training diverged: the gradient of step {step + 1} is not finite",
+                "Lower learning_rate in [optimiser], and begin again with another --out.",
+            ) from error
         optimiser.step()
         ema.update_parameters(network.module if hasattr(network, "module") else network)
         recent.append(loss.item())

@@ -16,7 +16,7 @@ from SynthDiffusionLib.labels.scheme import LabelScheme
 from SynthDiffusionLib.networks.segmenter import build_segmenter, segment
 from SynthDiffusionLib.training.config import TrainConfig
 from SynthDiffusionLib.training.dataset import load_split
-from SynthDiffusionLib.training.files import save_state
+from SynthDiffusionLib.training.files import load_state, restore, save_state
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
@@ -59,6 +59,10 @@ def train_segmenter(
 
     Returns:
         Path of the checkpoint; its "network" entry holds the weights.
+
+    Raises:
+        BadInput: a checkpoint that is damaged or does not fit the configuration.
+        RunFailed: the disk is full.
     """
     settings = config.segmenter
     out = Path(out)
@@ -72,10 +76,8 @@ def train_segmenter(
 
     checkpoint, start = out / "segmenter.pt", 0
     if resume and checkpoint.is_file():
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        network.load_state_dict(state["network"])
-        optimiser.load_state_dict(state["optimiser"])
-        schedule.load_state_dict(state["schedule"])
+        state = load_state(checkpoint, ("network", "optimiser", "schedule"), settings.steps)
+        restore(checkpoint, state, {"network": network, "optimiser": optimiser, "schedule": schedule})
         start = state["step"]
 
     def arrays(split: str) -> list[tuple[np.ndarray, np.ndarray]]:

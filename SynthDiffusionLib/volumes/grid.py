@@ -15,6 +15,9 @@ from SynthDiffusionLib.errors import BadInput
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """Turns DICOM's and ITK's patient frame (left, posterior, superior) into RAS; it is its own inverse."""
 
+SMALLEST_VOXEL_MM, LARGEST_VOXEL_MM = 0.001, 1000.0
+"""Voxel edge lengths that a scan of a body or a specimen can have. Others are a mistake in the unit."""
+
 Shape = Sequence[int]
 
 
@@ -40,7 +43,7 @@ def check_affine(affine: np.ndarray, name: str) -> np.ndarray:
         name: file name for the message.
 
     Raises:
-        BadInput: non-finite numbers, an axis of length zero, or axes in one plane.
+        BadInput: non-finite numbers, an axis of length zero, axes in one plane, or voxels of an impossible size.
     """
     affine = np.array(affine, dtype=np.float64)
     if affine.shape != (4, 4) or not np.isfinite(affine).all():
@@ -54,6 +57,12 @@ def check_affine(affine: np.ndarray, name: str) -> np.ndarray:
         raise BadInput(
             f"{name}: its affine is singular (two image axes point the same way)",
             "Correct the orientation in the header or export the image again.",
+        )
+    # Single precision and oblique axes change the last digits.
+    if lengths.min() < 0.999 * SMALLEST_VOXEL_MM or lengths.max() > 1.001 * LARGEST_VOXEL_MM:
+        raise BadInput(
+            f"{name}: its voxels of {_numbers(lengths)} mm are implausible (is its unit metres or microns?)",
+            f"Correct the spacing in the header; {SMALLEST_VOXEL_MM:g} to {LARGEST_VOXEL_MM:g} mm can be used.",
         )
     return affine
 

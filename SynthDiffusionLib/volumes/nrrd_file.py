@@ -8,9 +8,13 @@ but ASCII), unpacking no more than the header declares, and headers without the 
 from __future__ import annotations
 
 import bz2
+import math
+import re
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -18,10 +22,13 @@ from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.volumes.atomic import atomic_file, gzip_stream
 from SynthDiffusionLib.volumes.checks import check_3d, check_size, storable
 from SynthDiffusionLib.volumes.grid import LPS_TO_RAS, check_affine, check_spacing
-from SynthDiffusionLib.volumes.stream import data_file_beside, decoding, read_voxels
+from SynthDiffusionLib.volumes.stream import data_file_beside, decoding, read_voxels, truncated
 from SynthDiffusionLib.volumes.volume import Volume
 
 _MAX_HEADER_BYTES = 1 << 26
+_SKIP_CHUNK = 1 << 22
+_SKIPS = ("line skip", "lineskip", "byte skip", "byteskip")
+_TEXT_ENCODINGS = ("ascii", "text", "txt")
 _FLIPS_TO_RAS = {  # section "space" of the standard
     "right-anterior-superior": (1, 1),
     "ras": (1, 1),
@@ -98,11 +105,18 @@ def read_nrrd_header(path: Path) -> NrrdHeader:
                 pairs[text[:pair].strip()] = _unescaped(text[pair + 2 :])
             elif not text.startswith("#"):
                 field_lines.append(text)
-        fields = dict(nrrd.read_header(field_lines))
+        _check_sizes_are_whole(field_lines, path.name)
+        with np.errstate(all="ignore"):  # of numbers that are then refused
+            fields = dict(nrrd.read_header(field_lines))
         data_start = file.tell()
         for needed in ("dimension", "type", "encoding", "sizes"):
             if needed not in fields:
                 raise BadInput(f'{path.name}: its header lacks "{needed}"', "Export the image again.")
+        if int(fields["dimension"]) != len(fields["sizes"]):
+            raise BadInput(
+                f"{path.name}: its header declares {fields['dimension']} axes and the sizes of {len(fields['sizes'])}",
+                "Export the image again.",
+            )
     return NrrdHeader(fields, pairs, data_start)
 
 
@@ -112,17 +126,22 @@ def read_nrrd_layers(path: Path, header: NrrdHeader) -> tuple[np.ndarray, np.nda
     Raises:
         BadInput: not three spatial axes, an unusable geometry, or truncated data.
     """
+    import nrrd
+
     fields, name = header.fields, path.name
-    sizes = [int(n) for n in fields["sizes"]]
-    spatial, affine = _geometry(fields, sizes, name)
-    dtype = _dtype(fields, path)
-    data = _data_path(fields, path)
-    packed = str(fields["encoding"]).lower() in ("gzip", "gz")
-    stored = data.stat().st_size - (header.data_start if data == path else 0)
-    known = packed or str(fields["encoding"]).lower() == "raw"
-    check_size(sizes, dtype.itemsize, name, stored if known else None, packed)
-    check_3d([sizes[axis] for axis in spatial], name)
-    with decoding(path, "NRRD"):
+    with decoding(path, "NRRD", nrrd.NRRDError, DeprecationWarning):
+        sizes = [int(n) for n in fields["sizes"]]
+        spatial, affine = _geometry(fields, sizes, name)
+        dtype = _dtype(fields, path)
+        data = _data_path(fields, path)
+        encoding = str(fields["encoding"]).lower()
+        packed = encoding in ("gzip", "gz")
+        stored = data.stat().st_size - (header.data_start if data == path else 0)
+        check_size(sizes, dtype.itemsize, name, stored if packed or encoding == "raw" else None, packed)
+        check_3d([sizes[axis] for axis in spatial], name)
+        # A number takes a digit and a blank at least.
+        if encoding in _TEXT_ENCODINGS and 2 * math.prod(sizes) - 1 > stored:
+            raise truncated(name, "the file is too short for the voxels that its header declares")
         array = _read_data(path, data, header, dtype, sizes)
     others = [axis for axis in range(len(sizes)) if axis not in spatial]
     array = array.transpose(others + spatial)
@@ -189,10 +208,17 @@ def _geometry(fields: dict, sizes: list[int], name: str) -> tuple[list[int], np.
             spatial = [axis for axis in spatial if sizes[axis] > 1]
         if len(spatial) != 3 or len(sizes) < 3:
             raise BadInput(f"{name}: it has {len(spatial)} spatial axes", "Choose a 3D image.")
-        spacings = np.asarray(fields.get("spacings", np.ones(len(sizes))), float)[spatial]
-        affine[:3, :3] = np.diag(check_spacing(spacings, name))
+        spacings = np.asarray(fields.get("spacings", np.ones(len(sizes))), float)
+        if len(spacings) != len(sizes):
+            raise BadInput(
+                f"{name}: its header has {len(spacings)} spacings for {len(sizes)} axes", "Export the image again."
+            )
+        affine[:3, :3] = np.diag(check_spacing(spacings[spatial], name))
     if "space origin" in fields:
-        affine[:3, 3] = fields["space origin"]
+        origin = np.asarray(fields["space origin"], float)
+        if origin.shape != (3,):
+            raise BadInput(f"{name}: its space origin does not have three numbers", "Export the image again.")
+        affine[:3, 3] = origin
     affine[:2] *= np.array(_FLIPS_TO_RAS.get(space, (-1, -1)))[:, None]
     return spatial, affine
 
@@ -223,18 +249,43 @@ def _read_data(path: Path, data: Path, header: NrrdHeader, dtype: np.dtype, size
     with open(data, "rb") as file:
         if data == path:
             file.seek(header.data_start)
-        if encoding in ("ascii", "text", "txt"):
-            plain = {k: v for k, v in fields.items() if k not in ("data file", "datafile")}
-            return nrrd.read_data(plain, file, str(path))
-        for _ in range(int(fields.get("line skip", fields.get("lineskip", 0)))):
-            file.readline(_MAX_HEADER_BYTES)
+        lines = int(fields.get("line skip", fields.get("lineskip", 0)))
         skip = int(fields.get("byte skip", fields.get("byteskip", 0)))
+        if lines < 0 or skip < -1:
+            raise BadInput(f"{path.name}: its header skips a negative number of lines or bytes", "Export it again.")
+        for _ in range(lines):
+            if not file.readline(_MAX_HEADER_BYTES):
+                raise truncated(path.name, "it ends among the lines that its header says to skip")
+        if encoding in _TEXT_ENCODINGS:
+            _skip_bytes(file, skip, path.name)
+            plain = {k: v for k, v in fields.items() if k not in ("data file", "datafile", *_SKIPS)}
+            with warnings.catch_warnings(), np.errstate(all="ignore"):
+                # numpy only warns where the text stops being numbers.
+                warnings.filterwarnings("error", "string or file could not be read", DeprecationWarning)
+                return nrrd.read_data(plain, file, str(path))
         with _unpacking(file, encoding, path.name) as stream:
             if skip == -1 and encoding == "raw":
-                file.seek(-dtype.itemsize * int(np.prod(sizes, dtype=np.int64)), 2)
-            elif skip > 0:
-                stream.read(skip)
+                file.seek(-dtype.itemsize * math.prod(sizes), 2)
+            else:
+                _skip_bytes(stream, skip, path.name)
             return read_voxels(stream, dtype, sizes, path.name)
+
+
+def _skip_bytes(stream: BinaryIO, count: int, name: str) -> None:
+    while count > 0:
+        chunk = stream.read(min(count, _SKIP_CHUNK))
+        if not chunk:
+            raise truncated(name, "it ends among the bytes that its header says to skip")
+        count -= len(chunk)
+
+
+def _check_sizes_are_whole(field_lines: list[str], name: str) -> None:
+    """pynrrd reads a size of 48.5 as 48."""
+    for line in field_lines:
+        field, _, value = line.partition(":")
+        wrong = [v for v in value.split() if not re.fullmatch(r"[+-]?[0-9]{1,18}", v)]
+        if field.strip().lower() == "sizes" and wrong:
+            raise BadInput(f'{name}: its header has the size "{wrong[0][:40]}"', "Export the image again.")
 
 
 @contextmanager

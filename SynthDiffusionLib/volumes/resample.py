@@ -20,6 +20,7 @@ from SynthDiffusionLib.volumes.grid import grid_with_spacing, same_grid
 from SynthDiffusionLib.volumes.volume import Segmentation, Volume
 
 _AIR_HU = -1000.0
+_BLOCKS_PER_VOXEL = 8
 
 
 def reorient(volume: Volume, codes: str) -> Volume:
@@ -123,7 +124,7 @@ def _resample_image(
 ) -> np.ndarray:
     work = np.float64 if array.dtype in (np.float64, np.int32, np.uint32, np.int64, np.uint64) else np.float32
     index_map = _index_map(affine_in, affine)
-    out = _interpolate(_blurred(array, index_map, work), index_map, shape, work)
+    out = _interpolate(*_blurred(array, index_map, work), shape, work)
     out[~_inside(index_map, shape, array.shape)] = fill
     return _cast(out, array.dtype)
 
@@ -150,7 +151,7 @@ def _resample_labels(
         local_map = index_map.copy()
         local_map[:3, 3] += index_map[:3, :3] @ low - start
         crop = mask[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
-        share = _interpolate(_blurred(crop, local_map, np.float32), local_map, tuple(high - low), np.float32)
+        share = _interpolate(*_blurred(crop, local_map, np.float32), tuple(high - low), np.float32)
         # A share of exactly one half is rounding dust on both sides: let the larger value win, whatever the dust.
         wins = share > best_share[part] - 1e-5
         wins &= share > 0
@@ -169,15 +170,38 @@ def _box(mask: np.ndarray, margin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.maximum(start - margin, 0), np.minimum(stop + margin, mask.shape)
 
 
-def _blurred(array: np.ndarray, index_map: np.ndarray, work: type) -> np.ndarray:
+def _blurred(array: np.ndarray, index_map: np.ndarray, work: type) -> tuple[np.ndarray, np.ndarray]:
+    """The smoothed image, and the index map into it.
+
+    Where the new grid is 16 times coarser or more, voxels are averaged to blocks first, an eighth of a new voxel or
+    less, since the work of a Gaussian grows with its width. The Gaussian then adds the variance that the blocks lack,
+    (b^2 - 1) / 12 for blocks of b.
+    """
     from scipy.ndimage import gaussian_filter1d
 
     # scipy takes neither bool nor float16; other types are converted only where the blur needs it.
     out = array.astype({"?": np.uint8, "e": np.float32}.get(array.dtype.char, array.dtype), copy=False)
-    for axis, sigma in enumerate(_blur_sigmas(index_map)):
+    sigmas = _blur_sigmas(index_map)
+    factor = np.linalg.norm(index_map[:3, :3], axis=1)
+    blocks = np.minimum(factor // _BLOCKS_PER_VOXEL, array.shape)
+    index_map = index_map.copy()
+    for axis, (sigma, block) in enumerate(zip(sigmas, blocks, strict=True)):
+        if block > 1:
+            out = _block_means(out, axis, int(block), work)
+            index_map[axis, 3] -= (block - 1) / 2
+            index_map[axis] /= block
+            sigma = np.sqrt(sigma**2 - (block**2 - 1) / 12) / block
         if sigma > 1e-3:
             out = gaussian_filter1d(out, sigma, axis=axis, output=work, mode="nearest")
-    return out
+    return out, index_map
+
+
+def _block_means(array: np.ndarray, axis: int, block: int, work: type) -> np.ndarray:
+    """Means of `block` voxels along an axis; the last block is filled up with the last voxel."""
+    count = -(-array.shape[axis] // block)
+    missing = [(0, count * block - n if a == axis else 0) for a, n in enumerate(array.shape)]
+    shape = array.shape[:axis] + (count, block) + array.shape[axis + 1 :]
+    return np.pad(array, missing, mode="edge").reshape(shape).mean(axis + 1, dtype=work)
 
 
 def _interpolate(array: np.ndarray, index_map: np.ndarray, shape: tuple[int, int, int], work: type) -> np.ndarray:

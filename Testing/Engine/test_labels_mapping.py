@@ -162,6 +162,7 @@ def test_explicit_on_a_plain_map_leaves_the_rest_out():
         ({"hart": "nodule"}, "'hart' in the label map is no segment and no value of the segmentation"),
         ({"hart": "nodule"}, "Did you mean 'heart'? It holds 'heart' and 'lung'."),
         ({"3": "nodule"}, "'3' in the label map is no segment"),
+        ({"7" * 5000: "nodule"}, "777...' in the label map is no segment"),
         ({"heart": "nodule", "1": "lung"}, "'heart' and '1' in the label map are the same segment"),
         ({"heart": None, "lung": None}, "leaves out everything that is drawn"),
     ],

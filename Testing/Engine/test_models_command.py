@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import subprocess
@@ -110,6 +111,19 @@ def test_an_empty_list_says_what_to_do(model_folders, command):
 @pytest.mark.skipif(
     not (ROOT / "SynthDiffusionLib" / "__main__.py").is_file(), reason="SynthDiffusionLib has no __main__.py yet"
 )
+def test_an_ascii_terminal(model_folders, monkeypatch, tmp_path):
+    make_package(model_folders[0] / "tiny-ct", name="Größe 🙂")
+    for action in (["verify", "tiny-ct"], ["show", "tiny-ct"], ["show", "tiny-ct", "--json"]):
+        out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+        monkeypatch.setattr("sys.stdout", out)
+        parser = argparse.ArgumentParser()
+        models_command.add_parser(parser.add_subparsers())
+        assert models_command.run(parser.parse_args(["models", *action])) == 0
+        out.flush()
+        text = out.buffer.getvalue().decode("ascii")
+    assert json.loads(text)["model"]["name"] == "Größe 🙂"
+
+
 def test_as_a_process(tmp_path):
     make_package(tmp_path / "p")
     environment = os.environ | {"SYNTHDIFFUSION_MODELS": str(tmp_path / "models")}

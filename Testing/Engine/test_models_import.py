@@ -156,3 +156,20 @@ def test_a_backend_can_add_its_own_importer(model_folders, tmp_path, monkeypatch
     assert package.load_tensors("autoencoder")["a"].tolist() == [2, 2, 2]
     assert package.spec.provenance["importer"] == "other"
     assert WEIGHTS.keys() != package.load_tensors().keys() == {"renamed"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda k, t: (1, t),
+        lambda k, t: (k, t.to_sparse()),
+        lambda k, t: (k, t.to("meta")),
+        lambda k, t: (k, t.to(dtype=__import__("torch").complex64)),
+    ],
+    ids=["numbers for names", "sparse", "meta", "complex"],
+)
+def test_tensors_that_are_no_plain_weights(model_folders, tmp_path, change):
+    make_package(model_folders[0] / "tiny-ct")
+    checkpoint(tmp_path / "c.pt", wrap=lambda s: dict(change(k, t) for k, t in s.items()))
+    with pytest.raises(ModelError, match="no state dict|not a dense one"):
+        import_checkpoint(tmp_path / "c.pt", "mine", like="tiny-ct")

@@ -280,7 +280,7 @@ def test_an_installation_that_stops_half_way_leaves_nothing(
 def test_too_little_space_is_found_before_copying(model_folders, tmp_path, monkeypatch):
     make_package(tmp_path / "p")
     monkeypatch.setattr(registry.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 90, 10))
-    with pytest.raises(ModelError, match="needs .* are free"):
+    with pytest.raises(ModelError, match="needs [0-9.]+ (bytes|kB), but only 10 bytes are free"):
         install(tmp_path / "p")
 
 
@@ -322,3 +322,19 @@ def test_removing_a_linked_package_keeps_what_it_points_to(model_folders, tmp_pa
     remove("tiny-ct")
     assert left_behind(user) == []
     assert load_package(tmp_path / "elsewhere").id == "tiny-ct"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_disk_that_fills_up_is_named(model_folders, tmp_path, monkeypatch, code, packed):
+    make_package(tmp_path / "p")
+    source = pack(tmp_path / "p", tmp_path / "p.zip") if packed else tmp_path / "p"
+
+    def full(*_):
+        raise OSError(code, "full")
+
+    monkeypatch.setattr(registry.shutil, "copyfile", full)
+    monkeypatch.setattr(registry, "_copy_at_most", full)
+    with pytest.raises(RunFailed, match="The disk with .* is full"):
+        install(source)
+    assert left_behind(model_folders[1]) == []

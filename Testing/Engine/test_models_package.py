@@ -15,11 +15,20 @@ from tiny_package import DESCRIPTION, ROLES, WEIGHTS, edit_description, make_pac
 
 from SynthDiffusionLib import resources
 from SynthDiffusionLib.errors import ModelError, RunFailed
-from SynthDiffusionLib.models import list_packages, load_package, seal_package, user_folder, verify
+from SynthDiffusionLib.models import (
+    install,
+    list_packages,
+    load_package,
+    seal_package,
+    sha256_of,
+    user_folder,
+    verify,
+)
 from SynthDiffusionLib.resources import resource_path
 
 ROOT = Path(__file__).resolve().parents[2]
 model_folders = tiny_package.model_folders
+make_pipe = getattr(os, "mkfifo", None)  # Windows has none
 
 
 def test_load_by_id_and_by_path(model_folders):
@@ -240,3 +249,47 @@ def test_importing_models_loads_nothing_heavy():
     code += "print([m for m in ('torch', 'monai', 'pydicom') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(make_pipe is None, reason="this system has no pipes among its files")
+def test_a_pipe_is_not_waited_for(model_folders, tmp_path):
+    make_package(tmp_path / "p")
+    (tmp_path / "p" / "model.json").unlink()
+    make_pipe(tmp_path / "p" / "model.json")
+    make_pipe(tmp_path / "p.zip")
+    with pytest.raises(ModelError, match="not a regular file"):
+        load_package(tmp_path / "p")
+    with pytest.raises(ModelError, match="not a regular file"):
+        install(tmp_path / "p.zip")
+
+
+@pytest.mark.parametrize("text", ["a" * 5000, "./" + "a" * 5000, "./a\0b", "a\0b", "~nobody-of-this-name/x"])
+@pytest.mark.parametrize("use", [load_package, verify, install])
+def test_text_that_can_be_no_path(model_folders, use, text):
+    with pytest.raises(ModelError) as caught:
+        use(text)
+    assert len(caught.value.one_line()) < 400
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_weights_that_are_not_finite_are_refused(tmp_path, dtype, value):
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "p"
+    make_package(folder)
+    weights = {"a": torch.ones(5), "b": torch.full((3, 2), -60000.0, dtype=getattr(torch, dtype))}
+
+    def seal():
+        save_file(weights, folder / "denoiser.safetensors")
+        file = folder / "denoiser.safetensors"
+        entry = {"sha256": sha256_of(file), "bytes": file.stat().st_size}
+        edit_description(folder, lambda data: data["files"][0].update(entry))
+
+    seal()
+    load_package(folder)
+    weights["b"][2, 1] = float(value)
+    seal()
+    with pytest.raises(ModelError, match="not finite, in the tensor 'b'"):
+        load_package(folder)

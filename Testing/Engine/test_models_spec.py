@@ -68,7 +68,7 @@ def test_the_shipped_label_schemes_satisfy_the_schema():
     ("place", "value", "said"),
     [
         (("grid", "divisor"), "8", "'grid.divisor' must be a whole number, not text"),
-        (("grid", "spacing_mm", 1), 0, "'grid.spacing_mm[1]' must be greater than 0, not 0"),
+        (("grid", "spacing_mm", 1), 0, "'grid.spacing_mm[1]' must be at least 0.001, not 0"),
         (("grid", "min_size"), [16, 16], "'grid.min_size' must have at least 3 entries, not 2"),
         (("grid", "max_size"), [8, 64, 64], "'grid.min_size' is larger"),
         (("grid", "orientation"), "LRS", "names an axis twice"),
@@ -186,3 +186,20 @@ def test_plain_words_for_the_top_level():
     assert first_problem({"3": 4}, "label-map") == "'3' must be text or null, not a number (4)"
     assert first_problem([], "label-map") == "the top level must be an object, not a list ([])"
     assert first_problem({"3": "nodule", "x": None}, "label-map") is None
+
+
+@pytest.mark.parametrize(
+    "place, value",
+    [
+        *((("network", "norm_groups"), v) for v in (0, -1, True, 1.5)),
+        *((("network", "channels"), v) for v in ([], "", {}, [0], [1e30])),
+        *((("network", "blocks_per_level"), v) for v in (0, 1e30)),
+        (("grid", "spacing_mm", 0), 1e30),
+        (("inpaint", "max_region_mm"), 1e308),
+    ],
+)
+def test_numbers_that_no_network_or_grid_can_have(place, value):
+    data = description()
+    put(data, place, value)
+    with pytest.raises(ModelError, match=f"'{place[0]}.{place[1]}"):
+        ModelSpec.from_json(data)

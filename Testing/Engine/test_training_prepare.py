@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from pathlib import Path
@@ -187,11 +188,83 @@ def test_other_schemes_are_refused(tmp_path):
 
 
 def test_files_pair_up_by_their_name_whatever_the_format(tmp_path):
-    for folder, name in (("i", "p1.v2.nii.gz"), ("i", "notes.txt"), ("l", "p1.nrrd")):
-        (tmp_path / folder).mkdir(exist_ok=True)
-        (tmp_path / folder / name).write_bytes(b"")
-    pairs = find_pairs(tmp_path / "i", tmp_path / "l")
-    assert pairs == {"p1": (tmp_path / "i" / "p1.v2.nii.gz", tmp_path / "l" / "p1.nrrd")}
+    """Only the suffix of the format is taken off: dots before it, as in DICOM UIDs, tell cases apart."""
+    pairs = [
+        ("1.2.840.1.nii.gz", "1.2.840.1.seg.nrrd", "1.2.840.1"),
+        ("1.2.840.2.nii.gz", "1.2.840.2.NRRD", "1.2.840.2"),
+        ("103_nod1_ann0.nii.gz", "103_nod1_ann0.mha", "103_nod1_ann0"),
+    ]
+    for folder in ("i", "l"):
+        (tmp_path / folder).mkdir()
+    for image, label, _ in pairs:
+        (tmp_path / "i" / image).write_bytes(b"")
+        (tmp_path / "l" / label).write_bytes(b"")
+    (tmp_path / "i" / "notes.txt").write_bytes(b"")
+    (tmp_path / "i" / "._103_nod1_ann0.nii.gz").write_bytes(b"")  # what macOS leaves on foreign disks
+    expected = {case: (tmp_path / "i" / image, tmp_path / "l" / label) for image, label, case in pairs}
+    assert find_pairs(tmp_path / "i", tmp_path / "l") == expected
+    (tmp_path / "i" / "1.2.840.1.mha").write_bytes(b"")
+    with pytest.raises(BadInput, match=r"'1\.2\.840\.1\.mha' and '1\.2\.840\.1\.nii\.gz' .* same case"):
+        find_pairs(tmp_path / "i", tmp_path / "l")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_the_sources_are_never_overwritten(tmp_path, capsys):
+    images, labels = write_pairs(tmp_path, ["p1", "p2", "p3"])
+    before = contents(tmp_path)
+    assert "would be overwritten" in refusal(capsys, images, labels, "--out", tmp_path)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, "damaged file"])
+def test_an_attempt_that_ends_early_leaves_nothing(stop, tmp_path, scheme):
+    images, labels = write_pairs(tmp_path / "source", ["p1", "p2", "p3"])
+    whole = (images / "p3.nii.gz").read_bytes()
+    if stop == "damaged file":
+        (images / "p3.nii.gz").write_bytes(whole[:500])
+
+    def on_progress(done: int, total: int) -> None:
+        if stop is KeyboardInterrupt and done == 2:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "new" / "out"
+    with pytest.raises((KeyboardInterrupt, BadInput)):
+        prepare(images, labels, out, scheme, split=(1, 1, 1), on_progress=on_progress)
+    assert [p.name for p in tmp_path.iterdir()] == ["source"]
+
+    out.mkdir(parents=True)
+    (out / "notes.txt").write_text("kept", encoding="utf-8")
+    (images / "p3.nii.gz").unlink()
+    (labels / "p3.nii.gz").unlink()
+    prepare(images, labels, out, scheme, split=(1, 1, 0))
+    assert {p.name for p in out.iterdir()} == {"notes.txt", "dataset.json", "images", "classes"}
+    assert {p.name for p in (out / "images").iterdir()} == {"p1.nii.gz", "p2.nii.gz"}
+
+
+@pytest.mark.parametrize("pattern", ["(", "*", "a{99999999999}", "(x)?p"])
+def test_unusable_patient_patterns_are_refused(pattern):
+    with pytest.raises(BadInput, match="patient pattern"):
+        patient_of("p1", pattern)
+
+
+def test_output_that_cannot_be_written_is_refused_before_the_work(tmp_path, scheme, monkeypatch):
+    images, labels = write_pairs(tmp_path, ["p1"])
+    (tmp_path / "file").write_bytes(b"")
+    seen = []
+    for out in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / "a\0b"):
+        with pytest.raises(BadInput, match="cannot be written to"):
+            prepare(images, labels, out, scheme, split=(1, 0, 0), on_progress=lambda *a: seen.append(a))
+
+    def refuse(**kwargs: object) -> str:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)  # who runs as root may write to every folder
+    with pytest.raises(BadInput, match="cannot be written to: Read-only"):
+        prepare(images, labels, tmp_path / "out", scheme, split=(1, 0, 0))
+    assert not seen and not (tmp_path / "out").exists()
 
 
 def test_the_split_of_the_shipped_model(shared_data):

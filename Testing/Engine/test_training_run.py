@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import hashlib
+import io
+import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -13,8 +18,8 @@ import pytest
 import torch
 from tiny_training import ball, prepared_set, write_config
 
-from SynthDiffusionLib.cli import main
-from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.errors import BadInput, RunFailed
+from SynthDiffusionLib.evaluation.performance import measure_performance
 from SynthDiffusionLib.intensity import normalise
 from SynthDiffusionLib.jobs.request import GenerateRequest
 from SynthDiffusionLib.jobs.runner import run
@@ -22,9 +27,8 @@ from SynthDiffusionLib.labels.scheme import load_scheme
 from SynthDiffusionLib.models import load_package
 from SynthDiffusionLib.sampling.schedule import DiffusionSpec
 from SynthDiffusionLib.training import train_patch_ddpm
-from SynthDiffusionLib.training.checks import check_run
 from SynthDiffusionLib.training.config import load_config
-from SynthDiffusionLib.training.dataset import load_split
+from SynthDiffusionLib.training.dataset import load_split, read_description
 from SynthDiffusionLib.training.train import train
 from SynthDiffusionLib.training.train_patch_ddpm import (
     denoising_loss,
@@ -261,109 +265,126 @@ def test_a_checkpoint_of_another_network_is_refused(straight, data, tmp_path):
         train(config, tmp_path / "run", resume=True, device="cpu")
 
 
-WRONG_SETTINGS = [
-    # piece of the configuration, what stands there instead, what the error must name
-    ("ema = 0.9", "emma = 0.9", "[optimiser] has no setting 'emma'"),
-    ("seed = 7", "sede = 7", "[run] has no setting 'sede'"),
-    ("seed = 7", "seed = 7\npatches = 3", "[run] has no setting 'patches'"),
-    ("[patches]", "[patchs]", "unknown table [patchs]"),
-    ("[network]", "[[network]]", "'network' is not a table"),
-    ("patch = 8", "patch = 9", "multiple of 2"),
-    ("steps = 30\n", "", "[phase] lacks 'steps'"),
-    ("steps = 30\n", "steps = 1.5\n", "[phase] steps must be a whole number, not 1.5"),
-    ("steps = 30\n", "steps = true\n", "[phase] steps must be a whole number, not True"),
-    ("field_sizes = [16, 20]", "field_sizes = [16, 20, 24]", "field_sizes must be two numbers"),
-    ("field_sizes = [16, 20]", "field_sizes = [20, 16]", "field_sizes must rise"),
-    ("patch = 16\nbatch = 2\n\n[[phase]]", "patch = 15\nbatch = 2\n\n[[phase]]", "multiple of 2"),
-    ("batch = 3", "batch = 0", "batch of at least 1"),
-    ("norm_groups = 4", "norm_groups = 3", "[network] does not describe a network"),
-    ("norm_groups = 4", "groups = 4", "[network] does not describe a network"),
-    ("lung = 0.4", "lungs = 0.4", "drop names 'lungs'"),
-    ("lung = 0.4", "lung = 4", "drop.lung is a probability, not 4"),
-    ("field_sizes", "target = 'tumour'\nfield_sizes", "target 'tumour' is no class"),
-    ('"linear"', '"sigmoid"', "beta_schedule must be one of linear"),
-    ('"v_prediction"', '"velocity"', "prediction"),
-    ('precision = "32-true"', 'precision = "fp8"', "Unknown precision 'fp8'"),
-    ('precision = "32-true"', 'precision = "16-mixed"', "The CPU cannot train with the precision 16-mixed"),
-    ('label_scheme = "lung-nodule-ct"', 'label_scheme = "lungs"', "Unknown label scheme 'lungs'"),
-    ('id = "tiny-trained"\n', "", "[package] has no 'id'"),
-    ('id = "tiny-trained"', 'id = "Tiny Trained"', "id"),
-    ('orientation = "LPS"', 'orientation = "RAS"', "orientation RAS, but the data set has LPS"),
-    ('default_sampler = "ddim"', 'default_sampler = "dimm"', "dimm"),
-    ("margin_mm = 2.0\n", "", "margin_mm"),
-    ("patch = 16\nbatch = 2\n\n[package]", "patch = 15\nbatch = 2\n\n[package]", "[segmenter] needs"),
-    ("field_sizes = [16, 20]", "field_sizes = [26, 30]", "24x24x24 voxels, fewer than the 26 that 'field_sizes'"),
-]
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
 
 
-@pytest.mark.parametrize(("old", "new", "named"), WRONG_SETTINGS, ids=[str(i) for i in range(len(WRONG_SETTINGS))])
-def test_wrong_settings_get_one_line(old, new, named, data, tmp_path, capsys):
-    config = write_config(tmp_path, data, ((old, new),))
-    out = tmp_path / "out"
-    assert main(["train", str(config), "--out", str(out), "--device", "cpu"]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("synthdiffusion: error: ") and named in lines[0], lines
-    assert not (out / "checkpoint.pt").exists() and not (out / "package").exists()
+def changed(**entries: object):
+    """A checkpoint with other entries; None takes one out."""
+
+    def change(content: bytes) -> bytes:
+        state = torch.load(io.BytesIO(content), weights_only=True) | entries
+        stream = io.BytesIO()
+        torch.save({k: v for k, v in state.items() if v is not None}, stream)
+        return stream.getvalue()
+
+    return change
 
 
-@pytest.mark.parametrize("table", ["package", "network", "diffusion", "phase"])
-def test_missing_tables_get_one_line(table, data, tmp_path, capsys):
-    text = write_config(tmp_path, data).read_text(encoding="utf-8")
-    head = f"[[{table}]]" if table == "phase" else f"[{table}"
-    blocks = [b for b in text.split("\n\n") if not b.strip().startswith(head)]
-    (tmp_path / "tiny.toml").write_text("\n\n".join(blocks), encoding="utf-8")
-    assert main(["train", str(tmp_path / "tiny.toml"), "--out", str(tmp_path / "out")]) == 2
-    error = capsys.readouterr().err
-    assert f"has no [{table}] table" in error and len(error.splitlines()) == 1
+DAMAGES = {
+    "empty": lambda content: b"",
+    "truncated": cut,
+    "garbage": lambda content: b"x" * 1000,
+    "no step": changed(step=None),
+    "step text": changed(step="x"),
+    "step negative": changed(step=-5),
+    "step too large": changed(step=10**9),
+    "weights missing": changed(network=None),
+    "weights nan": changed(network={"stem.weight": torch.full((2,), math.nan)}),
+    "optimiser a number": changed(optimiser=5),
+}
 
 
-def test_other_refusals_get_one_line(data, tmp_path, capsys):
-    def refusal(config: Path, *arguments: str) -> str:
-        assert main(["train", str(config), "--out", str(tmp_path / "out"), *arguments]) == 2
-        error = capsys.readouterr().err
-        assert len(error.splitlines()) == 1
-        return error
-
-    assert "Cannot read" in refusal(tmp_path / "absent.toml")
-    broken = tmp_path / "broken.toml"
-    broken.write_text("[run\n", encoding="utf-8")
-    assert "is not valid TOML" in refusal(broken)
-    broken.write_bytes(b"[run]\nx = '\xff'\n")
-    assert "is not valid TOML" in refusal(broken)
-    assert "is not a prepared data set" in refusal(write_config(tmp_path, tmp_path / "nowhere"))
-    damaged = tmp_path / "damaged"
-    damaged.mkdir()
-    (damaged / "dataset.json").write_text("{", encoding="utf-8")
-    assert "is damaged" in refusal(write_config(tmp_path, damaged))
-    (damaged / "dataset.json").write_text("{}", encoding="utf-8")
-    assert "unknown format" in refusal(write_config(tmp_path, damaged))
-    empty = tmp_path / "empty"
-    shutil.copytree(data, empty)
-    text = (data / "dataset.json").read_text(encoding="utf-8")
-    (empty / "dataset.json").write_text(text.replace('"validation"', '"others"'), encoding="utf-8")
-    assert "has no validation cases" in refusal(write_config(tmp_path, empty))
-    (empty / "dataset.json").write_text(text.replace('"nodule": 4', '"nodule": 3'), encoding="utf-8")
-    assert "prepared for other classes" in refusal(write_config(tmp_path, empty))
-    shutil.copy(data / "dataset.json", empty / "dataset.json")
-    shutil.rmtree(empty / "images")
-    assert ".nii.gz" in refusal(write_config(tmp_path, empty), "--device", "cpu")
-    assert "Unknown device 'gpu'" in refusal(write_config(tmp_path, data), "--device", "gpu")
+@pytest.mark.parametrize("name", ["checkpoint.pt", "segmenter.pt"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_checkpoints_are_refused(name, damage, straight, tmp_path):
+    for file in ("checkpoint.pt", "segmenter.pt", "log.csv"):
+        shutil.copy(straight["run"] / file, tmp_path / file)
+    content = DAMAGES[damage]((tmp_path / name).read_bytes())
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadInput, match=name.replace(".", r"\.")) as refusal:
+        train(straight["config"], tmp_path, resume=True, device="cpu")
+    assert "another --out" in refusal.value.hint
+    assert "is damaged" in refusal.value.message or damage == "step too large"
+    assert (tmp_path / name).read_bytes() == content and log_rows(tmp_path) == log_rows(straight["run"])
 
 
-@pytest.mark.parametrize("name", ["lung-nodule-ct.toml", "lung-nodule-ct-gpu.toml"])
-def test_shipped_configurations_are_complete(name):
-    """Everything but the data: settings that exist, a network that builds, a package that would be valid."""
-    config = load_config(ROOT / "Resources" / "Training" / name)
-    scheme = load_scheme(config.label_scheme)
-    description = {
-        "unit": "HU",
-        "spacing_mm": 1.0,
-        "orientation": "LPS",
-        "classes": {c.name: c.value for c in scheme.condition_classes},
-        "split_seed": 2026,
-        "split": {"train": ["1_a"], "validation": ["2_a"], "test": ["3_a"]},
-    }
-    check_run(config, scheme, description)
-    assert config.phases == tuple(sorted(config.phases, key=lambda p: p.patch))
-    with pytest.raises(BadInput, match="no train cases"):
-        check_run(config, scheme, description | {"split": {"train": [], "validation": ["2_a"]}})
+@pytest.mark.parametrize("rest", [b"\xff\xfe\n", b"1" * 200_000, b"1" * 5000 + b",,,,\n"])
+def test_a_log_that_cannot_be_read_is_kept_as_far_as_it_can(rest, straight, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(straight["run"], out)
+    with (out / "log.csv").open("ab") as stream:
+        stream.write(rest)
+    train(straight["config"], out, resume=True, device="cpu")
+    assert log_rows(out) == log_rows(straight["run"])
+
+
+def test_a_full_disk_is_named(straight, tmp_path, monkeypatch):
+    """No writing past 30 kB, as if the disk ended there."""
+    real = train_patch_ddpm.save_state.__globals__["atomic_file"]
+
+    @contextlib.contextmanager
+    def small_disk(path: Path):
+        with real(path) as stream:
+
+            class Full:
+                def write(self, data: bytes) -> int:
+                    if len(data) > 30_000:
+                        raise OSError(errno.ENOSPC, "No space left on device")
+                    return stream.write(data)
+
+            yield Full()
+
+    monkeypatch.setitem(train_patch_ddpm.save_state.__globals__, "atomic_file", small_disk)
+    with pytest.raises(RunFailed, match=r"checkpoint\.pt: No space left"):
+        train(straight["config"], tmp_path / "run", device="cpu")
+    assert not list((tmp_path / "run").glob("*.pt")) and not list((tmp_path / "run").glob(".part*"))
+
+
+def test_output_that_cannot_be_written_is_refused_before_the_work(straight, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    package = load_package(straight["package"])
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(BadInput, match="cannot be written to"):
+            train(straight["config"], out, device="cpu")
+        with pytest.raises(BadInput, match="cannot be written to"):
+            measure_performance(package, out=out)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        (None, "unknown format"),
+        ([], "unknown format"),
+        ({"split": None}, "it has no 'split'"),
+        ({"cases": None}, "it has no 'cases'"),
+        ({"classes": None}, "it has no 'classes'"),
+        ({"split": [1]}, "'split' is of another type"),
+        ({"split": {"train": "p1"}}, "'split.train' must be a list"),
+        ({"split": {"train": ["p9"]}}, "names 'p9', which is no case"),
+        ({"split": {"train": ["../p1"]}, "cases": {"../p1": {"patient": "p1"}}}, "no plain name"),
+        ({"cases": {"p1": 3}}, "the case 'p1' has no patient"),
+        ({"spacing_mm": "x"}, "'spacing_mm' is of another type"),
+    ],
+)
+def test_a_damaged_description_is_refused(changes, named, data, tmp_path):
+    description = json.loads((data / "dataset.json").read_text(encoding="utf-8"))
+    if isinstance(changes, dict):
+        changes = {k: v for k, v in (description | changes).items() if v is not None}
+    (tmp_path / "dataset.json").write_text(json.dumps(changes), encoding="utf-8")
+    with pytest.raises(BadInput, match=re.escape(named)):
+        read_description(tmp_path)
+
+
+def test_class_maps_that_do_not_fit_are_refused(data, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(data, folder)
+    name = read_description(folder)["split"]["train"][0]
+    path = folder / "classes" / f"{name}.nii.gz"
+    classes = read_volume(path, unit="label")
+    write_volume(Volume(np.full_like(classes.array, 9), classes.affine, "label"), path)
+    with pytest.raises(BadInput, match=f"'{name}' .* has the value 9, which is no class"):
+        load_split(folder, "train")
+    write_volume(Volume(classes.array[:20], classes.affine, "label"), path)
+    with pytest.raises(BadInput, match=f"'{name}' .* different grids"):
+        load_split(folder, "train")

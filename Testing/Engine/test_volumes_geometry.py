@@ -166,7 +166,8 @@ def test_nifti_qform_alone_and_no_form_at_all(tmp_path, oblique_affine):
 
 @pytest.mark.parametrize("unit, factor", [("meter", 1000), ("micron", 0.001), ("mm", 1), ("unknown", 1)])
 def test_nifti_length_units(tmp_path, oblique_affine, unit, factor):
-    affine = oblique_affine()
+    affine = oblique_affine() / factor
+    affine[3, 3] = 1
     image = nib.Nifti1Image(_volume(affine).array, affine)
     image.set_qform(affine, 1)
     image.header.set_xyzt_units(unit)

@@ -13,7 +13,7 @@ import pytest
 import SimpleITK as sitk
 
 from SynthDiffusionLib.errors import BadInput
-from SynthDiffusionLib.volumes import Volume, read_segmentation, read_volume, write_volume
+from SynthDiffusionLib.volumes import Volume, checks, from_label_map, read_segmentation, read_volume, write_volume
 
 VOXELS = (np.arange(9 * 10 * 11).reshape(9, 10, 11) % 200).astype(np.int16)
 SUFFIXES = [".nii", ".nii.gz", ".nrrd", ".mha", ".mhd"]
@@ -160,7 +160,7 @@ def test_voxels_that_are_no_labels(tmp_path, suffix):
 def test_an_image_instead_of_a_segmentation(tmp_path):
     path = tmp_path / "mr.nii.gz"
     write_volume(Volume(np.arange(3000, dtype=np.uint16).reshape(10, 15, 20), np.eye(4)), path)
-    _refused(read_segmentation, path, "2999 different values")
+    _refused(read_segmentation, path, "more than 1024 different values")
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".seg.nrrd", ".mha"])
@@ -303,3 +303,81 @@ def test_size_of_more_than_the_free_memory(tmp_path, monkeypatch):
     write_volume(Volume(VOXELS, np.eye(4)), path)
     monkeypatch.setattr(checks, "_free_memory", lambda: 1000)
     _refused(read_volume, path, "GiB of memory")
+
+
+def _raw_nrrd(path, data=None, **fields):
+    """A valid 4 x 4 x 4 file, but for the fields given (None leaves one out)."""
+    lines = {
+        "type": "uint8",
+        "dimension": 3,
+        "space": "left-posterior-superior",
+        "sizes": "4 4 4",
+        "space directions": "(1,0,0) (0,1,0) (0,0,1)",
+        "encoding": "raw",
+    } | {name.replace("_", " "): value for name, value in fields.items()}
+    text = "NRRD0004\n" + "".join(f"{k}: {v}\n" for k, v in lines.items() if v is not None) + "\n"
+    path.write_bytes(text.encode() + (bytes(range(64)) if data is None else data))
+    return path
+
+
+@pytest.mark.parametrize(
+    "fields, data, match",
+    [
+        ({"encoding": "ascii"}, b"1 2 3", "too short"),
+        ({"encoding": "ascii"}, b"1 " * 65, "cannot be read as NRRD"),
+        ({"encoding": "ascii"}, b"1 2 x " * 64, "cannot be read as NRRD"),
+        ({"encoding": "ascii", "line skip": 10**9}, b"1 " * 64, "lines that its header says to skip"),
+        ({"line skip": 10**9}, None, "lines that its header says to skip"),
+        ({"line skip": -1}, None, "negative number of lines"),
+        ({"byte skip": -5}, None, "negative number of lines or bytes"),
+        ({"byte skip": 10**30, "encoding": "gzip"}, gzip.compress(bytes(64)), "bytes that its header says to skip"),
+        ({"space origin": "(0,0)"}, None, "three numbers"),
+        ({"space directions": None, "space": None, "spacings": "1 1"}, None, "2 spacings for 3 axes"),
+        ({"sizes": "4.5 4 4"}, None, 'the size "4.5"'),
+        ({"sizes": "1" + "0" * 5000 + " 4 4"}, None, 'the size "1000'),
+        ({"dimension": 9}, None, "9 axes and the sizes of 3"),
+        ({"space directions": "(nan,0,0) (0,1,0) (0,0,1)"}, None, "not finite"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("read", [read_volume, read_segmentation])
+def test_damaged_nrrd_headers(tmp_path, read, fields, data, match):
+    _refused(read, _raw_nrrd(tmp_path / "a.nrrd", data, **fields), match)
+
+
+@pytest.mark.parametrize(
+    "fields, data",
+    [
+        ({}, None),
+        ({"encoding": "ascii"}, " ".join(map(str, range(64))).encode()),
+        ({"line skip": 2, "byte skip": 3}, b"a\nb\nccc" + bytes(range(64))),
+        ({"line skip": 1, "byte skip": 2, "encoding": "ascii"}, b"a\ncc" + " ".join(map(str, range(64))).encode()),
+        ({"byte skip": -1}, b"anything" + bytes(range(64))),
+    ],
+)
+def test_the_same_nrrd_undamaged_is_read(tmp_path, fields, data):
+    array = read_volume(_raw_nrrd(tmp_path / "a.nrrd", data, **fields)).array
+    assert np.array_equal(array.ravel(order="F"), np.arange(64))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("spacing", [1e-5, 1e5])
+def test_voxels_of_an_impossible_size(tmp_path, suffix, spacing):
+    path = tmp_path / f"a{suffix}"
+    write_volume(Volume(VOXELS, np.diag([spacing, 1, 1, 1.0]), "HU"), path)
+    _refused(read_volume, path, "implausible .*metres or microns")
+    write_volume(Volume(VOXELS, np.diag([0.001, 1000, 1, 1.0]), "HU"), path)
+    assert read_volume(path).shape == VOXELS.shape
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
+def test_an_image_is_known_by_its_first_slices(monkeypatch, dtype):
+    counted = []
+    monkeypatch.setattr(checks, "_values_in", lambda part: counted.append(1) or np.unique(part))
+    with pytest.raises(BadInput, match="more than 1024 different values"):
+        from_label_map(np.arange(40**3, dtype=dtype).reshape(40, 40, 40, order="F"), np.eye(4), "a.nii")
+    assert len(counted) == 1
+    monkeypatch.undo()
+    labels = np.zeros((3, 3, 3), dtype)
+    labels[1, 1, 1:] = [7, np.iinfo(dtype).max]  # one slice is counted in a table, one is sorted
+    assert checks.label_values(labels, "a.nii") == [7, np.iinfo(dtype).max]

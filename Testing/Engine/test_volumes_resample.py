@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy.ndimage import gaussian_filter
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.volumes import (
@@ -13,6 +16,7 @@ from SynthDiffusionLib.volumes import (
     Volume,
     grid_with_spacing,
     reorient,
+    resample,
     resample_segmentation,
     resample_to,
     resample_volume,
@@ -201,3 +205,26 @@ def test_layers_of_a_segmentation_are_resampled_alike(oblique_affine):
 def test_impossible_spacing_is_refused(spacing):
     with pytest.raises(BadInput, match="Spacing"):
         resample_volume(Volume(np.zeros((3, 3, 3), np.int16), np.eye(4)), spacing)
+
+
+@pytest.mark.parametrize("unit", ["HU", "label"])
+def test_very_fine_voxels_are_resampled_in_blocks_to_the_same(monkeypatch, unit):
+    rng = np.random.default_rng(5)
+    field = gaussian_filter(rng.standard_normal((70, 64, 45)), (9, 8, 6))
+    values = np.digitize(field, [0.0]).astype(np.uint8) if unit == "label" else (3e4 * field).astype(np.float32)
+    volume = Volume(values, np.diag([0.05, 0.04, 0.05, 1]), unit)
+    blocks = resample_volume(volume, 1.0)
+    monkeypatch.setattr(resample, "_BLOCKS_PER_VOXEL", 10**6)
+    plain = resample_volume(volume, 1.0)
+    assert blocks.shape == plain.shape == (4, 3, 2)
+    if unit == "label":
+        assert np.mean(blocks.array != plain.array) < 0.1
+    else:
+        assert np.abs(blocks.array - plain.array).max() < 0.05 * np.ptp(plain.array)
+
+
+def test_the_smallest_voxels_cost_little():
+    volume = Volume(np.zeros((48, 48, 48), np.uint8), np.diag([1e-5, 1e-5, 1e-5, 1]), "label")
+    began = time.process_time()
+    resample_volume(volume, 1.0)
+    assert time.process_time() - began < 2  # 48^3 Gaussians of 340,000 voxels take minutes
