@@ -19,7 +19,7 @@ PREPARED is what synthdiffusion prepare wrote. Patients that the model was train
 
 MEASURES = {
     "adherence": "Dice of the model's segmenter on synthetic and on real volumes of the same masks",
-    "fidelity": "histograms, distance of features, and a network that tells real from synthetic",
+    "fidelity": "histograms, distance of features, and classifiers that tell real from synthetic",
     "memorisation": "distance to the nearest training case, against that of unseen real images",
 }
 
