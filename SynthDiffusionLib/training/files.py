@@ -97,6 +97,11 @@ def load_initial_weights(network: torch.nn.Module, path: Path) -> None:
     Raises:
         BadInput: no such file, or the tensors of another network.
     """
+    if not path.is_file():
+        raise BadInput(
+            f"The initial weights '{path}' do not exist",
+            "Docs/TRAINING.md tells where the shipped model's come from; without the line, training begins at random.",
+        )
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

@@ -167,7 +167,7 @@ def test_region_too_large_to_inpaint(refused, tmp_path):
 
 
 def test_margin_that_leaves_no_room(refused):
-    cause = "A margin of 15 mm leaves no room"
+    cause = "A rim of 15 mm leaves no room"
     refused("--mode", "inpaint", "--image", "image.nii.gz", "--margin", 15, cause=cause, mend="its default is 4")
 
 
