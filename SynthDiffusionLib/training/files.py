@@ -24,7 +24,7 @@ def save_state(path: Path, state: dict) -> None:
     buffer = io.BytesIO()  # torch.save to a file reports a full disk as a RuntimeError without its cause
     torch.save(state, buffer)
     with atomic_file(path) as stream:
-        stream.write(buffer.getbuffer())
+        stream.write(buffer.getvalue())
 
 
 def load_state(path: Path, tables: Sequence[str], last_step: int) -> dict[str, Any]:
