@@ -21,7 +21,7 @@ import numpy as np
 
 from SynthDiffusionLib.errors import BadInput, RunFailed
 from SynthDiffusionLib.jobs.request import GenerateRequest
-from SynthDiffusionLib.training.folders import check_writable
+from SynthDiffusionLib.output_folders import check_writable
 from SynthDiffusionLib.volumes import Volume, write_volume
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from SynthDiffusionLib.jobs.inputs import Inputs, read_inputs
 from SynthDiffusionLib.jobs.request import GenerateRequest, check_choice
 from SynthDiffusionLib.jobs.synthesis import Resolved, Result, inpaint, prepare_inpaint, prepare_whole, whole
 from SynthDiffusionLib.models import ModelPackage, load_package
+from SynthDiffusionLib.output_folders import output_folder
 from SynthDiffusionLib.volumes import Segment, Segmentation, write_segmentation, write_volume
 from SynthDiffusionLib.volumes.atomic import files_together
 
@@ -75,7 +75,7 @@ def run(
         from SynthDiffusionLib.jobs.scene_export import require_scene_writer
 
         require_scene_writer()
-    with _output_folder(request.out) as out:
+    with output_folder(request.out) as out:
         outputs, inputs, notes = _carry_out(request, package, resolved, out, on_event, should_cancel)
     finished = RunResult(outputs, inputs.mapping.report.as_dict(), notes, time.monotonic() - began)
     on_event({"event": "done", **finished.to_json()})
@@ -173,37 +173,6 @@ def _plan(
         smallest_side=max(backend.working_grid((1, 1, 1))),
     )
     return replace(resolved, plan=plan)
-
-
-@contextmanager
-def _output_folder(out: Path) -> Iterator[Path]:
-    """Makes the folder and checks that it can be written to, before any work is done. Removes it again when the work
-    fails and has left nothing in it."""
-    out = Path(out).expanduser()
-    made: list[Path] = []
-    try:
-        made = [folder for folder in (out, *out.parents) if not folder.exists()]
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        shown = str(out) if len(str(out)) <= 200 else f"{str(out)[:200]}..."
-        _remove_empty(made)
-        raise BadInput(
-            f"The output folder {shown!r} cannot be written to ({reason})", "Choose another folder with --out."
-        ) from error
-    try:
-        yield out
-    except BaseException:
-        _remove_empty(made)
-        raise
-
-
-def _remove_empty(folders: list[Path]) -> None:
-    with suppress(OSError, ValueError):  # something is in it; a name that cannot be
-        for folder in folders:
-            folder.rmdir()
 
 
 def _write(

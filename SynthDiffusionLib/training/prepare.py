@@ -20,8 +20,8 @@ import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.labels.scheme import LabelScheme
+from SynthDiffusionLib.output_folders import move_into, staging_folder
 from SynthDiffusionLib.training.coarse_anatomy import chest_class_map
-from SynthDiffusionLib.training.folders import move_into, staging_folder
 from SynthDiffusionLib.volumes import Volume, read_segmentation, read_volume, reorient, resample_volume, write_volume
 from SynthDiffusionLib.volumes.atomic import atomic_file, writing_error
 

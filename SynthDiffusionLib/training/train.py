@@ -7,9 +7,9 @@ from pathlib import Path
 
 from SynthDiffusionLib.errors import BadInput, OutOfMemory
 from SynthDiffusionLib.labels.scheme import load_scheme
+from SynthDiffusionLib.output_folders import check_writable
 from SynthDiffusionLib.training.config import load_config
 from SynthDiffusionLib.training.dataset import read_description
-from SynthDiffusionLib.training.folders import check_writable
 from SynthDiffusionLib.training.pack import write_package
 from SynthDiffusionLib.volumes.atomic import writing_error
 

@@ -106,22 +106,23 @@ def writing_error(error: OSError, path: Path) -> BadInput | RunFailed:
 
 def _exchange(moves: list[tuple[Path, Path, Path]]) -> None:
     """Renames new to final and keeps what was there as old, for each (new, final, old); all of them or none."""
-    begun: list[tuple[Path, Path]] = []
+    begun: list[tuple[Path, Path, bool]] = []
     try:
         for new, final, old in moves:
             try:
-                begun.append((final, old))
-                if final.is_file():
+                there = final.is_file()
+                begun.append((final, old, there))
+                if there:
                     _replace(final, old)
                 _replace(new, final)
             except OSError as error:
                 raise writing_error(error, final) from error
     except BaseException:
-        for final, old in reversed(begun):
+        for final, old, there in reversed(begun):
             with suppress(OSError):
                 if old.is_file():
                     os.replace(old, final)
-                elif not final.is_dir():
+                elif not there and not final.is_dir():
                     final.unlink(missing_ok=True)
         raise
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import nibabel as nib
@@ -126,6 +127,27 @@ def test_an_earlier_result_survives_a_run_that_ends_while_it_writes(painter, pac
     assert {p.name for p in out.iterdir()} == set(before) and {p.name: p.read_bytes() for p in out.iterdir()} != before
 
 
+@pytest.mark.parametrize("at", [".nii.gz", ".json", ".png"])
+def test_an_earlier_result_that_cannot_be_moved_away_stays(painter, package, tmp_path, monkeypatch, at):
+    """As on Windows, where another program may have the file open."""
+    seg = save(tmp_path / "case.nii.gz", nested())
+    out = tmp_path / "out"
+    run(GenerateRequest(seg, str(package), out, seed=1))
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    replace = os.replace
+
+    def held(source, target):
+        if Path(source).parent == out and str(source).endswith(at):
+            raise PermissionError(errno.EACCES, "open in another program")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", held)
+        with pytest.raises(BadInput, match="no permission"):
+            run(GenerateRequest(seg, str(package), out, seed=1))
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+
+
 def test_a_result_that_is_not_a_number_is_refused(model, tmp_path, monkeypatch):
     seg = save(tmp_path / "case.nii.gz", nested())
     monkeypatch.setattr(patch_ddpm, "draw_sample", lambda *_, **__: torch.full((1, 1, 16, 16, 16), float("nan")))
@@ -138,7 +160,7 @@ def test_a_result_that_is_not_a_number_is_refused(model, tmp_path, monkeypatch):
 def test_an_output_folder_that_cannot_be_is_refused_and_no_part_of_it_stays(model, tmp_path, name, monkeypatch):
     seg = save(tmp_path / "case.nii.gz", nested())
     if name == "deep/a/b":
-        monkeypatch.setattr(runner.tempfile, "TemporaryFile", lambda dir: (_ for _ in ()).throw(OSError(13, "no")))
+        monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: (_ for _ in ()).throw(OSError(13, "no")))
     with pytest.raises(BadInput, match="cannot be written to"):
         run(GenerateRequest(seg, model, tmp_path / name, seed=1))
     assert [p.name for p in tmp_path.iterdir()] == ["case.nii.gz"]

@@ -261,8 +261,8 @@ def test_output_that_cannot_be_written_is_refused_before_the_work(tmp_path, sche
     def refuse(**kwargs: object) -> str:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr("tempfile.mkdtemp", refuse)  # who runs as root may write to every folder
-    with pytest.raises(BadInput, match="cannot be written to: Read-only"):
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)  # who runs as root may write to every folder
+    with pytest.raises(BadInput, match="cannot be written to .Read-only"):
         prepare(images, labels, tmp_path / "out", scheme, split=(1, 0, 0))
     assert not seen and not (tmp_path / "out").exists()
 
