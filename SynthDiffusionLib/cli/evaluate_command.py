@@ -74,6 +74,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     p.add_argument("--steps", type=int, default=20, metavar="N", help="denoising steps (default 20)")
     p.add_argument("--size", default="51x51x51", metavar="XxYxZ", help="grid of the mask (default 51x51x51)")
     p.add_argument("--repeats", type=int, default=3, metavar="N", help="fresh processes (default 3)")
+    p.add_argument("--precision", default="auto", metavar="NAME", help="auto (default), fp32 or bf16")
     return parser
 
 
@@ -229,6 +230,7 @@ def _performance(args: argparse.Namespace, package, on_event) -> tuple[list[str]
         steps=args.steps,
         size=tuple(int(n) for n in args.size.split("x")),
         repeats=args.repeats,
+        precision=args.precision,
         out=args.out,
         on_event=on_event,
     )
@@ -239,7 +241,7 @@ def _performance(args: argparse.Namespace, package, on_event) -> tuple[list[str]
         samples=None,
         seconds=time.monotonic() - began,
         command=f"synthdiffusion evaluate performance --model {package.id} --threads {args.threads} "
-        f"--steps {args.steps} --size {args.size} --repeats {args.repeats} --out RESULTS",
+        f"--steps {args.steps} --size {args.size} --repeats {args.repeats} --precision {args.precision} --out RESULTS",
     )
     paths = {k: str(p) for k, p in report.write_result(result, args.out).items()}
     return [*report.console(*report.table(result)), "", *paths.values()], paths

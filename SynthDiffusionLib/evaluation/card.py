@@ -90,9 +90,10 @@ def render_card(
         "",
         f"All figures are measured on {data['patients']} patients of the part '{data['split']}' ({data['cases']} "
         "cases), of whom the model has seen nothing: its training and validation patients were compared with them by "
-        f"patient ({data['leak_check']['shared_patients']} shared). {_how_made(samples)} Intervals hold "
-        f"{adherence['settings']['confidence']:.0%} and are bootstraps over patients. With so few patients they are "
-        "wide, and a difference that is not seen may still be there.",
+        f"patient ({data['leak_check']['shared_patients']} shared). "
+        f"{_how_made(samples, spec.sampling.default_guidance)} "
+        f"Intervals hold {adherence['settings']['confidence']:.0%} and are bootstraps over patients. With so few "
+        "patients they are wide, and a difference that is not seen may still be there.",
         "",
         "Every table has no-skill rows, made without any model. A figure means something as far as the model differs "
         "from them.",
@@ -160,13 +161,13 @@ def _training(spec: ModelSpec, data: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _how_made(samples: Mapping[str, Any]) -> str:
+def _how_made(samples: Mapping[str, Any], default_guidance: float) -> str:
     settings = samples["settings"]
     sampler = f"with {settings['sampler']}" if settings["sampler"] else "with the model's default sampler"
-    guidance = f", guidance {settings['guidance']:g}" if settings.get("guidance") is not None else ""
+    guidance = default_guidance if settings.get("guidance") is None else settings["guidance"]
     return (
-        f"Samples: {settings['seeds']} per mask and arm, {settings['steps']} steps {sampler}{guidance}, seeds from "
-        f"{settings['first_seed']}, none chosen."
+        f"Samples: {settings['seeds']} per mask and arm, {settings['steps']} steps {sampler}, guidance {guidance:g}, "
+        f"seeds from {settings['first_seed']}, none chosen."
     )
 
 

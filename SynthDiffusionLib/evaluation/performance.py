@@ -86,7 +86,7 @@ def measure_performance(
             "steps": steps,
             "size": list(size),
             "repeats": repeats,
-            "precision": precision,
+            "precision": rows[0]["precision"],
         },
         "machine": {"logical_cpus": os.cpu_count(), "system": sys.platform, "python": sys.version.split()[0]},
         "definitions": {k: v.format(poll=POLL_SECONDS) for k, v in DEFINITIONS.items()},
@@ -101,6 +101,7 @@ def performance_measures(result: dict[str, Any]) -> dict[str, Any]:
         "threads": settings["threads"],
         "steps": settings["steps"],
         "grid": settings["size"],
+        "precision": settings["precision"],
         "seconds": result["median_seconds_process"],
         "job_seconds": result["median_seconds_job"],
         "peak_bytes": result["largest_peak_bytes"],
@@ -153,6 +154,7 @@ def _one_run(
             f"The measured process ended with code {code}: {error.get('message', 'no message')}",
             error.get("hint", "Try synthdiffusion generate with the same model."),
         )
+    record = json.loads(Path(done["outputs"][0]["provenance"]).read_text(encoding="utf-8"))
     return {
         "seconds_process": seconds,
         "seconds_job": float(done["seconds"]),
@@ -160,6 +162,8 @@ def _one_run(
         "threads": threads,
         "steps": steps,
         "grid": list(size),
+        "precision": record["plan"]["precision"],
+        "guidance": record["settings"]["guidance"],
     }
 
 

@@ -194,9 +194,26 @@ def _memorisation_table(result: Mapping[str, Any]) -> tuple[list[str], list[list
 
 
 def _performance_table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    titles = ["run", "grid", "steps", "CPU threads", "whole process, s", "job, s", "peak memory, MiB"]
+    titles = [
+        "run",
+        "grid",
+        "steps",
+        "guidance",
+        "precision",
+        "CPU threads",
+        "whole process, s",
+        "job, s",
+        "peak memory, MiB",
+    ]
     cells = [
-        [str(r["row"]), "x".join(map(str, r["grid"])), str(r["steps"]), str(r["threads"])]
+        [
+            str(r["row"]),
+            "x".join(map(str, r["grid"])),
+            str(r["steps"]),
+            f"{r['guidance']:g}",
+            r["precision"],
+            str(r["threads"]),
+        ]
         + [number(r["seconds_process"], 1), number(r["seconds_job"], 1), number(r["peak_bytes"] / 2**20, 0)]
         for r in result["rows"]
     ]

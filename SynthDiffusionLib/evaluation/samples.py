@@ -25,7 +25,7 @@ import numpy as np
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.evaluation.cases import EvaluationData, description_sha256
 from SynthDiffusionLib.evaluation.rows import Item, Row, as_evaluated
-from SynthDiffusionLib.jobs.request import GenerateRequest
+from SynthDiffusionLib.jobs.request import GenerateRequest, check_choice
 from SynthDiffusionLib.training.dataset import Case
 from SynthDiffusionLib.volumes import Volume, read_volume, same_grid, write_volume
 
@@ -103,6 +103,8 @@ def make_samples(
         raise BadInput(f"'{(unknown or [''])[0]}' is no arm", f"Choose from: {', '.join(ARMS)}.")
     if not 1 <= settings.seeds <= 1000:
         raise BadInput(f"{settings.seeds} seeds were asked for", "Give --seeds a number from 1 to 1000.")
+    if settings.sampler is not None:
+        check_choice(settings.sampler, package.spec.sampling.samplers, "sampler")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     header = {

@@ -14,6 +14,7 @@ from SynthDiffusionLib.volumes import Volume, reorient, resample_to, shifted_aff
 
 CONTEXT_MM = 12.0  # surroundings that the model sees on each side, where its grid allows
 LEAST_CONTEXT_MM = 6.0
+LARGEST_VALUE = 1e6  # of what the model sees; no unit of CT or MR comes near it
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ def cut_crop(
     first = np.where(np.isclose(ratio, 1.0, atol=1e-3), np.rint(first), first)  # the volume's own voxels, not blurred
     grid[:3, 3] = local.affine[:3, :3] @ first + local.affine[:3, 3]
 
-    image = resample_to(Volume(local.array.astype(np.float32), local.affine, local.unit), size, grid)
+    finite = np.clip(local.array, -LARGEST_VALUE, LARGEST_VALUE).astype(np.float32)  # 1e300 would become infinite
+    image = resample_to(Volume(finite, local.affine, local.unit), size, grid)
     ones = Volume(np.ones(local.shape, np.uint8), local.affine, "label")
     inside = resample_to(ones, size, grid, fill=0).array > 0
     region_here = resample_to(local_drawn, size, grid, fill=0).array > 0

@@ -85,7 +85,9 @@ def resolve_device(name: str) -> str:
 
 
 def resolve_precision(name: str, device: str) -> str:
-    """ "auto" is fp16 or bf16 on a GPU and fp32 on the CPU, where it is exact and fast enough.
+    """ "auto" is bf16 where the device computes with it (on a GPU without it fp16, on a CPU without it fp32).
+
+    On a CPU with the instructions for bf16 it takes less than half the time of fp32; without them, more.
 
     Raises:
         BadInput: fp16 on the CPU.
@@ -97,8 +99,16 @@ def resolve_precision(name: str, device: str) -> str:
     if name != "auto":
         return name
     if device == "cpu":
-        return "fp32"
+        return "bf16" if _cpu_computes_bf16() else "fp32"
     return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+
+
+def _cpu_computes_bf16() -> bool:
+    """Whether the CPU has instructions for bf16; an older torch cannot say."""
+    import torch
+
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def resolve_plan(

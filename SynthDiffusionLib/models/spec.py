@@ -89,7 +89,11 @@ class InpaintSpec:
 
 @dataclass(frozen=True)
 class SamplingSpec:
-    """Samplers that the model's schedule bears, and what is used when the user says nothing."""
+    """Samplers that the model's schedule bears, and what is used when the user says nothing.
+
+    Args:
+        default_guidance: classifier-free guidance scale; 1 is off.
+    """
 
     default_sampler: str
     default_steps: int

@@ -71,6 +71,7 @@ def test_the_card_has_no_number_of_its_own(made):
         package.spec,
         version="v",
         grid=replace(package.spec.grid, spacing_mm=(7, 7, 7)),
+        sampling=replace(package.spec.sampling, default_guidance=7.0),
         intensity=replace(package.spec.intensity, range=(7.0, 7.0)),
         license=replace(package.spec.license, spdx="licence"),
         training=replace(package.spec.training, license="licence"),
@@ -260,6 +261,7 @@ def test_time_and_memory_are_those_of_a_fresh_process(made):
     result = performance.measure_performance(package, threads=1, steps=1, size=(16, 16, 16), repeats=1)
     (row,) = result["rows"]
     assert row["seconds_process"] > row["seconds_job"] > 0
+    assert row["guidance"] == 1.0 and row["precision"] == result["settings"]["precision"] != "auto"
     assert 100e6 < row["peak_bytes"] < 4e9  # Python with torch, and a tiny network
     measures = performance.performance_measures(result | {"command": "x"})
     raw = copy.deepcopy(package.spec.raw)

@@ -191,11 +191,17 @@ def test_samples_of_another_kind_are_not_mixed(package, data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "settings, says", [(Settings(arms=("nodul",)), "'nodul' is no arm"), (Settings(seeds=0), "0 seeds")]
+    "settings, says",
+    [
+        (Settings(arms=("nodul",)), "'nodul' is no arm"),
+        (Settings(seeds=0), "0 seeds"),
+        (Settings(sampler="ddin"), "Unknown sampler 'ddin'"),
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(package, data, tmp_path, settings, says):
     with pytest.raises(BadInput, match=says):
-        make_samples(package, data, tmp_path, settings, run=Job())
+        make_samples(package, data, tmp_path / "out", settings, run=Job())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_that_has_seen_a_patient_is_refused(package, prepared):

@@ -12,7 +12,7 @@ from tiny_package import Painter, make_working_package
 from SynthDiffusionLib import cli
 from SynthDiffusionLib.errors import BadInput, OutOfMemory
 from SynthDiffusionLib.jobs import runner
-from SynthDiffusionLib.memory.plan import GIB, parse_bytes, resolve_plan
+from SynthDiffusionLib.memory.plan import GIB, parse_bytes, resolve_plan, resolve_precision
 from SynthDiffusionLib.volumes import Volume, write_volume
 
 REQUEST = {"device": "cpu", "precision": "fp32", "bytes_per_voxel": 2000.0, "weight_bytes": 1_000_000}
@@ -84,6 +84,7 @@ def test_limit_on_the_command_line(tmp_path, monkeypatch, capsys):
     write_volume(Volume(np.ones((80, 40, 40), np.uint8), np.eye(4), "label"), tmp_path / "case.nii.gz")
     out = tmp_path / "out"
     arguments = ["generate", str(tmp_path / "case.nii.gz"), "--model", str(package.folder), "--out", str(out)]
+    arguments += ["--precision", "fp32"]
     assert cli.main([*arguments, "--vram-limit", "200MiB"]) == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("synthdiffusion: error: A grid of 80x40x40 needs about 0.24 GiB, but 0.20 GiB may be used")
@@ -91,3 +92,18 @@ def test_limit_on_the_command_line(tmp_path, monkeypatch, capsys):
     assert not Path(out).exists()
     monkeypatch.setattr(runner, "load_backend", lambda package: Painter())
     assert cli.main([*arguments, "--vram-limit", "300MiB"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [({"avx512_bf16": True}, "bf16"), ({"avx512_bf16": False, "avx512_f": True}, "fp32"), ({}, "fp32")],
+)
+def test_the_cpu_computes_in_bf16_where_it_can(monkeypatch, capabilities, precision):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities, raising=False)
+    assert resolve_precision("auto", "cpu") == precision
+    assert resolve_precision("fp32", "cpu") == "fp32"
+
+
+def test_a_torch_that_cannot_say_computes_in_fp32(monkeypatch):
+    monkeypatch.delattr("torch.cpu.get_capabilities", raising=False)
+    assert resolve_precision("auto", "cpu") == "fp32"

@@ -100,7 +100,7 @@ def test_names_and_contents_of_the_outputs(model, tmp_path):
         "lung": 1000 - 64,
         "nodule": 64,
     }
-    assert record["plan"]["device"] == "cpu" and record["plan"]["precision"] == "fp32"
+    assert record["plan"]["device"] == "cpu" and record["plan"]["precision"] in ("fp32", "bf16")
     assert record["plan"]["grid"] == [16, 16, 16]
     assert set(record["software"]["libraries"]) >= {"torch", "monai", "diffusers", "numpy"}
     picture = Image.open(output["contact_sheet"])
@@ -390,6 +390,16 @@ def test_guidance_changes_the_volume(model, tmp_path):
     other = save(tmp_path / "other.nii.gz", nested()[::-1].copy())
     blind = run(GenerateRequest(other, model, tmp_path / "blind", seed=1, guidance=0.0))
     np.testing.assert_array_equal(voxels(blind.outputs[0]["volume"]), made[0.0], "0 follows no drawing")
+
+
+def test_the_models_guidance_is_the_default(tmp_path, painter):
+    sampling = {"default_sampler": "ddim", "default_steps": 2, "samplers": ["ddim"], "default_guidance": 1.5}
+    model = str(make_working_package(tmp_path / "guided", sampling=sampling).folder)
+    seg = save(tmp_path / "case.nii.gz", nested())
+    for given, used in ((None, 1.5), (1.0, 1.0)):
+        result = run(GenerateRequest(seg, model, tmp_path / str(given), seed=1, guidance=given))
+        recorded = json.loads(result.outputs[0]["provenance"].read_text())["settings"]["guidance"]
+        assert (recorded, painter.guidance[-1]) == (used, used)
 
 
 def test_low_precision_is_near_full_precision(model, tmp_path):

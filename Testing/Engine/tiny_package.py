@@ -149,12 +149,13 @@ class Painter:
         conditions: what it was asked for, call by call.
         known: the known image of every call, or None.
         seeds: the seed of every call.
+        guidance: the guidance of every call.
     """
 
     weight_bytes = 1000
 
     def __init__(self) -> None:
-        self.conditions, self.known, self.seeds = [], [], []
+        self.conditions, self.known, self.seeds, self.guidance = [], [], [], []
 
     def working_grid(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
         return shape
@@ -164,6 +165,7 @@ class Painter:
         self.conditions.append(condition)
         self.known.append(known)
         self.seeds.append(seed)
+        self.guidance.append(guidance)
         for step in range(1, steps + 1):
             on_step(step, steps)
         nodule = condition.scheme["nodule"].value
