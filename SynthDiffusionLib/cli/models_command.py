@@ -134,7 +134,7 @@ def _show(args: argparse.Namespace) -> _Outcome:
         ("Method", f"{s.backend}, {s.network.name}, T = {s.diffusion.train_steps}, predicts {s.diffusion.prediction}"),
         ("Samplers", f"{', '.join(s.sampling.samplers)}; default {s.sampling.default_sampler}"),
         ("Steps", str(s.sampling.default_steps)),
-        ("Guidance", f"{s.sampling.default_guidance:g}"),
+        ("Guidance", s.default_guidance_text),
         ("Licence", "unknown (NOASSERTION)" if s.license.spdx == "NOASSERTION" else s.license.spdx),
         ("May be used", s.license.permitted_use),
         ("Attribution", s.license.attribution),

@@ -91,7 +91,7 @@ def render_card(
         f"All figures are measured on {data['patients']} patients of the part '{data['split']}' ({data['cases']} "
         "cases), of whom the model has seen nothing: its training and validation patients were compared with them by "
         f"patient ({data['leak_check']['shared_patients']} shared). "
-        f"{_how_made(samples, spec.sampling.default_guidance)} "
+        f"{_how_made(samples, spec.default_guidance_text)} "
         f"Intervals hold {adherence['settings']['confidence']:.0%} and are bootstraps over patients. With so few "
         "patients they are wide, and a difference that is not seen may still be there.",
         "",
@@ -161,12 +161,12 @@ def _training(spec: ModelSpec, data: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _how_made(samples: Mapping[str, Any], default_guidance: float) -> str:
+def _how_made(samples: Mapping[str, Any], default_guidance: str) -> str:
     settings = samples["settings"]
     sampler = f"with {settings['sampler']}" if settings["sampler"] else "with the model's default sampler"
-    guidance = default_guidance if settings.get("guidance") is None else settings["guidance"]
+    guidance = default_guidance if settings.get("guidance") is None else f"{settings['guidance']:g}"
     return (
-        f"Samples: {settings['seeds']} per mask and arm, {settings['steps']} steps {sampler}, guidance {guidance:g}, "
+        f"Samples: {settings['seeds']} per mask and arm, {settings['steps']} steps {sampler}, guidance {guidance}, "
         f"seeds from {settings['first_seed']}, none chosen."
     )
 

@@ -158,10 +158,15 @@ def model_identity(package: ModelPackage) -> dict[str, Any]:
 
 
 def generator_identity(package: ModelPackage) -> dict[str, Any]:
-    """Which weights made the samples: a new segmenter leaves them as they are."""
+    """Which weights and defaults made the samples: a new segmenter leaves them as they are."""
+    defaults = {
+        "sampler": package.spec.sampling.default_sampler,
+        "guidance": {mode: package.spec.default_guidance(mode) for mode in package.spec.modes},
+    }
     segmenters = {f.path for f in package.spec.files if f.role == "segmenter"}
     identity = model_identity(package)
-    return identity | {"files": {k: v for k, v in identity["files"].items() if k not in segmenters}}
+    files = {k: v for k, v in identity["files"].items() if k not in segmenters}
+    return identity | {"files": files, "defaults": defaults}
 
 
 def load_samples(folder: Path, package: ModelPackage, data: EvaluationData) -> tuple[dict[str, Row], dict[str, Any]]:
@@ -181,7 +186,7 @@ def load_samples(folder: Path, package: ModelPackage, data: EvaluationData) -> t
     if not _same_generator(index["model"], generator_identity(package)):
         raise BadInput(
             f"The samples in '{folder}' were made by {index['model']['id']} {index['model']['version']} with other "
-            "weights than this model's"
+            "weights or defaults than this model's"
             if index["model"]["id"] == package.id
             else f"The samples in '{folder}' were made by the model '{index['model']['id']}'",
             "Make them again with: synthdiffusion evaluate samples.",

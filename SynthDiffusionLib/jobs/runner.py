@@ -142,7 +142,7 @@ def _resolve(request: GenerateRequest, package: ModelPackage) -> Resolved:
     margin = request.margin_mm
     if margin is None:
         margin = spec.inpaint.margin_mm if spec.inpaint else 0.0
-    guidance = spec.sampling.default_guidance if request.guidance is None else request.guidance
+    guidance = spec.default_guidance(request.mode) if request.guidance is None else request.guidance
     return Resolved(sampler, steps, seed, guidance, margin, request.inpaint_method == "replacement", None)
 
 

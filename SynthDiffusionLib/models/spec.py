@@ -81,10 +81,15 @@ class IntensitySpec:
 
 @dataclass(frozen=True)
 class InpaintSpec:
-    """Inpainting: width of the synthesised margin round the drawing, and the longest side of a region, in mm."""
+    """Inpainting: width of the synthesised margin round the drawing, and the longest side of a region, in mm.
+
+    Args:
+        default_guidance: instead of that of `SamplingSpec`, for inpainting.
+    """
 
     margin_mm: float
     max_region_mm: float
+    default_guidance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -175,6 +180,18 @@ class ModelSpec:
     @property
     def total_bytes(self) -> int:
         return sum(f.bytes for f in self.files)
+
+    def default_guidance(self, mode: str) -> float:
+        """The guidance of a mode ("whole" or "inpaint") when the user says nothing."""
+        if mode == "inpaint" and self.inpaint is not None and self.inpaint.default_guidance is not None:
+            return self.inpaint.default_guidance
+        return self.sampling.default_guidance
+
+    @property
+    def default_guidance_text(self) -> str:
+        """ "1.5", or "1.5 (inpainting: 1)"."""
+        whole, inpaint = self.default_guidance("whole"), self.default_guidance("inpaint")
+        return f"{whole:g}" if whole == inpaint else f"{whole:g} (inpainting: {inpaint:g})"
 
     @staticmethod
     def from_json(data: Any, source: str = SPEC_NAME) -> ModelSpec:

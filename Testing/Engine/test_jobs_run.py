@@ -394,12 +394,23 @@ def test_guidance_changes_the_volume(model, tmp_path):
 
 def test_the_models_guidance_is_the_default(tmp_path, painter):
     sampling = {"default_sampler": "ddim", "default_steps": 2, "samplers": ["ddim"], "default_guidance": 1.5}
-    model = str(make_working_package(tmp_path / "guided", sampling=sampling).folder)
+    inpaint = {"margin_mm": 4.0, "max_region_mm": 40.0}
     seg = save(tmp_path / "case.nii.gz", nested())
-    for given, used in ((None, 1.5), (1.0, 1.0)):
-        result = run(GenerateRequest(seg, model, tmp_path / str(given), seed=1, guidance=given))
+    real = save(tmp_path / "real.nii.gz", np.full((14, 14, 14), 30, np.int16))
+
+    def used(name, package, **settings):
+        result = run(GenerateRequest(seg, str(package.folder), tmp_path / name, seed=1, **settings))
         recorded = json.loads(result.outputs[0]["provenance"].read_text())["settings"]["guidance"]
-        assert (recorded, painter.guidance[-1]) == (used, used)
+        assert recorded == painter.guidance[-1]
+        return recorded
+
+    one = make_working_package(tmp_path / "one", sampling=sampling, inpaint=inpaint)
+    assert one.spec.default_guidance_text == "1.5"
+    assert used("whole", one) == used("inpaint", one, mode="inpaint", image=real) == 1.5
+    assert used("said", one, guidance=1.0) == 1.0
+    two = make_working_package(tmp_path / "two", sampling=sampling, inpaint=inpaint | {"default_guidance": 0.5})
+    assert two.spec.default_guidance_text == "1.5 (inpainting: 0.5)"
+    assert used("whole of two", two) == 1.5 and used("inpaint of two", two, mode="inpaint", image=real) == 0.5
 
 
 def test_low_precision_is_near_full_precision(model, tmp_path):
