@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from SynthDiffusionLib.cli.paths import path_arg
 from SynthDiffusionLib.errors import MissingExtra
 from SynthDiffusionLib.jobs.request import GenerateRequest
 
@@ -25,7 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=path_arg,
         default=Path("demo-output"),
         metavar="DIR",
         help="folder for the results (default demo-output)",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from SynthDiffusionLib.cli.paths import path_arg
 from SynthDiffusionLib.errors import BadInput
 
 EXAMPLES = """examples, in this order:
@@ -40,12 +41,16 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     def action(name: str, help_text: str, *, data: bool = True, samples: bool = True) -> argparse.ArgumentParser:
         p = actions.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
         p.add_argument("--model", required=True, metavar="ID", help="ID or folder of a model")
-        p.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results; made if missing")
+        p.add_argument(
+            "--out", type=path_arg, required=True, metavar="DIR", help="folder for the results; made if missing"
+        )
         if data:
-            p.add_argument("--data", type=Path, required=True, metavar="PREPARED", help="prepared data set")
+            p.add_argument("--data", type=path_arg, required=True, metavar="PREPARED", help="prepared data set")
             p.add_argument("--split", default="test", metavar="PART", help="part of it to evaluate (default test)")
         if samples:
-            p.add_argument("--samples", type=Path, required=True, metavar="DIR", help="what 'evaluate samples' wrote")
+            p.add_argument(
+                "--samples", type=path_arg, required=True, metavar="DIR", help="what 'evaluate samples' wrote"
+            )
         p.add_argument("--json", action="store_true", help="print one JSON object on the last line")
         return p
 

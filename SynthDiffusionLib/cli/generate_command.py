@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
+from SynthDiffusionLib.cli.paths import path_arg
 from SynthDiffusionLib.jobs.request import GenerateRequest
 
 EXAMPLES = """examples:
@@ -28,22 +28,27 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     add = parser.add_argument
     add(
         "segmentation",
-        type=Path,
+        type=path_arg,
         metavar="SEGMENTATION",
         help="label map (.nii.gz, .nrrd, .mha), .seg.nrrd, or DICOM SEG",
     )
     add("--model", required=True, metavar="ID", help="ID or folder of a model; see: synthdiffusion models list")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for the results; made if missing")
+    add("--out", type=path_arg, required=True, metavar="DIR", help="folder for the results; made if missing")
     add(
         "--mode",
         default="whole",
         metavar="MODE",
         help="whole: every voxel is synthetic (default); inpaint: only what is drawn, into --image",
     )
-    add("--image", type=Path, metavar="VOLUME", help="real volume to inpaint into: file, or folder with a DICOM series")
+    add(
+        "--image",
+        type=path_arg,
+        metavar="VOLUME",
+        help="real volume to inpaint into: file, or folder with a DICOM series",
+    )
     add(
         "--labels",
-        type=Path,
+        type=path_arg,
         metavar="MAP.json",
         help='which segment is which class, as {"Left lung": "lung", "3": "nodule", "heart": null}',
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 
+from SynthDiffusionLib.cli.paths import path_arg
 from SynthDiffusionLib.errors import BadInput
 
 
@@ -19,9 +19,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "and a split by patient that is stored with the data and with every model trained on it.",
     )
     add = parser.add_argument
-    add("images", type=Path, metavar="IMAGES", help="folder of CT volumes in HU")
-    add("labels", type=Path, metavar="LABELS", help="folder of nodule masks with the same file names")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    add("images", type=path_arg, metavar="IMAGES", help="folder of CT volumes in HU")
+    add("labels", type=path_arg, metavar="LABELS", help="folder of nodule masks with the same file names")
+    add("--out", type=path_arg, required=True, metavar="DIR", help="folder to write")
     add("--scheme", default="lung-nodule-ct", metavar="NAME", help="label scheme (default lung-nodule-ct)")
     add("--spacing", type=float, default=1.0, metavar="MM", help="isotropic spacing of the training set (default 1)")
     add("--split", metavar="A,B,C", help="patients in train, validation and test (default: 70, 15 and 15 %%)")

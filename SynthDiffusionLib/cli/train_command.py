@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from SynthDiffusionLib.cli.paths import path_arg
 from SynthDiffusionLib.errors import MissingExtra
 
 
@@ -20,10 +21,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "interrupted run goes on with --resume, from its last checkpoint, as if it had not been interrupted.",
     )
     add = parser.add_argument
-    add("config", type=Path, metavar="CONFIG.toml", help="such as Resources/Training/lung-nodule-ct.toml")
+    add("config", type=path_arg, metavar="CONFIG.toml", help="such as Resources/Training/lung-nodule-ct.toml")
     add(
         "--out",
-        type=Path,
+        type=path_arg,
         default=Path("runs/train"),
         metavar="DIR",
         help="folder for checkpoints, log, sample pictures and the package (default runs/train)",

@@ -98,6 +98,9 @@ class GenerateRequest:
             raise BadInput("Inpainting needs the real volume", "Give it with --image REAL_VOLUME.")
         if self.mode != "inpaint" and self.image is not None:
             raise BadInput("--image was given, but the mode is 'whole'", "Add --mode inpaint to change regions of it.")
+        for option, given in (("margin", self.margin_mm), ("inpaint-method", self.inpaint_method != "conditioned")):
+            if self.mode != "inpaint" and given not in (None, False):
+                raise BadInput(f"--{option} was given, but the mode is 'whole'", "It belongs to --mode inpaint.")
 
     def to_json(self) -> dict[str, Any]:
         """The content of `request.json`."""
@@ -121,6 +124,8 @@ class GenerateRequest:
             _check_type(key, content[key])
         for key in ("segmentation", "out", "image"):
             if content.get(key) is not None:
+                if not content[key]:
+                    raise BadInput(f"The field '{key}' of the request is empty", "Give a path.")
                 content[key] = Path(content[key])
         if content.get("classes") is not None:
             content["classes"] = tuple(content["classes"])

@@ -22,6 +22,7 @@ from SynthDiffusionLib.jobs.inputs import Inputs, read_inputs
 from SynthDiffusionLib.jobs.request import GenerateRequest, check_choice
 from SynthDiffusionLib.jobs.synthesis import Resolved, Result, inpaint, prepare_inpaint, prepare_whole, whole
 from SynthDiffusionLib.models import ModelPackage, load_package
+from SynthDiffusionLib.models.spec import ModelSpec
 from SynthDiffusionLib.output_folders import output_folder
 from SynthDiffusionLib.volumes import Segment, Segmentation, write_segmentation, write_volume
 from SynthDiffusionLib.volumes.atomic import files_together
@@ -95,6 +96,7 @@ def _carry_out(
     for note in inputs.notes:
         on_event({"event": "warning", "message": note})
 
+    _check_names(request, resolved, package.spec, inputs.case, out)
     prepared = (prepare_inpaint if request.mode == "inpaint" else prepare_whole)(request, package.spec, inputs)
     prepared = replace(prepared, notes=[*prepared.notes, *_sampler_notes(resolved)])
     for note in prepared.notes:
@@ -187,7 +189,6 @@ def _write(
 ) -> dict[str, Any]:
     spec = package.spec
     inpainted = request.mode == "inpaint"
-    stem = f"{inputs.case}_{spec.id}_seed{resolved.seed}" + ("_inpainted" if inpainted else "")
     notice = provenance.NOTICE_INPAINTED if inpainted else provenance.NOTICE
     kind = "PARTLY SYNTHETIC (inpainted)" if inpainted else "SYNTHETIC"
     record = {
@@ -229,13 +230,8 @@ def _write(
             "SynthDiffusion.Notice": notice,
         },
     )
-    paths = {
-        "volume": out / f"{stem}.{request.format}",
-        "provenance": out / f"{stem}.json",
-        "contact_sheet": out / f"{stem}.png",
-    }
-    if result.changed is not None:
-        paths["region"] = out / f"{stem}_region.seg.nrrd"
+    paths = _paths(request, spec, inputs.case, resolved.seed, out)
+    scene = paths.pop("scene", None)
     with files_together(paths) as staged:
         write_volume(volume, staged["volume"])
         if result.changed is not None:
@@ -254,10 +250,29 @@ def _write(
             changed=result.changed,
             notice=f"{kind}. {notice}",
         )
-    if request.scene:
+    if scene is not None:
         on_event({"event": "progress", "stage": "scene", "step": 0, "total": 1})
-        paths["scene"] = _write_scene(out / f"{stem}.mrb", record, paths, inputs, request)
+        paths["scene"] = _write_scene(scene, record, paths, inputs, request)
     return {"seed": resolved.seed, **paths}
+
+
+def _paths(request: GenerateRequest, spec: ModelSpec, case: str, seed: int, out: Path) -> dict[str, Path]:
+    """The files of one sample, by what they hold."""
+    stem = f"{case}_{spec.id}_seed{seed}" + ("_inpainted" if request.mode == "inpaint" else "")
+    names = {"volume": f"{stem}.{request.format}", "provenance": f"{stem}.json", "contact_sheet": f"{stem}.png"}
+    if request.mode == "inpaint":
+        names["region"] = f"{stem}_region.seg.nrrd"
+    if request.scene:
+        names["scene"] = f"{stem}.mrb"
+    return {what: out / name for what, name in names.items()}
+
+
+def _check_names(request: GenerateRequest, resolved: Resolved, spec: ModelSpec, case: str, out: Path) -> None:
+    """Refuses names that are taken by folders, before the work; files of these names are replaced."""
+    for index in range(request.samples):
+        for path in _paths(request, spec, case, resolved.seed + index, out).values():
+            if path.is_dir():
+                raise BadInput(f"'{path}' is to be written, but is a folder", "Remove it, or choose another --out.")
 
 
 def _write_scene(

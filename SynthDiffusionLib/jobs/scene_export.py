@@ -64,7 +64,7 @@ def write_scene(job_dir: Path | str, description: Mapping, timeout_s: float = 90
     event = _last_event(child.stdout)
     if event.get("event") == "error":
         reason = event.get("message", "no reason was given")
-        raise RunFailed(f"The scene was not written: {reason}", event.get("hint") or hint)
+        raise RunFailed(f"The scene was not written: {reason}", " ".join(filter(None, [event.get("hint"), hint])))
     if child.returncode != 0:
         raise RunFailed(f"The scene writer ended unexpectedly ({_how_it_ended(child.returncode, log)})", hint)
     if event.get("event") != "done" or not Path(event.get("output", "")).is_file():

@@ -178,6 +178,7 @@ def prepare_inpaint(request: GenerateRequest, spec: ModelSpec, inputs: Inputs) -
             f"Nothing is drawn that can be inpainted: the drawing has {', '.join(mapping.given)}",
             f"Draw a region of the class {' or '.join(sorted(drawable))}.",
         )
+    _check_number_type(inputs.image, spec)
     given = tuple(n for n in mapping.given if scheme[n].role == "condition")
     if spec.target_class not in given:
         given = (*given, spec.target_class)  # known to be absent: only regions to remove are drawn
@@ -211,9 +212,10 @@ def prepare_inpaint(request: GenerateRequest, spec: ModelSpec, inputs: Inputs) -
         margin_mm=margin,
         notes=notes,
     )
-    sizes = [_crop(prepared, region, inputs.image, spec).condition.shape for region in regions]
-    largest = tuple(max(size[axis] for size in sizes) for axis in range(3))
-    return Prepared(**{**prepared.__dict__, "grid": largest})
+    crops = [_crop(prepared, region, inputs.image, spec) for region in regions]
+    largest = tuple(max(crop.condition.shape[axis] for crop in crops) for axis in range(3))
+    notes = [*notes, *_intensity_notes(crops, spec)]
+    return Prepared(**{**prepared.__dict__, "grid": largest, "notes": notes})
 
 
 def inpaint(backend: Backend, spec: ModelSpec, prepared: Prepared, settings: Resolved, on_step: OnStep) -> Result:
@@ -289,6 +291,35 @@ def _same_part(volume: Volume, part: Volume) -> Volume:
     start, stop = indices.min(0), indices.max(0) + 1
     box = tuple(slice(a, b) for a, b in zip(start, stop))
     return volume.with_array(volume.array[box], affine=shifted_affine(volume.affine, start))
+
+
+def _check_number_type(image: Volume, spec: ModelSpec) -> None:
+    """Refuses an image whose numbers cannot hold what the model makes, such as HU + 1024 stored without a sign."""
+    (low, high), unit = spec.intensity.range, spec.intensity.unit
+    if np.issubdtype(image.array.dtype, np.integer):
+        limits = np.iinfo(image.array.dtype)
+        if limits.min > low or limits.max < high:
+            raise BadInput(
+                f"--image is stored as {image.array.dtype}, which cannot hold {low:g} to {high:g} {unit}",
+                f"Give it in {unit}, as signed numbers of 16 bits.",
+            )
+
+
+def _intensity_notes(crops: list[InpaintCrop], spec: ModelSpec) -> list[str]:
+    """A warning where the surroundings of a drawing do not look like CT in HU."""
+    if spec.intensity.unit != "HU":
+        return []
+    low, high = spec.intensity.range
+    known = np.concatenate([crop.image.array[crop.known] for crop in crops])
+    if known.size == 0:
+        return []
+    least, most = np.percentile(known, [1, 99])
+    if low - (high - low) <= least <= (low + high) / 2 and most <= high + 2 * (high - low):
+        return []
+    return [
+        f"Around the drawing the image has values from {least:.4g} to {most:.4g}. The model expects chest CT in HU "
+        "(air -1000, water 0): check that the image is in HU and that the drawing lies in or beside the lung"
+    ]
 
 
 def _outside_body_note(classes: np.ndarray, scheme, given: tuple[str, ...]) -> list[str]:

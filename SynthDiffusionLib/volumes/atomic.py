@@ -88,7 +88,11 @@ def gzip_stream(file: BinaryIO, level: int = 6) -> Iterator[BinaryIO]:
 
 
 def writing_error(error: OSError, path: Path) -> BadInput | RunFailed:
-    """The error to show for a failed write."""
+    """The error to show for a failed write; `path` may lie in a temporary folder of `files_together`."""
+    parts = list(path.parts)
+    staging = next((i for i, part in enumerate(parts) if part.startswith(".part-")), None)
+    if staging is not None and staging < len(parts) - 1:
+        path = Path(*parts[:staging], path.name)
     if error.errno in _NO_SPACE:
         return RunFailed(
             f"{path.name}: No space left on the disk of {path.parent}", "Free some space or choose another folder."

@@ -281,6 +281,25 @@ def test_number_out_of_range(refused, option, value, mend):
     refused(f"{option}={value}", cause=value, mend=mend)
 
 
+@pytest.mark.parametrize("option", ["--margin=3", "--inpaint-method=replacement"])
+def test_an_option_of_another_mode(refused, option):
+    refused(option, cause=f"{option.partition('=')[0]} was given, but the mode is 'whole'", mend="--mode inpaint")
+
+
+def test_a_name_that_is_taken_by_a_folder(refused, tmp_path):
+    taken = tmp_path / "results" / "seg_tiny-ct_seed3.png"
+    taken.mkdir(parents=True)
+    refused(
+        "--seed=2", "--samples=2", cause=f"'{taken}' is to be written, but is a folder", mend="--out", out=taken.parent
+    )
+    assert list(taken.parent.iterdir()) == [taken]
+
+
+@pytest.mark.parametrize("option", ["--out", "--image"])
+def test_an_empty_path_is_not_the_current_folder(refused, option):
+    refused(option, "", cause=f"argument {option}: the path is empty", mend="--help")
+
+
 def test_text_in_place_of_a_number(refused):
     refused("--steps", "many", cause="argument --steps: invalid int value: 'many'", mend="--help")
 
