@@ -3,9 +3,11 @@ else, so that a card cannot say what was not measured."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.evaluation.report import (
@@ -214,6 +216,7 @@ def weaknesses(spec: ModelSpec, results: Mapping[str, Mapping[str, Any]]) -> lis
                 f"{row['label'].capitalize()}: the segmenter's Dice is {number(row['ratio'])} times that on real "
                 "images, outside the limits."
             )
+        found += _missed(row["label"].capitalize(), arm, adherence["per_volume"], spec.target_class)
     for row in fidelity["rows"]:
         if row["kind"] != "ours":
             continue
@@ -243,8 +246,24 @@ def weaknesses(spec: ModelSpec, results: Mapping[str, Mapping[str, Any]]) -> lis
             found.append(
                 f"{row['label'].capitalize()} ({row['view']}): copying of training cases is suspected, see above."
             )
+    found += [f"{sentence[0].upper()}{sentence[1:]}" for sentence in spec.provenance.get("noted", ())]
     found += [f"Seen by eye: {sentence}" for sentence in spec.provenance.get("seen", ())]
     return found
+
+
+def _missed(label: str, arm: str, per_volume: Sequence[Mapping[str, Any]], target: str) -> list[str]:
+    """What the mean ratio hides: targets that are hardly there, and what the ratio is without them."""
+    volumes = [v for v in per_volume if v["row"] == arm]
+    there = [v for v in volumes if v["found"]]
+    if not there or len(there) == len(volumes):
+        return []
+    real = {v["case"]: v["dice"] for v in per_volume if v["row"] == "real"}
+    ratio = np.mean([v["dice"] for v in there]) / np.mean([real[v["case"]] for v in there])
+    return [
+        f"{label}: in {len(volumes) - len(there)} of {len(volumes)} volumes the segmenter does not find the {target}; "
+        f"in the others its Dice is {number(ratio)} times that on the real images of the same patients. The ratio in "
+        "the table is the mean of both."
+    ]
 
 
 def _bullets(lines: list[str]) -> list[str]:

@@ -287,10 +287,14 @@ def verdict_lines(result: Mapping[str, Any]) -> list[str]:
                 )
     elif result["kind"] == "fidelity":
         for arm, v in verdicts.items():
+            view = next(r["view"] for r in result["rows"] if r["row"] == arm)
+            # A real image among the no-skill rows: nothing can beat it where it is compared as a whole.
+            but = next((r["label"] for r in result["rows"] if r["row"] == "unrelated_real" and r["view"] == view), None)
+            rivals = f"every no-skill row but '{but}', which is real" if but else "every no-skill row"
             for key, value in v.items():
                 measure = {"mmd2_below_all": "MMD²"}.get(key, f"AUC ({classifier(key.split('_')[1])})")
                 word = "clearly below" if value else "NOT clearly below"
-                lines.append(f"{_label(result, arm)}: {measure} {word} every no-skill row.")
+                lines.append(f"{_label(result, arm)}: {measure} {word} {rivals}.")
     elif result["kind"] == "memorisation":
         for r in result["rows"]:
             if r["kind"] == "ours":

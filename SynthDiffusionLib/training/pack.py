@@ -82,6 +82,7 @@ def package_content(
                 "smallest_working_side": SMALLEST_SIDE,
                 "split_seed": description["split_seed"],
                 "seen": list(stated.get("seen", ())),
+                "noted": list(stated.get("noted", ())),
             },
         }
     except KeyError as error:

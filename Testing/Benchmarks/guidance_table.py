@@ -37,6 +37,11 @@ def covered(segment, item: Item, value: int) -> float:
     return float((mask & segment(item.hu)).sum() / mask.sum())
 
 
+def interval(estimate: dict, form: str) -> str:
+    value, low, high = (format(estimate[k], form) for k in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="what `synthdiffusion prepare` wrote")
@@ -64,7 +69,7 @@ def main() -> None:
     segment, target = package_segmenter(package), values[spec.target_class]
     real = [dice(segment, item, target) for item in real_items(validation, spec.intensity.range)]
     print(f"{len(validation)} validation patients; Dice on their real images {np.mean(real):.3f}")
-    print("guidance   Dice  ratio  found    HU   MMD2   AUC")
+    print("guidance   Dice  ratio  found    HU, interval      MMD2   AUC, interval")
     for guidance in (float(g) for g in args.guidance.split(",")):
         folder = args.out / f"{args.arm}_guidance_{guidance:g}"
         make_samples(package, data, folder, Settings((args.arm,), guidance=guidance))
@@ -73,11 +78,12 @@ def main() -> None:
         scores = np.array([dice(segment, item, target) for item in row.items])
         found = np.mean([covered(segment, item, target) >= 0.1 for item in row.items])
         realism = measure_fidelity(data, {args.arm: row}, spec.inpaint.margin_mm, auc_steps=0)["rows"][-1]
-        hu = realism["classes"][spec.target_class]["difference"]["value"]
-        mmd2, auc = realism["mmd2"]["value"], realism["auc"]["features"]["value"]
+        hu = realism["classes"][spec.target_class]["difference"]
+        mmd2, auc = realism["mmd2"]["value"], realism["auc"]["features"]
+        ratio = scores.mean() / np.mean(real)
         print(
-            f"{guidance:8g}  {scores.mean():.3f}   {scores.mean() / np.mean(real):.2f}   {found:4.0%}  {hu:+4.0f}  "
-            f"{mmd2:.3f}  {auc:.2f}",
+            f"{guidance:8g}  {scores.mean():.3f}   {ratio:.2f}   {found:4.0%}  {interval(hu, '+4.0f')}  {mmd2:.3f}  "
+            f"{interval(auc, '.2f')}",
             flush=True,
         )
 

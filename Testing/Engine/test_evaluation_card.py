@@ -285,3 +285,24 @@ def test_peak_memory_sees_an_allocation():
 )
 def test_numbers_are_written_plainly(value, text):
     assert report.number(value) == text
+
+
+def test_what_a_mean_ratio_hides_is_said():
+    """One of three is missed and the others do better than real: 1.0 on average, 1.5 where it is there."""
+    volumes = [
+        {"row": row, "case": case, "dice": dice, "found": float(dice > 0)}
+        for row, scores in (("real", (0.6, 0.6, 0.6)), ("anatomy", (0.0, 0.9, 0.9)), ("nodule", (0.6, 0.6, 0.6)))
+        for case, dice in zip("abc", scores)
+    ]
+    (said,) = card._missed("Anatomy", "anatomy", volumes, "nodule")
+    assert "in 1 of 3 volumes the segmenter does not find the nodule" in said and "is 1.50 times" in said
+    assert card._missed("Nodule", "nodule", volumes, "nodule") == []
+
+
+def test_a_real_image_is_no_rival_of_whole_volumes_and_the_verdict_says_so(made):
+    _, _, results = made
+    lines = report.verdict_lines(results["fidelity"])
+    whole = [line for line in lines if line.startswith("nodule alone")]
+    region = [line for line in lines if line.startswith("inpainting")]
+    assert whole and all("but 'unrelated real image', which is real" in line for line in whole)
+    assert region and all(line.endswith("every no-skill row.") for line in region)
