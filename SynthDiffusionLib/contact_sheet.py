@@ -54,7 +54,7 @@ def write_contact_sheet(
     center = _center(classes, scheme, target)
     titles = ("drawing", "synthetic", "overlay")
     if before is not None:
-        titles = ("drawing", "before: real", "after: region synthetic", "region")
+        titles = ("drawing", "before", "after: region synthetic", "region")
         earlier = reorient(before, "LPS").array
         region = reorient(Volume(changed.astype(np.uint8), volume.affine, "label"), "LPS").array > 0
         where = np.argwhere(region)

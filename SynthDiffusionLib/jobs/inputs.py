@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
-from SynthDiffusionLib.jobs.provenance import sha256_of
+from SynthDiffusionLib.jobs.provenance import is_synthetic, sha256_of
 from SynthDiffusionLib.jobs.request import GenerateRequest
 from SynthDiffusionLib.labels.mapping import MappedSegmentation, MappingReport, map_to_model
 from SynthDiffusionLib.models.spec import ModelSpec
@@ -74,6 +74,8 @@ def read_inputs(request: GenerateRequest, spec: ModelSpec) -> Inputs:
     if request.image is not None:
         image = read_volume(request.image, unit=spec.intensity.unit)
         checksums["image_sha256"] = sha256_of(request.image)
+        if is_synthetic(image.metadata):
+            notes.append("--image is partly or wholly synthetic itself: not all outside the new region is real")
         segmentation = _into_frame(segmentation, image, notes)
         classes = Volume(mapping.class_map, mapping.affine, "label")
         moved = resample_to(classes, image.shape, image.affine, fill=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,18 @@ NOTICE_INPAINTED = (
     "Partly synthetic image for research, not for diagnosis. Everything outside the region file is a real patient's "
     "image: it is not anonymous, and belongs to its source patient in every split."
 )
+
+NOTICE_INPAINTED_AGAIN = (
+    "Partly synthetic image for research, not for diagnosis. It was made from an image that was partly or wholly "
+    "synthetic already: the region file holds only what was changed last. What is not synthetic is a real patient's "
+    "image: it is not anonymous, and belongs to its source patient in every split."
+)
+
+
+def is_synthetic(metadata: Mapping[str, str]) -> bool:
+    """Whether the header of a volume says that it comes from here (NRRD by its own field, others by description)."""
+    described = metadata.get("description", "").upper()
+    return metadata.get("SynthDiffusion.Synthetic") == "YES" or "SYNTHETIC" in described
 
 
 def sha256_of(path: Path) -> str:

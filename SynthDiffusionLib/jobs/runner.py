@@ -19,7 +19,7 @@ from SynthDiffusionLib.errors import BadInput, ModelError, RunFailed
 from SynthDiffusionLib.jobs import provenance
 from SynthDiffusionLib.jobs.events import OnEvent, Progress, ignore
 from SynthDiffusionLib.jobs.inputs import Inputs, read_inputs
-from SynthDiffusionLib.jobs.request import GenerateRequest, check_choice
+from SynthDiffusionLib.jobs.request import CHOICES, GenerateRequest, check_choice
 from SynthDiffusionLib.jobs.synthesis import Resolved, Result, inpaint, prepare_inpaint, prepare_whole, whole
 from SynthDiffusionLib.models import ModelPackage, load_package
 from SynthDiffusionLib.models.spec import ModelSpec
@@ -189,7 +189,9 @@ def _write(
 ) -> dict[str, Any]:
     spec = package.spec
     inpainted = request.mode == "inpaint"
-    notice = provenance.NOTICE_INPAINTED if inpainted else provenance.NOTICE
+    again = inpainted and provenance.is_synthetic(inputs.image.metadata)
+    inpainted_notice = provenance.NOTICE_INPAINTED_AGAIN if again else provenance.NOTICE_INPAINTED
+    notice = inpainted_notice if inpainted else provenance.NOTICE
     kind = "PARTLY SYNTHETIC (inpainted)" if inpainted else "SYNTHETIC"
     record = {
         "format": provenance.FORMAT,
@@ -270,9 +272,17 @@ def _paths(request: GenerateRequest, spec: ModelSpec, case: str, seed: int, out:
 def _check_names(request: GenerateRequest, resolved: Resolved, spec: ModelSpec, case: str, out: Path) -> None:
     """Refuses names that are taken by folders, before the work; files of these names are replaced."""
     for index in range(request.samples):
-        for path in _paths(request, spec, case, resolved.seed + index, out).values():
+        paths = _paths(request, spec, case, resolved.seed + index, out)
+        for path in paths.values():
             if path.is_dir():
                 raise BadInput(f"'{path}' is to be written, but is a folder", "Remove it, or choose another --out.")
+        for other in set(CHOICES["format"]) - {request.format}:
+            volume = paths["volume"].with_name(paths["volume"].name.removesuffix(request.format) + other)
+            if volume.exists():
+                raise BadInput(
+                    f"'{volume}' lies there, and the new volume's provenance would take the place of its own",
+                    "Choose another --out, or remove it.",
+                )
 
 
 def _write_scene(

@@ -441,3 +441,18 @@ def test_regions_partition_the_drawing():
     np.testing.assert_array_equal(times_drawn, drawn)
     distance = ndimage.distance_transform_edt(~drawn, sampling=(1.0, 1.3, 0.8))
     np.testing.assert_array_equal(times_changed, distance <= 3.0)
+
+
+def test_inpainting_what_was_inpainted_does_not_call_the_rest_real(painter, inpaint, package, tmp_path):
+    image = chest()
+    _, _, _, first = inpaint(image, np.where(ball(image.shape, (20, 18, 15), 5), NODULE, LUNG))
+    assert first["notice"].startswith("Partly synthetic") and "Everything outside" in first["notice"]
+    (earlier,) = (tmp_path / "out").glob("*_inpainted.nii.gz")
+    drawing = tmp_path / "again.nii.gz"
+    drawn = np.where(ball(image.shape, (30, 20, 20), 4), NODULE, LUNG).astype(np.uint8)
+    write_volume(Volume(drawn, np.eye(4), "label"), drawing)
+    request = GenerateRequest(drawing, str(package), tmp_path / "second", "inpaint", earlier, seed=1)
+    result = run(request)
+    record = json.loads(result.outputs[0]["provenance"].read_text(encoding="utf-8"))
+    assert "Everything outside" not in record["notice"] and "synthetic already" in record["notice"]
+    assert any("is partly or wholly synthetic itself" in note for note in result.notes)

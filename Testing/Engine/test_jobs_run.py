@@ -413,6 +413,16 @@ def test_the_models_guidance_is_the_default(tmp_path, painter):
     assert used("whole of two", two) == 1.5 and used("inpaint of two", two, mode="inpaint", image=real) == 0.5
 
 
+def test_a_volume_of_another_format_keeps_its_provenance(model, painter, tmp_path):
+    seg = save(tmp_path / "case.nii.gz", nested())
+    run(GenerateRequest(seg, model, tmp_path / "out", seed=1, format="nrrd"))
+    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    with pytest.raises(BadInput, match=r"\.nrrd' lies there"):
+        run(GenerateRequest(seg, model, tmp_path / "out", seed=1))
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+    run(GenerateRequest(seg, model, tmp_path / "out", seed=1, format="nrrd"))
+
+
 def test_low_precision_is_near_full_precision(model, tmp_path):
     seg = save(tmp_path / "case.nii.gz", nested())
     made = {}
