@@ -43,7 +43,7 @@ def test_refusal_of_the_child_is_passed_on(child, tmp_path):
     child(f"print({json.dumps(event)!r}); raise SystemExit(2)")
     with pytest.raises(RunFailed, match="All segments are empty") as caught:
         scene_export.write_scene(tmp_path, DESCRIPTION)
-    assert caught.value.hint == "Draw."
+    assert caught.value.hint.startswith("Draw. ") and "scene.log" in caught.value.hint
 
 
 def test_child_that_aborts(child, tmp_path):
