@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 _REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_state_folder(tmp_path_factory) -> Iterator[Path]:
+    """A folder in place of the user's, for what is kept between runs; child processes get it too."""
+    folder = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SYNTHDIFFUSION_STATE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 BACKENDS = ("patch_ddpm",)
 
+# Is called after a step with a function that gives the volume as the step estimates it; one that nobody wants costs
+# nothing.
+OnEstimate = Callable[[Callable[[], "np.ndarray"]], None]
+
 
 class Backend(Protocol):
     """A trained model that draws volumes from conditions; `patch_ddpm.PatchDDPM` documents the arguments."""
@@ -36,6 +40,7 @@ class Backend(Protocol):
         guidance: float = 1.0,
         known: KnownImage | None = None,
         on_step: Callable[[int, int], None] = ...,
+        on_estimate: OnEstimate | None = None,
     ) -> np.ndarray: ...
 
 

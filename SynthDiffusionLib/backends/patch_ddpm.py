@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from SynthDiffusionLib.backends import OnEstimate
 from SynthDiffusionLib.backends.coordinates import coordinate_channels
 from SynthDiffusionLib.errors import ModelError, OutOfMemory, RunFailed
 from SynthDiffusionLib.labels.condition import Condition
 from SynthDiffusionLib.labels.scheme import LabelScheme
+from SynthDiffusionLib.memory.needs import SMALLEST_SIDE, working_grid
 from SynthDiffusionLib.memory.plan import Plan
 from SynthDiffusionLib.sampling.denoising import sample as draw_sample
 from SynthDiffusionLib.sampling.schedule import DiffusionSpec
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
 COORDINATE_CHANNELS = 3
 IMAGE_CHANNELS = 3  # noisy image, known image, known mask
-SMALLEST_SIDE = 40  # smaller grids are padded to this, the smallest field that the training draws
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,7 @@ class PatchDDPM:
 
     def working_grid(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """The grid that the network works on for a condition of `shape`: padded to `SMALLEST_SIDE` and its divisor."""
-        divisor = self.network.divisor
-        return tuple(-(-max(n, SMALLEST_SIDE) // divisor) * divisor for n in shape)
+        return working_grid(shape, SMALLEST_SIDE, self.network.divisor)
 
     def sample(
         self,
@@ -112,6 +112,7 @@ class PatchDDPM:
         guidance: float = 1.0,
         known: KnownImage | None = None,
         on_step: Callable[[int, int], None] = lambda done, total: None,
+        on_estimate: OnEstimate | None = None,
     ) -> np.ndarray:
         """Draws one volume on the condition's grid.
 
@@ -119,6 +120,9 @@ class PatchDDPM:
             guidance: w in x_null + w (x_cond - x_null), classifier-free guidance of arXiv:2207.12598 in the
                 convention where 1 is off; otherwise a step costs two network evaluations.
             known: what to continue; None synthesises every voxel.
+            on_step: called after every step with (done, total).
+            on_estimate: called before `on_step` with a function of no arguments that gives the estimate of the volume
+                at this step, as it will be returned at the end.
 
         Returns:
             (I, J, K) float32 in [-1, 1].
@@ -166,6 +170,9 @@ class PatchDDPM:
             unconditioned = evaluate(torch.zeros_like(classes))
             return unconditioned + guidance * (conditioned - unconditioned)
 
+        def unpadded(volume: torch.Tensor) -> np.ndarray:
+            return volume[0, 0][tuple(slice(0, n) for n in shape)].clamp(-1.0, 1.0).cpu().numpy()
+
         try:
             volume = draw_sample(
                 predict,
@@ -177,6 +184,7 @@ class PatchDDPM:
                 device=device,
                 replace_known=replace,
                 on_step=on_step,
+                on_estimate=None if on_estimate is None else lambda clean: on_estimate(lambda: unpadded(clean)),
             )
         except torch.OutOfMemoryError as error:
             raise OutOfMemory(
@@ -188,4 +196,4 @@ class PatchDDPM:
                 "The network's result holds values that are not numbers",
                 "Try --precision fp32; if that does not help, install the model again.",
             )
-        return volume[0, 0][tuple(slice(0, n) for n in shape)].clamp(-1.0, 1.0).cpu().numpy()
+        return unpadded(volume)

@@ -52,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     from SynthDiffusionLib.cli import (
         demo_command,
         evaluate_command,
+        export_command,
         generate_command,
         models_command,
         prepare_command,
@@ -74,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
         generate_command,
         train_command,
         evaluate_command,
+        export_command,
     ):
         command.add_parser(subparsers)
     return parser

@@ -48,9 +48,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     add(
         "--labels",
-        type=path_arg,
+        type=_labels_arg,
         metavar="MAP.json",
-        help='which segment is which class, as {"Left lung": "lung", "3": "nodule", "heart": null}',
+        help='which segment is which class, as {"Left lung": "lung", "3": "nodule", "heart": null}; a file or text',
     )
     add("--classes", metavar="A,B", help="use only these classes of the segmentation, such as nodule")
     add("--crop", action="store_true", help="cut a segmentation that is too large to a box around the drawing")
@@ -58,6 +58,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     add("--seed", type=int, metavar="N", help="seed of the first volume, the next have N+1, ... (default: random)")
     add("--format", default="nii.gz", metavar="FORMAT", help="nii.gz (default) or nrrd")
     add("--scene", action="store_true", help="also write a 3D Slicer scene (.mrb); needs the extra 'slicer'")
+    add("--adherence", action="store_true", help="measure how well each volume follows the drawing, if the model can")
     add("--json", action="store_true", help="print one JSON object on the last line")
     more = parser.add_argument_group("advanced")
     add = more.add_argument
@@ -81,6 +82,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         metavar="NAME",
         help="conditioned (default), or replacement for comparison",
     )
+    add("--case", metavar="NAME", help="what the names of the files begin with (default: the segmentation's name)")
     add("--device", default="auto", metavar="NAME", help="auto (default), cpu, cuda or cuda:N")
     add("--precision", default="auto", metavar="NAME", help="auto (default), fp32, bf16 or fp16")
     add(
@@ -92,10 +94,16 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     return parser
 
 
+def _labels_arg(text: str) -> str:
+    """A path as `path_arg` takes it, or a label map itself."""
+    path_arg(text)
+    return text
+
+
 def run(args: argparse.Namespace) -> int:
     """Carries out what `add_parser` has parsed."""
     from SynthDiffusionLib.cli.progress import ProgressLine
-    from SynthDiffusionLib.labels.mapping import read_label_map
+    from SynthDiffusionLib.labels.label_map import read_label_map
     from SynthDiffusionLib.memory.plan import parse_bytes
 
     request = GenerateRequest(
@@ -119,6 +127,8 @@ def run(args: argparse.Namespace) -> int:
         scene=args.scene,
         inpaint_method=args.inpaint_method,
         margin_mm=args.margin,
+        case=args.case,
+        adherence=args.adherence,
     )
     from SynthDiffusionLib.jobs.runner import run as run_job
 

@@ -112,12 +112,19 @@ def _list(args: argparse.Namespace) -> _Outcome:
                 "backend": e.spec.backend if e.spec else None,
                 "license": e.spec.license.spdx if e.spec else None,
                 "bytes": e.spec.total_bytes if e.spec else None,
+                "model": _without_split(e.spec.raw) if e.spec else None,
             }
             for e in entries
         ],
         "user_folder": str(models.user_folder()),
     }
     return lines, result
+
+
+def _without_split(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A description without the names of the cases that it was trained on, which are most of it."""
+    training = {key: value for key, value in raw["training"].items() if key != "split"}
+    return {**raw, "training": training}
 
 
 def _show(args: argparse.Namespace) -> _Outcome:

@@ -9,6 +9,8 @@ STAGES = {
     "read": "reading the input",
     "model": "loading the model",
     "denoise": "synthesising",
+    "write": "writing the files",
+    "adherence": "measuring how well it follows the drawing",
     "scene": "writing the scene",
 }
 

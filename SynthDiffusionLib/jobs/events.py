@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -35,37 +36,108 @@ def event_file(job_dir: Path) -> TextIO:
 class Progress:
     """Counts the denoising steps of a whole job and estimates the time that is left.
 
+    The estimate goes by the voxels that are left to denoise, since regions differ in size. The first step is slower
+    than the others and is left out when there are others. What comes after denoising (writing, a scene) counts for the
+    samples to come as soon as one is finished.
+
     Args:
         on_event: receiver.
-        total: denoising steps of all samples and regions together.
+        steps: denoising steps a condition.
+        costs: of one step for each condition of a sample, in any unit (voxels).
+        samples: of the job.
         should_cancel: asked after every step.
+
+    Attributes:
+        denoise_s: seconds in the blocks of `sample` that have ended.
     """
 
-    def __init__(self, on_event: OnEvent, total: int, should_cancel: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        on_event: OnEvent,
+        steps: int,
+        costs: Sequence[float],
+        samples: int = 1,
+        should_cancel: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._on_event = on_event
-        self._total = total
-        self._done = 0
+        self._steps, self._costs, self._samples = steps, costs, samples
         self._should_cancel = should_cancel
-        self._began = time.monotonic()
+        self._sample = 0
+        self._done = 0
+        self._cost_left = float(steps * sum(costs) * samples)
+        self._timed_s = self._timed_cost = 0.0
+        self._other_s = self._last = 0.0
+        self._first = 0.0, 0.0  # seconds and cost of the first step
+        self.denoise_s = 0.0
+
+    @contextmanager
+    def sample(self) -> Iterator[None]:
+        """The block denoises the next sample."""
+        began = time.monotonic()
+        if self._sample:
+            self._other_s += began - self._last
+        self._sample += 1
+        self._last = began
+        yield
+        self._last = time.monotonic()
+        self.denoise_s += self._last - began
 
     def step(self, *_: int) -> None:
         """One denoising step is done."""
         from SynthDiffusionLib.errors import Cancelled
 
+        now = time.monotonic()
+        cost = self._costs[self._done // self._steps % len(self._costs)]
+        if self._done == 0:
+            self._first = now - self._last, cost
+        elif self._done == 1:  # the second step takes the place of the first
+            self._timed_s = self._timed_cost = 0.0
+        self._timed_s += now - self._last
+        self._timed_cost += cost
+        self._cost_left -= cost
         self._done += 1
-        elapsed = time.monotonic() - self._began
+        self._last = now
         self._on_event(
             {
                 "event": "progress",
                 "stage": "denoise",
                 "step": self._done,
-                "total": self._total,
-                "eta_s": round(elapsed / self._done * (self._total - self._done), 1),
+                "total": self._steps * len(self._costs) * self._samples,
+                "sample": self._sample,
+                "samples": self._samples,
+                "eta_s": round(self._seconds_left(), 1),
             }
             | _memory()
         )
         if self._should_cancel():
             raise Cancelled
+
+    def stage(self, name: str) -> None:
+        """Another stage of the present sample begins, after its denoising."""
+        self._on_event(
+            {
+                "event": "progress",
+                "stage": name,
+                "step": 0,
+                "total": 1,
+                "sample": self._sample,
+                "samples": self._samples,
+            }
+        )
+
+    @property
+    def warm_up_s(self) -> float:
+        """How much longer the first step took than the others did; part of `denoise_s`. 0 where there are no others."""
+        if self._done < 2:
+            return 0.0
+        seconds, cost = self._first
+        return max(0.0, seconds - self._timed_s / self._timed_cost * cost)
+
+    def _seconds_left(self) -> float:
+        denoising = self._timed_s / self._timed_cost * self._cost_left
+        finished = self._sample - 1
+        other = self._other_s / finished * (self._samples - finished) if finished else 0.0
+        return denoising + other
 
 
 def _memory() -> dict[str, int]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.jobs.outputs import safe_stem
 from SynthDiffusionLib.jobs.provenance import is_synthetic, sha256_of
 from SynthDiffusionLib.jobs.request import GenerateRequest
 from SynthDiffusionLib.labels.mapping import MappedSegmentation, MappingReport, map_to_model
@@ -55,8 +55,7 @@ def case_name(request: GenerateRequest) -> str:
     if request.case is None:
         suffix = next((s for s in SUFFIXES if name.lower().endswith(s)), "")
         name = name[: len(name) - len(suffix)]
-    name = name.encode("utf-8", "replace").decode("utf-8")  # bytes that are no text
-    return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", name).strip(" .")[:80] or "case"
+    return safe_stem(name)
 
 
 def read_inputs(request: GenerateRequest, spec: ModelSpec) -> Inputs:
@@ -126,7 +125,7 @@ def _keep_classes(mapping: MappedSegmentation, classes: tuple[str, ...]) -> Mapp
         around = [c.value for c in mapping.scheme.classes if c.name in label.within and c.name in given]
         fallback[label.value] = label.value if label.name in given else (around or [0])[-1]
     entries = tuple(
-        e if e.target is None or e.target in given else replace(e, target=None, how=None)
+        e if e.target is None or e.target in given else replace(e, target=None, how=None, unused=e.target)
         for e in mapping.report.entries
     )
     overlaps = tuple(o for o in mapping.report.overlaps if o.over in given and o.under in given)

@@ -1,16 +1,25 @@
-"""Being told to end: SIGTERM (`kill`, a batch system) and SIGHUP (a closed terminal) as Ctrl+C."""
+"""Being told to end: by a signal, and by a parent process that closes our standard input or is gone."""
 
 from __future__ import annotations
 
+import os
 import signal
+import stat
+import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+from SynthDiffusionLib.errors import BadInput, Cancelled
+
+POLL_SECONDS = 0.1
 
 
 @contextmanager
 def ended_like_interrupted() -> Iterator[None]:
-    """Lets these signals raise KeyboardInterrupt in the block, so that it cleans up and says that it was cancelled.
+    """Lets SIGTERM (`kill`, a batch system) and SIGHUP (a closed terminal) raise KeyboardInterrupt in the block, as
+    Ctrl+C does, so that it cleans up and says that it was cancelled.
 
     Signals that the parent process has told us to ignore (`nohup`) stay ignored. Only the main thread can set
     handlers; elsewhere nothing is changed.
@@ -26,3 +35,71 @@ def ended_like_interrupted() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def end_with_stdin() -> None:
+    """From now on, this process and its children end at once when standard input is closed, whatever they are doing.
+
+    The parent holds the other end of the pipe, so this also happens when the parent crashes. Nothing is cleaned up and
+    no event is written; files under their final names are whole, since they are written beside and renamed. The exit
+    code is 130.
+
+    Raises:
+        BadInput: standard input is not a pipe.
+    """
+    import psutil  # now: an import at the end could have to wait for one in the main thread
+
+    try:
+        descriptor = sys.stdin.fileno()
+        mode = os.fstat(descriptor).st_mode
+    except (AttributeError, OSError, ValueError):  # None, closed, or replaced by something that is no file
+        raise _no_pipe("closed") from None
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+        raise _no_pipe("a terminal" if os.isatty(descriptor) else "no pipe")
+    process = psutil.Process()
+
+    def watch() -> None:
+        try:
+            wait_until_closed(descriptor)
+            for _ in range(3):  # a child may be on its way while the first are listed
+                children = process.children(recursive=True)
+                for child in children:
+                    with suppress(psutil.Error):
+                        child.kill()
+                if not children:
+                    break
+        finally:
+            os._exit(Cancelled.exit_code)
+
+    threading.Thread(target=watch, name="stdin", daemon=True).start()
+
+
+def wait_until_closed(descriptor: int) -> None:
+    """Returns when the other end of a pipe is closed; what comes through it is thrown away.
+
+    On Windows the pipe is polled. A read that waits there would hold up everything else that looks at standard input,
+    such as the start-up code of numpy's libraries: the import of numpy would hang (numpy issue 24290).
+    """
+    try:
+        if os.name != "nt":
+            while os.read(descriptor, 4096):
+                pass
+            return
+        import _winapi
+        import msvcrt
+
+        handle = msvcrt.get_osfhandle(descriptor)
+        while True:
+            waiting, _ = _winapi.PeekNamedPipe(handle, 0)
+            if waiting:
+                os.read(descriptor, waiting)
+            time.sleep(POLL_SECONDS)
+    except OSError:  # on Windows, how a closed pipe shows itself
+        return
+
+
+def _no_pipe(what: str) -> BadInput:
+    return BadInput(
+        f"--end-with-stdin was given, but standard input is {what}",
+        "Start this process with a pipe for its standard input, or leave the option out.",
+    )

@@ -50,6 +50,7 @@ class GenerateRequest:
             surroundings over the sample after every step (for comparison).
         margin_mm: width of the rim around a drawn region that is synthesised with it; the model's default when None.
         case: stem of the output names; the segmentation's file name when None.
+        adherence: run the package's segmenter on every sample and record its Dice with the drawn target class.
     """
 
     segmentation: Path
@@ -73,6 +74,7 @@ class GenerateRequest:
     inpaint_method: str = "conditioned"
     margin_mm: float | None = None
     case: str | None = None
+    adherence: bool = False
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():

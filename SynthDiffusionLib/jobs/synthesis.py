@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from SynthDiffusionLib.volumes import (
 )
 
 OnStep = Callable[[int, int], None]
+OnEstimate = Callable[[Callable[[], Volume]], None]  # see `previews.Previews.__call__`
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Prepared:
         class_map: on the grid of the output.
         grid: (I, J, K) of the largest condition.
         evaluations: conditions per sample.
+        shapes: (I, J, K) of each condition.
         condition: for whole volumes.
         image: for inpainting: the real volume.
         regions: for inpainting.
@@ -60,6 +62,7 @@ class Prepared:
     class_map: Volume
     grid: tuple[int, int, int]
     evaluations: int
+    shapes: tuple[tuple[int, int, int], ...] = ()
     condition: Condition | None = None
     image: Volume | None = None
     regions: list[Region] = field(default_factory=list)
@@ -70,11 +73,19 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Result:
-    """One sample: the volume, the class map on its grid, and for inpainting the voxels that may have changed."""
+    """One sample.
+
+    Args:
+        volume: on the grid of the output.
+        class_map: (I, J, K) on the same grid.
+        changed: (I, J, K) bool, for inpainting: the voxels that may have changed.
+        on_model_grid: a whole volume as the model made it.
+    """
 
     volume: Volume
     class_map: np.ndarray
     changed: np.ndarray | None = None
+    on_model_grid: Volume | None = None
 
 
 def prepare_whole(request: GenerateRequest, spec: ModelSpec, inputs: Inputs) -> Prepared:
@@ -133,28 +144,41 @@ def prepare_whole(request: GenerateRequest, spec: ModelSpec, inputs: Inputs) -> 
     known = tuple(n for n in given if n not in lost)
     notes += _outside_body_note(on_grid.array, mapping.scheme, given)
     condition = Condition(on_grid.array, on_grid.affine, mapping.scheme, known)
-    return Prepared(class_map, condition.shape, 1, condition=condition, given=known, notes=notes)
+    return Prepared(class_map, condition.shape, 1, (condition.shape,), condition=condition, given=known, notes=notes)
 
 
-def whole(backend: Backend, spec: ModelSpec, prepared: Prepared, settings: Resolved, on_step: OnStep) -> Result:
+def whole(
+    backend: Backend,
+    spec: ModelSpec,
+    prepared: Prepared,
+    settings: Resolved,
+    on_step: OnStep,
+    on_estimate: OnEstimate | None = None,
+) -> Result:
     """One whole synthetic volume on the grid of the segmentation."""
     condition = prepared.condition
-    values = backend.sample(
-        condition,
-        settings.plan,
-        sampler=settings.sampler,
-        steps=settings.steps,
-        seed=settings.seed,
-        guidance=settings.guidance,
-        on_step=on_step,
+
+    def in_unit(values: np.ndarray) -> Volume:
+        return Volume(denormalise(values, spec.intensity.range), condition.affine, spec.intensity.unit)
+
+    made = in_unit(
+        backend.sample(
+            condition,
+            settings.plan,
+            sampler=settings.sampler,
+            steps=settings.steps,
+            seed=settings.seed,
+            guidance=settings.guidance,
+            on_step=on_step,
+            **_estimates(on_estimate, in_unit),
+        )
     )
-    array = denormalise(values, spec.intensity.range)
     # One more voxel on every side: the model's box may end up to half a voxel within the segmentation's.
-    padded = Volume(np.pad(array, 1, mode="edge"), shifted_affine(condition.affine, (-1, -1, -1)), spec.intensity.unit)
+    padded = made.with_array(np.pad(made.array, 1, mode="edge"), affine=shifted_affine(made.affine, (-1, -1, -1)))
     target = prepared.class_map
     placed = resample_to(padded, target.shape, target.affine)
     volume = Volume(np.rint(placed.array).astype(np.int16), target.affine, spec.intensity.unit)
-    return Result(volume, target.array)
+    return Result(volume, target.array, on_model_grid=made.with_array(np.rint(made.array)))
 
 
 def prepare_inpaint(request: GenerateRequest, spec: ModelSpec, inputs: Inputs) -> Prepared:
@@ -215,13 +239,18 @@ def prepare_inpaint(request: GenerateRequest, spec: ModelSpec, inputs: Inputs) -
     crops = [_crop(prepared, region, inputs.image, spec) for region in regions]
     largest = tuple(max(crop.condition.shape[axis] for crop in crops) for axis in range(3))
     notes = [*notes, *_intensity_notes(crops, spec)]
-    return Prepared(**{**prepared.__dict__, "grid": largest, "notes": notes})
+    return replace(prepared, grid=largest, shapes=tuple(crop.condition.shape for crop in crops), notes=notes)
 
 
-def inpaint(backend: Backend, spec: ModelSpec, prepared: Prepared, settings: Resolved, on_step: OnStep) -> Result:
+def inpaint(
+    backend: Backend,
+    spec: ModelSpec,
+    prepared: Prepared,
+    settings: Resolved,
+    on_step: OnStep,
+    on_estimate: OnEstimate | None = None,
+) -> Result:
     """The real volume with every drawn region synthesised, one after the other."""
-    from dataclasses import replace
-
     from SynthDiffusionLib.backends.patch_ddpm import KnownImage
 
     volume = prepared.image
@@ -233,6 +262,11 @@ def inpaint(backend: Backend, spec: ModelSpec, prepared: Prepared, settings: Res
         crop = _crop(prepared, region, volume, spec, pending)
         plan = replace(settings.plan, grid=backend.working_grid(crop.condition.shape))
         known = KnownImage(normalise(crop.image.array, spec.intensity.range), crop.known, settings.replacement)
+
+        def in_place(values: np.ndarray, crop: InpaintCrop = crop) -> Volume:
+            array = np.where(crop.known, crop.image.array, denormalise(values, spec.intensity.range))
+            return crop.image.with_array(array.astype(np.float32))
+
         values = backend.sample(
             crop.condition,
             plan,
@@ -242,11 +276,27 @@ def inpaint(backend: Backend, spec: ModelSpec, prepared: Prepared, settings: Res
             guidance=settings.guidance,
             known=known,
             on_step=on_step,
+            **_estimates(on_estimate, in_place),
         )
-        synthetic = np.where(crop.known, crop.image.array, denormalise(values, spec.intensity.range))
-        volume = paste(volume, region, crop.image.with_array(synthetic.astype(np.float32)), prepared.margin_mm)
+        volume = paste(volume, region, in_place(values), prepared.margin_mm)
         changed[region.box] |= region.blend_weights(prepared.margin_mm) > 0
     return Result(volume, prepared.class_map.array, changed)
+
+
+def model_views(spec: ModelSpec, prepared: Prepared, result: Result) -> Iterator[tuple[Volume, np.ndarray]]:
+    """A finished sample as the model sees it, with class maps: a whole volume, or a crop for each inpainted region."""
+    if result.on_model_grid is not None:
+        yield result.on_model_grid, prepared.condition.class_map
+    for region in prepared.regions:
+        crop = _crop(prepared, region, result.volume, spec)
+        yield crop.image, crop.condition.class_map
+
+
+def _estimates(on_estimate: OnEstimate | None, in_unit: Callable[[np.ndarray], Volume]) -> dict[str, Callable]:
+    """The backend's argument for estimates, turned from its range into a volume; none where nobody wants them."""
+    if on_estimate is None:
+        return {}
+    return {"on_estimate": lambda estimate: on_estimate(lambda: in_unit(estimate()))}
 
 
 def _crop(

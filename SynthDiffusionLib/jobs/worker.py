@@ -1,8 +1,9 @@
 """`python -m SynthDiffusionLib.jobs.worker JOB_DIR`: one job in a process of its own.
 
 JOB_DIR holds `request.json`; relative paths in it start there. Every event is one JSON object a line on standard output
-and in `events.jsonl`. A file named `cancel` in JOB_DIR ends the job; the worker removes it when it has obeyed. The
-folder of a killed or cancelled worker can be run again as it is.
+and in `events.jsonl`. A file named `cancel` in JOB_DIR ends the job; the worker removes it when it has obeyed. With
+`--end-with-stdin` the worker ends when its standard input is closed, at once and without an event. The folder of a
+killed or cancelled worker can be run again as it is: temporary files lie in it too, in `temporary`.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ from __future__ import annotations
 import _thread
 import argparse
 import json
+import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,11 +26,13 @@ from pathlib import Path
 
 from SynthDiffusionLib.errors import BadInput, Cancelled, SynthDiffusionError
 from SynthDiffusionLib.jobs.events import OnEvent, event_file, json_lines
-from SynthDiffusionLib.jobs.interrupts import ended_like_interrupted
+from SynthDiffusionLib.jobs.interrupts import end_with_stdin, ended_like_interrupted
 from SynthDiffusionLib.jobs.request import GenerateRequest
 
 CANCEL_FILE = "cancel"
+TEMPORARY_FOLDER = "temporary"
 POLL_SECONDS = 0.2
+MOST_PREVIEWS = 100
 
 
 def read_request(job_dir: Path) -> GenerateRequest:
@@ -97,11 +104,50 @@ def interrupted_by(cancel: Path) -> Iterator[None]:
         ended.set()
 
 
+@contextmanager
+def temporary_files_in(job_dir: Path) -> Iterator[None]:
+    """Temporary files of this process and its children lie in the job's folder: a process that is ended at once cannot
+    remove them, and they may hold a patient's image. What an earlier run has left there is removed, and what is left
+    when the block ends well; a scene that failed leaves its log.
+    """
+    folder = job_dir.resolve() / TEMPORARY_FOLDER
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(exist_ok=True)
+    before, variables = tempfile.tempdir, {name: os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")}
+    tempfile.tempdir = str(folder)
+    os.environ.update(dict.fromkeys(variables, str(folder)))
+    try:
+        yield
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        tempfile.tempdir = before
+        for name, value in variables.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def previews_argument(text: str) -> int:
+    """The value of `--previews`."""
+    if not text.isdecimal() or int(text) > MOST_PREVIEWS:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to {MOST_PREVIEWS}")
+    return int(text)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the job of a folder and returns the exit code."""
+    began = time.monotonic()
     parser = argparse.ArgumentParser(prog="python -m SynthDiffusionLib.jobs.worker", description=__doc__)
     parser.add_argument("job_dir", type=Path)
-    job_dir = parser.parse_args(arguments).job_dir
+    parser.add_argument("--end-with-stdin", action="store_true", help="end when standard input, a pipe, is closed")
+    parser.add_argument(
+        "--previews", type=previews_argument, default=0, metavar="N", help="coarse volumes to show of each sample"
+    )
+    options = parser.parse_args(arguments)
+    job_dir = options.job_dir
+    if options.end_with_stdin:
+        try:
+            end_with_stdin()
+        except BadInput as error:
+            return report(error, json_lines(sys.stdout))
     if not job_dir.is_dir():
         return report(BadInput(f"'{job_dir}' is not a folder", "Give the folder of a job."), json_lines(sys.stdout))
     try:
@@ -113,11 +159,15 @@ def main(arguments: list[str] | None = None) -> int:
         on_event = json_lines(sys.stdout, log)
         cancel = job_dir / CANCEL_FILE
         try:
-            with ended_like_interrupted(), interrupted_by(cancel):
+            with ended_like_interrupted(), interrupted_by(cancel), temporary_files_in(job_dir):
                 request = read_request(job_dir)
+                from SynthDiffusionLib.jobs import previews
                 from SynthDiffusionLib.jobs.runner import run
 
-                run(request, on_event, should_cancel=cancel.exists)
+                folder = job_dir / previews.FOLDER
+                shutil.rmtree(folder, ignore_errors=True)  # those of an earlier run
+                shown = previews.Previews(folder, options.previews, on_event) if options.previews else None
+                run(request, on_event, should_cancel=cancel.exists, previews=shown, began=began)
         except (Exception, KeyboardInterrupt) as error:
             if isinstance(error, (Cancelled, KeyboardInterrupt)):
                 with suppress(OSError):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +37,7 @@ class MappingEntry:
         target: name of the class of the model, None if the segment is left out.
         how: "explicit", "code", "name", "value" or "only-segment"; None if nothing matched.
         note: what the user should know about it, if anything.
+        unused: name of the class that it was matched to, if that class was not to be used.
     """
 
     segment: str
@@ -47,6 +47,7 @@ class MappingEntry:
     target: str | None = None
     how: str | None = None
     note: str = ""
+    unused: str | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ class MappingReport:
                 {"name": e.segment, "value": e.value, "layer": e.layer, "class": e.target, "how": e.how}
                 | {"voxels": e.voxels}
                 | ({"note": e.note} if e.note else {})
+                | ({"unused": e.unused} if e.unused else {})
                 for e in self.entries
             ],
             "merged": self.merged,
@@ -142,39 +144,15 @@ class MappedSegmentation:
         return Condition(self.class_map, self.affine, self.scheme, self.given)
 
 
-def read_label_map(path: Path | str) -> dict[str, str | None]:
-    """The file of `--labels`: segment name or label value to class name, null to leave a segment out.
-
-    Raises:
-        BadInput: no such file, not JSON, or not of the form of Resources/Schemas/label-map.schema.json.
-    """
-    from SynthDiffusionLib.schemas import first_problem, read_json
-
-    example = 'Write it like {"3": "nodule", "Left lung": "lung", "heart": null}.'
-    try:
-        data = read_json(Path(path))
-    except OSError as error:
-        raise BadInput(f"Cannot read the label map '{path}' ({error.strerror})", "Check the path.") from error
-    except ValueError as error:
-        raise BadInput(f"The label map '{path}' is not valid JSON: {error}", example) from error
-    problem = first_problem(data, "label-map")
-    if problem:
-        raise BadInput(f"The label map '{path}' cannot be used: {problem}", example)
-    return data
-
-
 def map_to_model(
     segmentation: Segmentation,
     scheme: LabelScheme,
     explicit: Mapping[str, str | None] | None = None,
     target: str | None = None,
 ) -> MappedSegmentation:
-    """Maps every segment to a class of the model, or leaves it out.
+    """Maps every segment to a class of the model, or leaves it out; `match_segments` says by what rules.
 
-    A segment is matched by the explicit map, else by its SNOMED type code, else by its name. A plain label map, whose
-    labels have numbers for names, is taken as it stands if all its values are values of the scheme; with one label only
-    it is a binary mask, and taken as the target class. Given an explicit map, numbers that it does not name are left
-    out. Where classes overlap, the one that comes later in the scheme keeps the voxels.
+    Where classes overlap, the one that comes later in the scheme keeps the voxels.
 
     Args:
         segmentation: what the user has drawn.
@@ -186,10 +164,51 @@ def map_to_model(
         BadInput: nothing is drawn, nothing could be mapped, or the explicit map does not fit.
     """
     drawn = _count_segments(segmentation)
-    if not any(e.voxels for _, e in drawn):
+    if not any(voxels for _, voxels in drawn):
         raise BadInput("The segmentation is empty: no voxel has a label", "Draw a segment, or give another file.")
+    entries = match_segments(drawn, scheme, target, explicit)
+    given = {e.target for e in entries if e.target is not None and e.voxels}
+    if not given:
+        raise _nothing_mapped(entries, scheme, _is_plain(drawn), bool(explicit))
+    class_map, overlaps = _merge(segmentation, entries, scheme)
+    return MappedSegmentation(
+        class_map,
+        segmentation.affine,
+        scheme,
+        tuple(c.name for c in scheme.classes if c.name in given),
+        MappingReport(tuple(entries), overlaps),
+    )
+
+
+def match_segments(
+    segments: Sequence[tuple[Segment, int]],
+    scheme: LabelScheme,
+    target: str | None = None,
+    explicit: Mapping[str, str | None] | None = None,
+) -> list[MappingEntry]:
+    """Which class of a model each segment stands for, judged by what is known of the segments without their voxels.
+
+    A segment is matched by the explicit map, else by its SNOMED type code, else by its name. A plain label map, whose
+    labels have numbers for names, is taken as it stands if all its values are values of the scheme; with one label only
+    it is a binary mask, and taken as the target class. Given an explicit map, numbers that it does not name are left
+    out.
+
+    Args:
+        segments: each with the number of its voxels. One without voxels is empty: it gets a class by its code or name,
+            but does not count when it comes to how many labels there are.
+        scheme: the model's classes.
+        target: name of the class that a lone unnamed label stands for (`target_class` of the model).
+        explicit: see `map_to_model`.
+
+    Returns:
+        an entry a segment, in the same order; "target" is None where nothing matched.
+
+    Raises:
+        BadInput: the explicit map does not fit.
+    """
+    drawn = [(s, MappingEntry(s.name, s.value, s.layer, voxels)) for s, voxels in segments]
     chosen = _resolve_explicit(explicit or {}, drawn, scheme)
-    plain = all(s.name == str(s.value) and s.type is None for s, e in drawn if e.voxels)
+    plain = _is_plain(segments)
     present = [i for i, (_, e) in enumerate(drawn) if e.voxels]
 
     entries = [e for _, e in drawn]
@@ -207,18 +226,12 @@ def map_to_model(
             if all(entries[i].value in by_value for i in present):
                 for i in present:
                     entries[i] = replace(entries[i], target=by_value[entries[i].value], how="value")
+    return entries
 
-    given = {e.target for e in entries if e.target is not None and e.voxels}
-    if not given:
-        raise _nothing_mapped(entries, scheme, plain, bool(explicit))
-    class_map, overlaps = _merge(segmentation, entries, scheme)
-    return MappedSegmentation(
-        class_map,
-        segmentation.affine,
-        scheme,
-        tuple(c.name for c in scheme.classes if c.name in given),
-        MappingReport(tuple(entries), overlaps),
-    )
+
+def _is_plain(segments: Sequence[tuple[Segment, int]]) -> bool:
+    """Whether the drawn segments have numbers for names, and no codes."""
+    return all(s.name == str(s.value) and s.type is None for s, voxels in segments if voxels)
 
 
 def _match(segment: Segment, entry: MappingEntry, scheme: LabelScheme) -> MappingEntry:
@@ -367,14 +380,14 @@ def _count_values(layer: np.ndarray) -> dict[int, int]:
     return counts
 
 
-def _count_segments(segmentation: Segmentation) -> list[tuple[Segment, MappingEntry]]:
+def _count_segments(segmentation: Segmentation) -> list[tuple[Segment, int]]:
     """The segments with their sizes, and labels that no segment describes as segments named by their number."""
     counts = [_count_values(layer) for layer in segmentation.layers]
     segments = list(segmentation.segments)
     described = {(s.layer, s.value) for s in segments}
     for layer, found in enumerate(counts):
         segments += [Segment(str(v), v, layer) for v in sorted(found) if (layer, v) not in described]
-    return [(s, MappingEntry(s.name, s.value, s.layer, counts[s.layer].get(s.value, 0))) for s in segments]
+    return [(s, counts[s.layer].get(s.value, 0)) for s in segments]
 
 
 def _merge(

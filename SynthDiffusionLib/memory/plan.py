@@ -6,10 +6,8 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from SynthDiffusionLib.errors import BadInput, OutOfMemory
-
-GIB = 1024**3
-DEFAULT_LIMIT = 24 * GIB
+from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.memory.fit import check_fits, choose_device, choose_precision
 
 
 @dataclass(frozen=True)
@@ -64,24 +62,7 @@ def resolve_device(name: str) -> str:
     """
     import torch
 
-    name = name.lower()
-    if name == "auto":
-        return "cuda:0" if torch.cuda.is_available() else "cpu"
-    if name == "cpu":
-        return "cpu"
-    if name.startswith("mps"):
-        raise BadInput("Apple's mps device is not supported", "Use --device cpu.")
-    match = re.fullmatch(r"cuda(?::(\d+))?", name)
-    if not match:
-        raise BadInput(f"Unknown device '{name}'", "Choose auto, cpu, cuda or cuda:N.")
-    if not torch.cuda.is_available():
-        raise BadInput(f"The device '{name}' is not available", "PyTorch sees no CUDA GPU here; use --device cpu.")
-    index = int(match.group(1) or 0)
-    if index >= torch.cuda.device_count():
-        raise BadInput(
-            f"There is no GPU number {index}", f"This machine has {torch.cuda.device_count()}; they count from 0."
-        )
-    return f"cuda:{index}"
+    return choose_device(name, torch.cuda.device_count() if torch.cuda.is_available() else 0)
 
 
 def resolve_precision(name: str, device: str) -> str:
@@ -94,13 +75,11 @@ def resolve_precision(name: str, device: str) -> str:
     """
     import torch
 
-    if name == "fp16" and device == "cpu":
-        raise BadInput("The CPU has no fp16 kernels for this model", "Use --precision fp32 or bf16.")
-    if name != "auto":
-        return name
     if device == "cpu":
-        return "bf16" if _cpu_computes_bf16() else "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        best = "bf16" if _cpu_computes_bf16() else "fp32"
+    else:
+        best = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return choose_precision(name, device, best)
 
 
 def _cpu_computes_bf16() -> bool:
@@ -136,23 +115,15 @@ def resolve_plan(
 
     device = resolve_device(device)
     precision = resolve_precision(precision, device)
-    per_voxel = bytes_per_voxel * (1.0 if precision == "fp32" else 0.6)
-    predicted = int(weight_bytes + per_voxel * grid[0] * grid[1] * grid[2])
-    if device == "cpu":
-        free = psutil.virtual_memory().available
-        limit = vram_limit
-    else:
-        free, _ = torch.cuda.mem_get_info(device)
-        limit = min(vram_limit or DEFAULT_LIMIT, free)
-    ceiling = min(limit or free, free)
-    if predicted > ceiling:
-        side = int(max(0.0, (ceiling - weight_bytes) / per_voxel) ** (1 / 3)) // 8 * 8
-        mend = "raise --vram-limit" if ceiling < free else "close other programs"
-        raise OutOfMemory(
-            f"A grid of {'x'.join(map(str, grid))} needs about {predicted / GIB:.2f} GiB, "
-            f"but {ceiling / GIB:.2f} GiB may be used",
-            f"The largest cube that fits is {side} voxels a side: make the segmentation or region smaller, or {mend}."
-            if side >= smallest_side
-            else f"Not even the smallest grid, {smallest_side} voxels a side, fits: {mend}.",
-        )
-    return Plan(device, precision, "whole", limit, predicted, torch.get_num_threads(), grid)
+    free = psutil.virtual_memory().available if device == "cpu" else torch.cuda.mem_get_info(device)[0]
+    fit = check_fits(
+        device=device,
+        precision=precision,
+        vram_limit=vram_limit,
+        free_bytes=free,
+        grid=grid,
+        bytes_per_voxel=bytes_per_voxel,
+        weight_bytes=weight_bytes,
+        smallest_side=smallest_side,
+    )
+    return Plan(device, precision, "whole", fit.limit_bytes, fit.predicted_bytes, torch.get_num_threads(), grid)

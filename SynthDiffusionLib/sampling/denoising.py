@@ -42,6 +42,7 @@ def sample(
     clip: tuple[float, float] | None = (-1.0, 1.0),
     replace_known: tuple[torch.Tensor, torch.Tensor] | None = None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
+    on_estimate: Callable[[torch.Tensor], None] | None = None,
 ) -> torch.Tensor:
     """Draws one batch of images.
 
@@ -58,7 +59,9 @@ def sample(
         replace_known: (known image, known mask), (B, C, D, H, W) each: after every step the known voxels are
             overwritten with the known image at the noise level of the next step. This is the replacement method of
             Song et al., arXiv:2011.13456, section 5; it needs no trained inpainting channels.
-        on_step: called after every step with (done, total).
+        on_step: called after every step with (done, total), when the device has finished it.
+        on_estimate: called before `on_step` with the clean image as this step estimates it, (B, C, D, H, W); it must
+            not change it.
 
     Returns:
         (B, C, D, H, W) float32 on `device`.
@@ -83,6 +86,10 @@ def sample(
             noise = torch.randn(shape, generator=generator).to(device)
             level = level.to(torch.float32).to(device)
             x = torch.where(mask > 0, level.sqrt() * image + (1 - level).sqrt() * noise, x)
+        if x.is_cuda:
+            torch.cuda.synchronize(x.device)  # a GPU's work is queued: without this, the steps would be told at once
+        if on_estimate is not None:
+            on_estimate(clean)
         on_step(index + 1, len(timesteps))
     return x
 

@@ -15,7 +15,7 @@ from tiny_package import make_working_package
 
 ROOT = Path(__file__).resolve().parents[2]
 ERROR = "synthdiffusion: error: "
-PROGRESS = ("note: ", "reading the input", "loading the model", "synthesising", "writing the scene")
+PROGRESS = ("note: ", "reading the input", "loading the model", "synthesising", "writing the ")
 
 
 @pytest.fixture(scope="module")

@@ -97,6 +97,8 @@ def test_map_that_names_an_unknown_class(refused, tmp_path):
     path = tmp_path / "map.json"
     path.write_text('{"4": "noodle"}')
     refused("--labels", path, cause="'noodle'", mend="Did you mean 'nodule'?")
+    refused("--labels", '{"4": "noodle"}', cause="'noodle' (for '4' in the label map)", mend="Did you mean 'nodule'?")
+    refused("--labels", '{"4": nodule}', cause="The label map in --labels is not valid JSON", mend="Write it like")
     refused("--classes", "body,noodle", cause="'noodle' is no class", mend="Did you mean 'nodule'? Its classes: body")
 
 
@@ -295,7 +297,7 @@ def test_a_name_that_is_taken_by_a_folder(refused, tmp_path):
     assert list(taken.parent.iterdir()) == [taken]
 
 
-@pytest.mark.parametrize("option", ["--out", "--image"])
+@pytest.mark.parametrize("option", ["--out", "--image", "--labels"])
 def test_an_empty_path_is_not_the_current_folder(refused, option):
     refused(option, "", cause=f"argument {option}: the path is empty", mend="--help")
 

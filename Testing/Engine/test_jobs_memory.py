@@ -12,7 +12,8 @@ from tiny_package import Painter, make_working_package
 from SynthDiffusionLib import cli
 from SynthDiffusionLib.errors import BadInput, OutOfMemory
 from SynthDiffusionLib.jobs import runner
-from SynthDiffusionLib.memory.plan import GIB, parse_bytes, resolve_plan, resolve_precision
+from SynthDiffusionLib.memory.fit import GIB
+from SynthDiffusionLib.memory.plan import parse_bytes, resolve_plan, resolve_precision
 from SynthDiffusionLib.volumes import Volume, write_volume
 
 REQUEST = {"device": "cpu", "precision": "fp32", "bytes_per_voxel": 2000.0, "weight_bytes": 1_000_000}

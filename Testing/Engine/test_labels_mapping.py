@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from SynthDiffusionLib.errors import BadInput
-from SynthDiffusionLib.labels import LabelScheme, map_to_model, read_label_map
+from SynthDiffusionLib.labels import LabelScheme, map_to_model, match_segments, read_label_map
 from SynthDiffusionLib.resources import resource_path
 from SynthDiffusionLib.volumes import Code, Segment, Segmentation
 
@@ -316,6 +316,58 @@ def test_the_file_of_labels(tmp_path):
         read_label_map(tmp_path / "none.json")
     with pytest.raises(BadInput, match="Cannot read the label map"):
         read_label_map(tmp_path)
+
+
+def test_labels_as_text():
+    text = ' {"3": "nodule", "Left \\u0026 right": "lung", "heart": null}'
+    assert read_label_map(text) == {"3": "nodule", "Left & right": "lung", "heart": None}
+    for content, said in (
+        ('{"3": 4}', "'3' must be text or null, not a number (4)"),
+        ('{"3": "nodule"', "not valid JSON: line 1"),
+        ("{}", "at least 1 entries"),
+    ):
+        with pytest.raises(BadInput) as caught:
+            read_label_map(content)
+        assert said in caught.value.one_line() and "The label map in --labels" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "explicit"),
+    [
+        (named(("Left lung", LUNG), "rib 3", ("heart", HEART), ("nodule", TISSUE)), None),
+        (named(("Left lung", LUNG), "rib 3", "Segment_4"), {"Segment_4": "nodule", "rib 3": None}),
+        (named("Segment_1"), None),
+        (named(("lung", NODULE)), None),
+        (plain(1, 2, 4), None),
+        (plain(9), None),
+        (plain(7, 9), {"9": "nodule"}),
+        (plain(5), None),
+    ],
+)
+def test_segments_are_matched_without_voxels_as_with_them(segmentation, explicit):
+    """The table that the panel shows is what the job will do."""
+    mapped = map_to_model(segmentation, SCHEME, explicit, "nodule")
+    known = [(s, e.voxels) for s, e in zip(segmentation.segments, mapped.report.entries)]
+    assert match_segments(known, SCHEME, "nodule", explicit) == list(mapped.report.entries)
+    ones = [e.target for e in match_segments([(s, 1) for s, _ in known], SCHEME, "nodule", explicit)]
+    assert ones == [e.target for e in mapped.report.entries], "how many voxels there are does not matter"
+    sent = {e.segment: e.target for e in mapped.report.entries}
+    again = map_to_model(segmentation, SCHEME, sent, "nodule")
+    np.testing.assert_array_equal(again.class_map, mapped.class_map)
+
+
+def test_matching_of_what_is_not_drawn_yet():
+    segments = [(Segment("Lung", 1), 0), (Segment("Segment_2", 2), 50), (Segment("heart", 3), 0)]
+    assert [(e.target, e.how) for e in match_segments(segments, SCHEME, "nodule")] == [
+        ("lung", "name"),
+        ("nodule", "only-segment"),
+        (None, None),
+    ]
+    assert match_segments([], SCHEME, "nodule") == []
+    nothing = match_segments([(Segment("heart", 1), 9)], SCHEME, "nodule")
+    assert [(e.target, e.voxels) for e in nothing] == [(None, 9)], "that nothing fits is no error here"
+    with pytest.raises(BadInput, match="no class of this model"):
+        match_segments(segments, SCHEME, "nodule", {"Lung": "lungs and heart"})
 
 
 def test_real_label_maps(shared_data):

@@ -60,6 +60,10 @@ def test_json_is_one_object_on_the_last_line(model_folders, tmp_path, command):
     assert installed["id"] == "tiny-ct" and installed["already_installed"] is False
     listed = json.loads(command("list", "--json")[-1])
     assert [(m["id"], m["ok"], m["license"]) for m in listed["models"]] == [("tiny-ct", True, "CC-BY-4.0")]
+    (model,) = (m["model"] for m in listed["models"])
+    written = json.loads((model_folders[1] / "tiny-ct" / "model.json").read_text(encoding="utf-8"))
+    assert written["training"].pop("split"), "which lists every case"
+    assert model == written
     shown = json.loads(command("show", "tiny-ct", "--json")[-1])
     assert shown["model"] == json.loads((model_folders[1] / "tiny-ct" / "model.json").read_text(encoding="utf-8"))
     assert json.loads(command("verify", "tiny-ct", "--json")[-1])["ok"] is True
@@ -97,6 +101,8 @@ def test_damaged_packages_are_listed_and_verify_fails(model_folders, command):
     (model_folders[1] / "segments").mkdir()
     table = command("list")
     assert any(line.startswith("segments") and line.endswith("damaged") for line in table)
+    listed = {m["id"]: m for m in json.loads(command("list", "--json")[-1])["models"]}
+    assert listed["segments"]["model"] is None and listed["tiny-ct"]["model"]["id"] == "tiny-ct"
     assert command("show", "tiny-ct")  # what it says of itself can still be read
     with pytest.raises(ModelError, match="'MODEL_CARD.md' has been changed") as caught:
         command("verify", "tiny-ct")

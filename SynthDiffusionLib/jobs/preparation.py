@@ -1,0 +1,120 @@
+"""From a request to an input that is ready for sampling: what a run and its preflight do alike, without torch."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+from pathlib import Path
+
+from SynthDiffusionLib.errors import BadInput, ModelError
+from SynthDiffusionLib.jobs.events import OnEvent, ignore
+from SynthDiffusionLib.jobs.inputs import Inputs, read_inputs
+from SynthDiffusionLib.jobs.outputs import check_names, output_paths
+from SynthDiffusionLib.jobs.request import GenerateRequest, check_choice
+from SynthDiffusionLib.jobs.synthesis import Prepared, Resolved, prepare_inpaint, prepare_whole
+from SynthDiffusionLib.models.spec import ModelSpec
+
+
+def resolve_settings(request: GenerateRequest, spec: ModelSpec) -> Resolved:
+    """Defaults of the model where the request says nothing, and a check against what the model can do.
+
+    Raises:
+        BadInput: an unknown sampler, or more steps than the model has.
+        ModelError: a mode or a sampler that the model does not bear.
+        MissingExtra: a scene is wanted, and what writes it is not installed.
+    """
+    if request.mode not in spec.modes:
+        raise ModelError(f"The model '{spec.id}' has no mode '{request.mode}'", f"It can do: {', '.join(spec.modes)}.")
+    sampler = spec.sampling.default_sampler if request.sampler is None else request.sampler
+    from SynthDiffusionLib.sampling.samplers import BETA_SCHEDULES, SAMPLERS
+
+    check_choice(sampler, SAMPLERS, "sampler")
+    if spec.diffusion.beta_schedule not in BETA_SCHEDULES:
+        raise ModelError(
+            f"The sampler '{sampler}' does not fit the schedule '{spec.diffusion.beta_schedule}' of '{spec.id}'",
+            f"This version samples from: {', '.join(BETA_SCHEDULES)}. Choose another model.",
+        )
+    if sampler not in spec.sampling.samplers:
+        raise ModelError(
+            f"The sampler '{sampler}' does not fit the schedule of the model '{spec.id}'",
+            f"Choose one of: {', '.join(spec.sampling.samplers)}.",
+        )
+    steps = request.steps or spec.sampling.default_steps
+    if steps > spec.diffusion.train_steps:
+        raise BadInput(
+            f"{steps} steps were asked for, but the model was trained with {spec.diffusion.train_steps}",
+            f"Give --steps a number from 1 to {spec.diffusion.train_steps}.",
+        )
+    seed = secrets.randbelow(2**31 - 1 - request.samples) if request.seed is None else request.seed
+    margin = request.margin_mm
+    if margin is None:
+        margin = spec.inpaint.margin_mm if spec.inpaint else 0.0
+    guidance = spec.default_guidance(request.mode) if request.guidance is None else request.guidance
+    if request.scene:
+        from SynthDiffusionLib.jobs.scene_export import require_scene_writer
+
+        require_scene_writer()
+    return Resolved(sampler, steps, seed, guidance, margin, request.inpaint_method == "replacement", None)
+
+
+def prepare(
+    request: GenerateRequest, spec: ModelSpec, resolved: Resolved, out: Path, on_event: OnEvent = ignore
+) -> tuple[Inputs, Prepared]:
+    """Reads and checks what a request names, and brings it to the model's grid.
+
+    Args:
+        resolved: see `resolve_settings`.
+        out: folder of the outputs, whose names are looked at.
+        on_event: gets a warning for each note, as soon as it is known.
+
+    Returns:
+        the inputs and what is sampled from; their notes are those of the run.
+
+    Raises:
+        BadInput: the input cannot be used, or a name of an output is taken.
+    """
+    inputs = read_inputs(request, spec)
+    mapped = inputs.mapping.report.lines()
+    for note in inputs.notes:
+        # Who shows the mapping in another way, as Slicer's panel does, need not say these again.
+        topic = {"topic": "mapping"} if note in mapped else {}
+        on_event({"event": "warning", "message": note, **topic})
+    for index in range(request.samples):
+        check_names(sample_paths(request, spec, resolved, inputs.case, out, index), request.format)
+    prepared = (prepare_inpaint if request.mode == "inpaint" else prepare_whole)(request, spec, inputs)
+    prepared = replace(prepared, notes=[*prepared.notes, *_sampler_notes(resolved)])
+    for note in prepared.notes:
+        on_event({"event": "warning", "message": note})
+    return inputs, prepared
+
+
+def sample_paths(
+    request: GenerateRequest, spec: ModelSpec, resolved: Resolved, case: str, out: Path, index: int
+) -> dict[str, Path]:
+    """The files of sample number `index`, from 0; see `output_paths`."""
+    return output_paths(
+        out,
+        case,
+        spec.id,
+        resolved.seed + index,
+        inpainted=request.mode == "inpaint",
+        volume_format=request.format,
+        scene=request.scene,
+    )
+
+
+def network_evaluations(request: GenerateRequest, resolved: Resolved, prepared: Prepared) -> int:
+    """Evaluations of the network over all samples; guidance takes two a step."""
+    return prepared.evaluations * resolved.steps * request.samples * (1 if resolved.guidance == 1.0 else 2)
+
+
+def _sampler_notes(resolved: Resolved) -> list[str]:
+    from SynthDiffusionLib.sampling.samplers import LEAST_STEPS
+
+    least = LEAST_STEPS.get(resolved.sampler, 1)
+    if resolved.steps >= least:
+        return []
+    return [
+        f"In {resolved.steps} steps '{resolved.sampler}' makes volumes that are too smooth and too much alike; "
+        f"give it {least} steps or more, or choose dpmpp-2m"
+    ]

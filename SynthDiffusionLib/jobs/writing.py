@@ -1,0 +1,154 @@
+"""The files of one sample: volume, region, provenance, contact sheet and scene."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from SynthDiffusionLib.contact_sheet import write_contact_sheet
+from SynthDiffusionLib.errors import RunFailed
+from SynthDiffusionLib.jobs import provenance
+from SynthDiffusionLib.jobs.inputs import Inputs
+from SynthDiffusionLib.jobs.outputs import header_marks, kind_of
+from SynthDiffusionLib.jobs.request import GenerateRequest
+from SynthDiffusionLib.jobs.synthesis import Resolved, Result
+from SynthDiffusionLib.models.spec import ModelSpec
+from SynthDiffusionLib.volumes import Segment, Segmentation, write_segmentation, write_volume
+from SynthDiffusionLib.volumes.atomic import files_together
+
+
+def make_record(
+    request: GenerateRequest, resolved: Resolved, spec: ModelSpec, inputs: Inputs, notes: list[str]
+) -> dict[str, Any]:
+    """The provenance of a sample, but for what is known when it is made.
+
+    Args:
+        resolved: settings, with the sample's seed.
+        notes: sentences about what was done, without those of the inputs.
+    """
+    inpainted = request.mode == "inpaint"
+    again = inpainted and provenance.is_synthetic(inputs.image.metadata)
+    inpainted_notice = provenance.NOTICE_INPAINTED_AGAIN if again else provenance.NOTICE_INPAINTED
+    return {
+        "format": provenance.FORMAT,
+        "synthetic": True,
+        "contains_real_patient_pixels": inpainted,
+        "notice": inpainted_notice if inpainted else provenance.NOTICE,
+        "software": provenance.software(),
+        "case": inputs.case,
+        "model": {
+            "id": spec.id,
+            "version": spec.version,
+            "license": spec.license.spdx,
+            "files": {f.path: f.sha256 for f in spec.files if f.role not in ("card", "figure")},
+        },
+        "inputs": inputs.checksums,
+        "mapping": inputs.mapping.report.as_dict(),
+        "given_classes": list(inputs.mapping.given),
+        "settings": {
+            "mode": request.mode,
+            "sampler": resolved.sampler,
+            "steps": resolved.steps,
+            "seed": resolved.seed,
+            "guidance": resolved.guidance,
+        }
+        | ({"inpaint_method": request.inpaint_method, "margin_mm": resolved.margin_mm} if inpainted else {})
+        | ({"crop": True} if request.crop else {}),
+        "plan": resolved.plan.to_json(),
+        "notes": [*inputs.notes, *notes],
+        "display": {"window": 1400, "level": -500} if spec.modality == "CT" else {},
+    }
+
+
+def write_sample(
+    result: Result,
+    record: dict[str, Any],
+    paths: dict[str, Path],
+    inputs: Inputs,
+    spec: ModelSpec,
+    on_stage: Callable[[str], None],
+) -> dict[str, Path]:
+    """Writes a sample; its files get their names together, the scene last.
+
+    Args:
+        record: provenance, see `make_record`; gets the volume's checksum.
+        paths: see `outputs.output_paths`.
+        inputs: of the job.
+        on_stage: is told "write" and "scene".
+
+    Returns:
+        the paths that were written.
+
+    Raises:
+        BadInput, RunFailed: a file or the scene could not be written.
+    """
+    on_stage("write")
+    inpainted = result.changed is not None
+    volume = replace(result.volume, metadata=header_marks(record))
+    paths = dict(paths)
+    scene = paths.pop("scene", None)
+    with files_together(paths) as staged:
+        write_volume(volume, staged["volume"])
+        if inpainted:
+            segment = Segment("synthetic region", 1, color=(0.2, 0.8, 0.9))
+            layer = result.changed.astype(np.uint8)
+            write_segmentation(Segmentation((layer,), volume.affine, (segment,)), staged["region"])
+        record["output_sha256"] = provenance.sha256_of(staged["volume"])
+        provenance.write_json(staged["provenance"], record)
+        write_contact_sheet(
+            staged["contact_sheet"],
+            volume,
+            result.class_map,
+            spec.label_scheme,
+            spec.target_class,
+            before=inputs.image if inpainted else None,
+            changed=result.changed,
+            notice=f"{kind_of(record)}. {record['notice']}",
+        )
+    if scene is not None:
+        on_stage("scene")
+        paths["scene"] = _write_scene(scene, record, paths, inputs)
+    return paths
+
+
+def _write_scene(target: Path, record: dict[str, Any], paths: dict[str, Path], inputs: Inputs) -> Path:
+    """The scene holds the synthetic volume, the segmentation, and when inpainting the real volume.
+
+    The folder of the child process is kept when it fails, since its log is there; the images in it are not.
+    """
+    from SynthDiffusionLib.jobs.scene_export import write_scene
+
+    job = Path(tempfile.mkdtemp(prefix="synthdiffusion-scene-"))
+    write_segmentation(inputs.segmentation, job / "segmentation.seg.nrrd")
+    role = "inpainted" if inputs.image is not None else "synthetic"
+    seed, model = record["settings"]["seed"], record["model"]["id"]
+    volumes = [
+        {
+            "path": str(paths["volume"].resolve()),
+            "name": f"{inputs.case} {role} ({model}, seed {seed})",
+            "provenance": record,
+            "role": role,
+        }
+    ]
+    if inputs.image is not None:
+        write_volume(replace(inputs.image, metadata={}), job / "real.nrrd")
+        volumes.append({"path": str(job / "real.nrrd"), "name": f"{inputs.case} real", "role": "real"})
+    drawing = {"path": str(job / "segmentation.seg.nrrd"), "name": inputs.case}
+    scene = {"output": str(target.resolve()), "volumes": volumes, "segmentations": [drawing]}
+    try:
+        write_scene(job, scene)
+    except RunFailed:
+        for copy in job.glob("*.nrrd"):
+            copy.unlink(missing_ok=True)
+        raise
+    except BaseException:
+        shutil.rmtree(job, ignore_errors=True)
+        raise
+    shutil.rmtree(job, ignore_errors=True)
+    return target

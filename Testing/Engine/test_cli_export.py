@@ -1,0 +1,157 @@
+"""`synthdiffusion export volume`: a volume from a scene becomes a marked file with its provenance."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import nrrd
+import numpy as np
+import pytest
+from command_process import labels, save
+from tiny_package import make_working_package
+
+from SynthDiffusionLib import cli
+from SynthDiffusionLib.jobs import GenerateRequest, run
+from SynthDiffusionLib.jobs.provenance import sha256_of
+from SynthDiffusionLib.volumes import Volume, read_segmentation, read_volume, write_volume
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> dict[str, dict[str, Any]]:
+    """Outputs of a whole and of an inpainted run, as NRRD."""
+    folder = tmp_path_factory.mktemp("made")
+    model = make_working_package(folder / "tiny-ct").folder
+    seg = save(folder / "seg.nii.gz", labels())
+    image = save(folder / "image.nii.gz", np.full((20, 20, 20), -700, np.int16))
+    common = {"seed": 3, "steps": 1, "device": "cpu", "precision": "fp32", "format": "nrrd"}
+    whole = run(GenerateRequest(seg, str(model), folder / "out", **common))
+    inpainted = run(GenerateRequest(seg, str(model), folder / "out", mode="inpaint", image=image, **common))
+    return {"whole": whole.outputs[0], "inpaint": inpainted.outputs[0]}
+
+
+def as_saved_from_a_scene(volume: Path, folder: Path) -> Path:
+    """The same voxels in a file that says nothing of being synthetic, and something that must not get out."""
+    read = read_volume(volume)
+    path = folder / "from scene.nrrd"
+    write_volume(Volume(read.array, read.affine, read.unit, {"PatientName": "Doe^Jane"}), path)
+    return path
+
+
+def export(*arguments: Any) -> int:
+    return cli.main(["export", "volume", *map(str, arguments)])
+
+
+def test_the_file_is_the_one_that_generate_wrote(made, tmp_path, capsys):
+    """Byte for byte: voxels, geometry, name and marks."""
+    out = made["whole"]
+    saved = as_saved_from_a_scene(out["volume"], tmp_path)
+    arguments = [saved, "--provenance", out["provenance"], "--out", tmp_path / "new"]
+    assert export(*arguments, "--format", "nrrd", "--json") == 0
+    printed = capsys.readouterr().out.splitlines()
+    written = {what: Path(path) for what, path in json.loads(printed[-1]).items()}
+    assert set(written) == {"volume", "provenance"} and printed[0] == str(written["volume"])
+    assert written["volume"].name == out["volume"].name
+    assert written["volume"].read_bytes() == out["volume"].read_bytes()
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == sorted(p.name for p in written.values())
+    record = json.loads(written["provenance"].read_text(encoding="utf-8"))
+    before = json.loads(out["provenance"].read_text(encoding="utf-8"))
+    assert record == before | {"generated_sha256": before["output_sha256"]}
+
+
+def test_another_format_and_changed_voxels(made, tmp_path):
+    out = made["whole"]
+    saved = as_saved_from_a_scene(out["volume"], tmp_path)
+    read = read_volume(saved)
+    write_volume(read.with_array(read.array + 1), saved)
+    assert export(saved, "--provenance", out["provenance"], "--out", tmp_path) == 0
+    path = tmp_path / out["volume"].name.replace(".nrrd", ".nii.gz")
+    image = nib.load(path)
+    assert np.array_equal(np.asanyarray(image.dataobj), read.array + 1)
+    assert bytes(image.header["descrip"].item()).startswith(b"SYNTHETIC tiny-ct 1.2.0 seed 3")
+    assert b"Doe" not in image.header.binaryblock
+    record = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text(encoding="utf-8"))
+    before = json.loads(out["provenance"].read_text(encoding="utf-8"))
+    assert record["output_sha256"] == sha256_of(path) != before["output_sha256"] == record["generated_sha256"]
+    assert export(path, "--provenance", path.with_name(f"{path.name[:-7]}.json"), "--out", tmp_path / "twice") == 0
+    twice = json.loads(next((tmp_path / "twice").glob("*.json")).read_text(encoding="utf-8"))
+    assert twice["generated_sha256"] == before["output_sha256"]
+
+
+def test_an_inpainted_volume_is_not_called_synthetic_as_a_whole(made, tmp_path):
+    out = made["inpaint"]
+    saved = as_saved_from_a_scene(out["volume"], tmp_path)
+    arguments = ["--provenance", out["provenance"], "--out", tmp_path / "new", "--format", "nrrd"]
+    assert export(saved, *arguments, "--region", out["region"]) == 0
+    new = tmp_path / "new"
+    assert sorted(p.name for p in new.iterdir()) == sorted(out[k].name for k in ("volume", "provenance", "region"))
+    header = nrrd.read_header(str(new / out["volume"].name))
+    assert header["SynthDiffusion.Synthetic"] == "YES"
+    assert "not anonymous" in header["SynthDiffusion.Notice"]
+    assert "PatientName" not in header
+    assert (new / out["volume"].name).read_bytes() == out["volume"].read_bytes()
+    assert np.array_equal(
+        read_segmentation(new / out["region"].name).layers[0], read_segmentation(out["region"]).layers[0]
+    )
+    assert export(saved, "--provenance", out["provenance"], "--out", tmp_path / "without") == 0
+    assert len(list((tmp_path / "without").iterdir())) == 2
+
+
+def refused(capsys, *arguments: Any) -> str:
+    assert export(*arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (lambda r: r.update(format="another"), "'format'"),
+        (lambda r: r.update(synthetic=False), "'synthetic'"),
+        (lambda r: r.pop("notice"), "notice"),
+        (lambda r: r.update(notice="one\ntwo"), "one line of text"),
+        (lambda r: r["model"].update(id="../x"), "the ID of a model"),
+        (lambda r: r["settings"].update(seed="3"), "whole number"),
+        (lambda r: r["settings"].update(mode="inpaint"), "contradicts itself"),
+        (lambda r: r.update(contains_real_patient_pixels=True), "contradicts itself"),
+    ],
+)
+def test_a_record_that_is_none(made, tmp_path, capsys, change, cause):
+    record = json.loads(made["whole"]["provenance"].read_text(encoding="utf-8"))
+    change(record)
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(record), encoding="utf-8")
+    line = refused(capsys, made["whole"]["volume"], "--provenance", path, "--out", tmp_path / "out")
+    assert cause in line and "generate has written" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_path_leaves_the_folder(made, tmp_path):
+    record = json.loads(made["whole"]["provenance"].read_text(encoding="utf-8"))
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(record | {"case": "../../evil:name"}), encoding="utf-8")
+    assert export(made["whole"]["volume"], "--provenance", path, "--out", tmp_path / "deep" / "out") == 0
+    names = {p.name for p in (tmp_path / "deep" / "out").iterdir()}
+    assert names == {"_.._evil_name_tiny-ct_seed3.nii.gz", "_.._evil_name_tiny-ct_seed3.json"}
+    assert {p.name for p in tmp_path.iterdir()} == {"record.json", "deep"}
+
+
+def test_other_refusals(made, tmp_path, capsys):
+    whole, inpainted = made["whole"], made["inpaint"]
+    given = ["--provenance", whole["provenance"], "--out", tmp_path / "out"]
+    assert "does not exist" in refused(capsys, tmp_path / "none.nrrd", *given)
+    assert "Did you mean 'nrrd'?" in refused(capsys, whole["volume"], *given, "--format", "nrd")
+    assert "--region was given" in refused(capsys, whole["volume"], *given, "--region", inpainted["region"])
+    other = save(tmp_path / "other.nii.gz", labels((20, 20, 21)))
+    given = ["--provenance", inpainted["provenance"], "--out", tmp_path / "out"]
+    assert "another grid" in refused(capsys, inpainted["volume"], *given, "--region", other)
+    assert "Cannot read the provenance" in refused(
+        capsys, whole["volume"], "--provenance", tmp_path / "no.json", "--out", tmp_path / "out"
+    )
+    assert not (tmp_path / "out").exists()
+    assert export(whole["volume"], "--provenance", whole["provenance"], "--out", tmp_path / "out") == 0
+    capsys.readouterr()
+    taken = ["--provenance", whole["provenance"], "--out", tmp_path / "out", "--format", "nrrd"]
+    assert "lies there" in refused(capsys, whole["volume"], *taken)
