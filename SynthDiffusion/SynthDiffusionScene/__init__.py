@@ -8,6 +8,13 @@ Rules of this layer:
   process.
 * Importing this package imports neither slicer nor vtk; its modules do.
 
-Modules: `segmentations` (node to job and back), `volumes` and `names` (synthetic volumes, their marks and display),
-`hierarchy` (patient and study), `bundle` (build, save and check a scene file), `write` (the child process).
+Modules:
+
+* `drawing` and `labelMaps` (what the user draws or loads), `segmentations` (node to job and back), `volumeFiles` (a volume
+  as a job's input), `modified` (whether a node has changed since)
+* `runs` and `runFolders` (what a run has made), `volumes` and `names` (synthetic volumes, their marks and display),
+  `hierarchy` (patient and study), `preview` (what is shown while a run goes on)
+* `comparison` and what it is made of: `comparisonLayout`, `comparisonTables`, `statistics`, `histogram`, `difference`,
+  `grids`, `displayState`, `temporaryNodes`
+* `bundle` (build, save and check a scene file), `sceneExport` (the user's whole scene), `write` (the child process)
 """

@@ -19,7 +19,13 @@ import slicer.util
 from SynthDiffusionScene.errors import SceneError
 from SynthDiffusionScene.hierarchy import ensureStudy, itemOfNode, placeInSameStudy, studyOfNode, subjectHierarchy
 from SynthDiffusionScene.names import nameOfFile
-from SynthDiffusionScene.segmentations import checkSegmentation, importSegmentation, segmentBounds, segmentsOf
+from SynthDiffusionScene.segmentations import (
+    checkSegmentation,
+    importSegmentation,
+    isLabelmap,
+    segmentBounds,
+    segmentsOf,
+)
 from SynthDiffusionScene.volumes import (
     REAL_PIXELS,
     addSyntheticVolume,
@@ -60,7 +66,7 @@ def saveScene(description: Mapping) -> Path:
         differences = compareInventories(expected, inventory(readBundle(bundle, Path(folder) / "check")))
         if differences:
             raise SceneError(f"The saved scene differs from what was put in: {differences[0]}", kind="internal")
-        _moveIntoPlace(bundle, output)
+        moveIntoPlace(bundle, output)
     return output
 
 
@@ -99,16 +105,27 @@ def buildScene(description: Mapping) -> slicer.vtkMRMLScene:
     return scene
 
 
+def checkNodes(scene) -> None:
+    """Refuses a volume or segmentation without data, which a scene file cannot hold, if it would be saved.
+
+    Raises:
+        SceneError: see `checkVolume` and `checkSegmentation`.
+    """
+    for node in savedNodes(scene, "vtkMRMLScalarVolumeNode"):
+        # A tensor volume's image is of tensors, without scalars.
+        if not node.IsA("vtkMRMLTensorVolumeNode"):
+            checkVolume(node)
+    for node in savedNodes(scene, "vtkMRMLSegmentationNode"):
+        checkSegmentation(node)
+
+
 def writeBundle(scene, path: Path) -> None:
     """Saves a scene whose nodes all have data. Overwrites `path`.
 
     Raises:
         SceneError: a node is empty, or saving failed.
     """
-    for node in _nodes(scene, "vtkMRMLScalarVolumeNode"):
-        checkVolume(node)
-    for node in _nodes(scene, "vtkMRMLSegmentationNode"):
-        checkSegmentation(node)
+    checkNodes(scene)
     messages = slicer.vtkMRMLMessageCollection()
     # An absolute path: a relative one is refused by SaveSceneToSlicerDataBundleDirectory.
     if not scene.WriteToMRB(str(path.resolve()), None, messages) or not path.is_file():
@@ -118,48 +135,56 @@ def writeBundle(scene, path: Path) -> None:
         )
 
 
-def readBundle(path: Path, folder: Path) -> slicer.vtkMRMLScene:
+def readBundle(path: Path, folder: Path, like=None) -> slicer.vtkMRMLScene:
     """Opens a scene file in a new scene.
 
     Args:
         path: the .mrb file.
         folder: where it is unpacked; made if missing, and left there.
+        like: a scene that knows node classes which a new one does not, as Slicer's does; default none.
 
     Raises:
         SceneError: it cannot be opened.
     """
     folder.mkdir(parents=True, exist_ok=True)
     scene = slicer.vtkMRMLScene()
+    if like is not None:
+        like.CopyRegisteredNodesToScene(scene)
     # Not ReadFromMRB, which needs the application's cache folder.
     sceneFile = slicer.vtkMRMLScene.UnpackSlicerDataBundle(str(path.resolve()), str(folder.resolve()))
     if not sceneFile:
         raise SceneError(f"'{path}' is not a scene bundle", kind="internal")
     scene.SetURL(sceneFile)
-    if not scene.Connect():
-        raise SceneError(f"The scene in '{path}' could not be opened", kind="internal")
+    messages = slicer.vtkMRMLMessageCollection()
+    if not scene.Connect(messages):
+        why = f" ({messages.GetNthMessageText(0)})" if messages.GetNumberOfMessages() else ""
+        raise SceneError(f"The scene in '{path}' could not be opened{why}", kind="internal")
     return scene
 
 
 def inventory(scene) -> dict[str, dict]:
-    """What must survive saving, for each volume and segment: voxels, geometry, attributes, names, codes, study."""
+    """What must survive saving, for each volume and segment: voxels, geometry, attributes, names, codes, study.
+
+    Nodes that are not saved with the scene are left out.
+    """
     found = {}
-    for index, node in enumerate(_nodes(scene, "vtkMRMLScalarVolumeNode")):
-        voxels = slicer.util.arrayFromVolume(node)
-        display = node.GetDisplayNode()
+    for index, node in enumerate(savedNodes(scene, "vtkMRMLScalarVolumeNode")):
         found[f"volume {index + 1} '{node.GetName()}'"] = {
-            "voxels": _digest(voxels),
+            "voxels": _digest(slicer.util.arrayFromVolume(node)),
             "geometry": ijkToRas(node),
-            "attributes": {name: node.GetAttribute(name) for name in node.GetAttributeNames()},
-            "display": None if display.GetAutoWindowLevel() else (display.GetWindow(), display.GetLevel()),
+            # An attribute without text is not written.
+            "attributes": {name: text for name in node.GetAttributeNames() if (text := node.GetAttribute(name))},
+            "display": _windowAndLevel(node.GetDisplayNode()),
             "study": _studyName(scene, node),
         }
-    for index, node in enumerate(_nodes(scene, "vtkMRMLSegmentationNode")):
+    for index, node in enumerate(savedNodes(scene, "vtkMRMLSegmentationNode")):
         title = f"segmentation {index + 1} '{node.GetName()}'"
         found[title] = {
             "segments": [(segment.GetName(), segment.GetTerminology() or "") for segment in segmentsOf(node)],
             "study": _studyName(scene, node),
         }
-        for number, segment in enumerate(segmentsOf(node)):
+        # Label maps that were made from surfaces are not saved with them.
+        for number, segment in enumerate(segmentsOf(node)) if isLabelmap(node) else ():
             mask, affine = segmentBounds(segment)
             name = f"segment {number + 1} '{segment.GetName()}' of {title}"
             found[name] = {"voxels": _digest(mask), "geometry": affine}
@@ -175,6 +200,8 @@ def compareInventories(expected: Mapping[str, dict], found: Mapping[str, dict]) 
             other = found[name][what]
             if what == "geometry":
                 same = np.allclose(value, other, rtol=0, atol=_POSITION_TOLERANCE_MM)
+            elif what == "attributes":
+                same = value.items() <= other.items()  # readers of some formats add their own
             else:
                 same = value == other
             if not same:
@@ -182,8 +209,17 @@ def compareInventories(expected: Mapping[str, dict], found: Mapping[str, dict]) 
     return differences
 
 
-def _nodes(scene, className: str) -> list:
-    return [scene.GetNthNodeByClass(index, className) for index in range(scene.GetNumberOfNodesByClass(className))]
+def savedNodes(scene, className: str) -> list:
+    """The nodes of a class and of those derived from it that are saved with the scene, in its order."""
+    nodes = [scene.GetNthNodeByClass(index, className) for index in range(scene.GetNumberOfNodesByClass(className))]
+    return [node for node in nodes if node.GetSaveWithScene()]
+
+
+def _windowAndLevel(display) -> tuple[float, float] | None:
+    """None where there is nothing to keep: no display node, one of labels, or window and level chosen by Slicer."""
+    if display is None or not display.IsA("vtkMRMLScalarVolumeDisplayNode") or display.GetAutoWindowLevel():
+        return None
+    return display.GetWindow(), display.GetLevel()
 
 
 def _caseOf(nodes: list) -> str:
@@ -207,8 +243,12 @@ def _digest(array: np.ndarray) -> str:
     return f"{voxels.dtype} {voxels.shape} {hashlib.sha256(voxels.tobytes()).hexdigest()}"
 
 
-def _moveIntoPlace(source: Path, target: Path) -> None:
-    """Copies beside the target, then renames, so that the final name never holds half a file."""
+def moveIntoPlace(source: Path, target: Path) -> None:
+    """Copies beside the target, then renames, so that the final name never holds half a file.
+
+    Raises:
+        SceneError: the folder is missing, not writable or full.
+    """
     part = target.with_name(f".{uuid.uuid4().hex[:12]}.part")
     try:
         shutil.copyfile(source, part)

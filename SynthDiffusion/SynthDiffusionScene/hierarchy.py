@@ -66,3 +66,14 @@ def placeInSameStudy(scene, node, beside, caseName: str) -> int:
     study = ensureStudy(scene, beside, caseName)
     subjectHierarchy(scene).SetItemParent(itemOfNode(scene, node), study)
     return study
+
+
+def comesFromDicom(scene, node) -> bool:
+    """Whether a node, or the study or patient above it, was loaded from DICOM: their names may be a person's."""
+    hierarchy = subjectHierarchy(scene)
+    item = itemOfNode(scene, node)
+    while item not in (hierarchy.GetInvalidItemID(), hierarchy.GetSceneItemID()):
+        if hierarchy.GetItemUID(item, "DICOM"):
+            return True
+        item = hierarchy.GetItemParent(item)
+    return False

@@ -41,3 +41,15 @@ def syntheticName(case: str, provenance: Mapping) -> str:
     """Node name of a generated volume: "case7 synthetic (lung-nodule-ct, seed 3)", or "inpainted" if it is that."""
     word = "inpainted" if holdsRealPixels(provenance) else "synthetic"
     return f"{case} {word} ({modelId(provenance) or 'unknown model'}, seed {seedOf(provenance) or 'unknown'})"
+
+
+def uniqueNodeName(scene, name: str) -> str:
+    """The name, or "NAME (2)" and so on where a node of the scene has it already.
+
+    Not vtkMRMLScene.GenerateUniqueName, which never gives a name a second time, even if its node is gone.
+    """
+    number, unique = 1, name
+    while scene.GetFirstNodeByName(unique) is not None:
+        number += 1
+        unique = f"{name} ({number})"
+    return unique

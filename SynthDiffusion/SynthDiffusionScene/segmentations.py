@@ -19,11 +19,52 @@ JOB_SEGMENTATION = "segmentation.seg.nrrd"
 _LABELMAP = "Binary labelmap"  # vtkSegmentationConverter::GetBinaryLabelmapRepresentationName
 
 
-def writeJobInput(segmentationNode, jobFolder: str | Path) -> Path:
-    """Writes a segmentation as the input of a job, `segmentation.seg.nrrd` in its folder. See `exportSegmentation`."""
-    path = Path(jobFolder) / JOB_SEGMENTATION
-    exportSegmentation(segmentationNode, path)
-    return path
+def writeJobInput(segmentationNode, jobFolder: str | Path) -> dict[str, str]:
+    """Writes a segmentation as the input of a job, `segmentation.seg.nrrd` in its folder. See `exportSegmentation`.
+
+    A copy is written, in which no two segments have the same name, since the engine tells segments apart by name. The
+    user's node stays as it is.
+
+    Args:
+        segmentationNode: a vtkMRMLSegmentationNode.
+        jobFolder: an existing folder.
+
+    Returns:
+        The names in the file by segment ID: those of `uniqueNames`.
+
+    Raises:
+        SceneError: as for `exportSegmentation`.
+    """
+    if segmentationNode is None:
+        checkSegmentation(None)
+    names = uniqueNames(segmentationNode)
+    copy = _copyOf(segmentationNode)
+    for segmentId, name in names.items():
+        copy.GetSegmentation().GetSegment(segmentId).SetName(name)
+    exportSegmentation(copy, Path(jobFolder) / JOB_SEGMENTATION)
+    return names
+
+
+def uniqueNames(segmentationNode) -> dict[str, str]:
+    """A name for each segment that no other one has, by segment ID, in the order of the segments.
+
+    A name is kept where it can be: blanks at its ends and control characters, which a file would lose, become single
+    blanks, a segment without a name is called by its ID, and the second "nodule" becomes "nodule (2)".
+    """
+    segmentation = segmentationNode.GetSegmentation()
+    wanted = {}
+    for segmentId in segmentation.GetSegmentIDs():
+        name = segmentation.GetSegment(segmentId).GetName() or ""
+        printable = "".join(mark if mark.isprintable() else " " for mark in name.replace("\\", "/"))
+        wanted[segmentId] = " ".join(printable.split()) or segmentId
+    taken, names = set(wanted.values()), {}
+    for segmentId, name in wanted.items():
+        if name in names.values():
+            number = next(n for n in range(2, len(wanted) + 2) if f"{name} ({n})" not in taken)
+            name = f"{name} ({number})"
+            taken.add(name)
+        names[segmentId] = name
+    return names
 
 
 def exportSegmentation(segmentationNode, path: str | Path) -> None:
@@ -42,7 +83,7 @@ def exportSegmentation(segmentationNode, path: str | Path) -> None:
     """
     checkSegmentation(segmentationNode)
     node = segmentationNode
-    if not node.GetSegmentation().IsSourceRepresentationImageData():
+    if not isLabelmap(node):
         node = _withLabelmaps(segmentationNode)
     _ensureGrid(node)
     storage = slicer.vtkMRMLSegmentationStorageNode()
@@ -107,16 +148,24 @@ def checkSegmentation(segmentationNode) -> None:
         segment = segmentation.GetSegment(segmentId)
         if not segment.GetName():
             segment.SetName(segmentId)
-    if segmentation.IsSourceRepresentationImageData() and not any(
-        segmentMask(segment).any() for segment in segmentsOf(segmentationNode)
-    ):
+    if isLabelmap(segmentationNode) and not any(segmentMask(segment).any() for segment in segmentsOf(segmentationNode)):
         raise SceneError(f"All segments of '{name}' are empty", "Draw into at least one of them.")
+
+
+def isLabelmap(segmentationNode) -> bool:
+    """Whether voxels are what the segmentation is drawn in, rather than surfaces."""
+    return segmentationNode.GetSegmentation().IsSourceRepresentationImageData()
 
 
 def segmentsOf(segmentationNode) -> list:
     """The vtkSegments of a node, in their order."""
     segmentation = segmentationNode.GetSegmentation()
     return [segmentation.GetNthSegment(index) for index in range(segmentation.GetNumberOfSegments())]
+
+
+def addressOf(representation) -> str:
+    """Tells whether two segments share a representation: the same text for the same object."""
+    return representation.GetAddressAsString("vtkDataObject")
 
 
 def segmentMask(segment) -> np.ndarray:
@@ -210,11 +259,36 @@ def _withLabelmaps(segmentationNode) -> slicer.vtkMRMLSegmentationNode:
             f"The segmentation '{name}' consists of surfaces and has no voxel grid",
             "Choose its source volume in the Segment Editor.",
         )
-    copy = slicer.vtkMRMLSegmentationNode()
-    copy.SetName(name)
-    copy.GetSegmentation().DeepCopy(segmentationNode.GetSegmentation())
+    copy = _copyOf(segmentationNode)
     if not copy.GetSegmentation().CreateRepresentation(_LABELMAP):
         raise SceneError(f"The surfaces of '{name}' could not be turned into label maps", kind="internal")
     copy.GetSegmentation().SetSourceRepresentationName(_LABELMAP)
     checkSegmentation(copy)
+    return copy
+
+
+def _copyOf(segmentationNode) -> slicer.vtkMRMLSegmentationNode:
+    """A node outside of the scene with copies of all segments, under the same IDs and in the same layers.
+
+    Not vtkSegmentation.DeepCopy, which loses the voxels where Slicer's segmentation module has not been started.
+    """
+    source = segmentationNode.GetSegmentation()
+    copy = slicer.vtkMRMLSegmentationNode()
+    copy.SetName(segmentationNode.GetName())
+    copy.GetSegmentation().SetSourceRepresentationName(source.GetSourceRepresentationName())
+    copy.GetSegmentation().CopyConversionParameters(source)
+    copied = {}
+    for segmentId in source.GetSegmentIDs():
+        segment, other = slicer.vtkSegment(), source.GetSegment(segmentId)
+        segment.DeepCopyMetadata(other)
+        names: list[str] = []
+        other.GetContainedRepresentationNames(names)
+        for name in names:
+            data = other.GetRepresentation(name)
+            layer = addressOf(data)
+            if layer not in copied:
+                copied[layer] = data.NewInstance()
+                copied[layer].DeepCopy(data)
+            segment.AddRepresentation(name, copied[layer])
+        copy.GetSegmentation().AddSegment(segment, segmentId)
     return copy

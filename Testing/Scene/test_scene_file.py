@@ -16,10 +16,9 @@ pytest.importorskip("slicer")
 nibabel = pytest.importorskip("nibabel")
 nrrd = pytest.importorskip("nrrd")
 
+from SynthDiffusionLib.jobs.scene_export import write_scene  # noqa: E402
 from SynthDiffusionScene import bundle, segmentations, write  # noqa: E402
 from SynthDiffusionScene.errors import SceneError  # noqa: E402
-
-from SynthDiffusionLib.jobs.scene_export import write_scene  # noqa: E402
 
 PROVENANCE = {
     "case": "case7",

@@ -12,6 +12,7 @@ pytest.importorskip("slicer")
 nrrd = pytest.importorskip("nrrd")
 
 import slicer  # noqa: E402
+
 from SynthDiffusionScene import segmentations  # noqa: E402
 from SynthDiffusionScene.errors import SceneError  # noqa: E402
 
@@ -41,8 +42,8 @@ def _tag(header, index: int) -> str:
 
 def test_job_input_keeps_grid_voxels_and_terminology(two_overlapping, affine, tmp_path):
     node, masks = two_overlapping
-    path = segmentations.writeJobInput(node, tmp_path)
-    assert path == tmp_path / "segmentation.seg.nrrd"
+    segmentations.writeJobInput(node, tmp_path)
+    path = tmp_path / "segmentation.seg.nrrd"
     voxels, header = nrrd.read(str(path))
     assert voxels.shape == (2, *SHAPE)  # two layers, for the segments overlap
     np.testing.assert_allclose(_affine_of(header), affine, atol=1e-6)
@@ -55,7 +56,8 @@ def test_job_input_keeps_grid_voxels_and_terminology(two_overlapping, affine, tm
 def test_slicerio_reads_names_and_codes_of_the_job_input(two_overlapping, tmp_path):
     slicerio = pytest.importorskip("slicerio")
     node, _ = two_overlapping
-    read = slicerio.read_segmentation(str(segmentations.writeJobInput(node, tmp_path)))
+    segmentations.writeJobInput(node, tmp_path)
+    read = slicerio.read_segmentation(str(tmp_path / "segmentation.seg.nrrd"))
     assert [segment["terminology"]["type"] for segment in read["segments"]] == [
         ["SCT", "39607008", "Lung"],
         ["SCT", "27925004", "Nodule"],
@@ -65,7 +67,8 @@ def test_slicerio_reads_names_and_codes_of_the_job_input(two_overlapping, tmp_pa
 
 def test_round_trip_keeps_everything(scene, two_overlapping, tmp_path):
     node, masks = two_overlapping
-    copy = segmentations.importSegmentation(scene, segmentations.writeJobInput(node, tmp_path), "copy")
+    segmentations.writeJobInput(node, tmp_path)
+    copy = segmentations.importSegmentation(scene, tmp_path / "segmentation.seg.nrrd", "copy")
     before, after = segmentations.segmentsOf(node), segmentations.segmentsOf(copy)
     assert [segment.GetName() for segment in after] == list(masks)
     assert [segment.GetTerminology() for segment in after] == [LUNG, NODULE]
@@ -196,7 +199,8 @@ def test_nameless_segment_is_named_rather_than_ending_the_process(add_segmentati
     node.GetSegmentation().AddSegment(bare, "Segment_7")
     segmentations.checkSegmentation(node)
     assert bare.GetName() == "Segment_7"
-    copy = segmentations.importSegmentation(scene, segmentations.writeJobInput(node, tmp_path))
+    assert segmentations.writeJobInput(node, tmp_path)["Segment_7"] == "Segment_7"
+    copy = segmentations.importSegmentation(scene, tmp_path / "segmentation.seg.nrrd")
     assert [segment.GetName() for segment in segmentations.segmentsOf(copy)] == ["a", "Segment_7"]
 
 

@@ -13,6 +13,7 @@ nibabel = pytest.importorskip("nibabel")
 
 import slicer  # noqa: E402
 import slicer.util  # noqa: E402
+
 from SynthDiffusionScene import hierarchy, volumes  # noqa: E402
 from SynthDiffusionScene.errors import SceneError  # noqa: E402
 
