@@ -1,9 +1,11 @@
-# make demo    install into .venv and make synthetic volumes from the sample segmentations
-# make test    install what developers need as well, and run the tests
-# make lint    ruff, without installing anything else
-# make clean   remove .venv and what the commands above have written
+# make demo     install into .venv and make synthetic volumes from the sample segmentations
+# make test     install what developers need as well, and run the tests
+# make lint     ruff, without installing anything else
+# make package  write the archive for Slicer's "Install from file..." to dist/, without installing anything
+# make clean    remove .venv and what the commands above have written
 #
-# PYTHON=/path/to/python3.12 make demo    chooses the interpreter; WORKERS=4 make test the number of test processes.
+# PYTHON=/path/to/python3.12 make demo    chooses the interpreter; WORKERS=4 make test the number of test processes;
+# make package PACKAGE_ARGS="--os all"    builds for Linux, Windows and macOS (--help lists the options).
 #
 # All paths are relative, so a clone may lie in a folder whose name has blanks. On Windows, without make, the two pip
 # commands in CONTRIBUTING.md do the same.
@@ -13,13 +15,14 @@ VENV := .venv
 OUT ?= demo-output
 WORKERS ?= 2
 PYTEST_ARGS ?=
+PACKAGE_ARGS ?=
 
 IN_VENV := $(VENV)/bin/python
 PIP := $(IN_VENV) -m pip --disable-pip-version-check
 PROJECT_FILES := pyproject.toml setup.py constraints.txt
 VERSION_OK := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint package clean
 .DELETE_ON_ERROR:
 
 help:
@@ -75,6 +78,17 @@ test: $(VENV)/stamp-test
 lint: $(VENV)/stamp-lint
 	$(IN_VENV) -m ruff check .
 	$(IN_VENV) -m ruff format --check .
+
+# The script needs the standard library only, so any Python from 3.11 on will do.
+package:
+	@if [ -n "$(PYTHON)" ]; then set -- "$(PYTHON)"; else set -- python3 python3.12 python3.11 python; fi; \
+	for python in "$$@"; do \
+	  if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+	    "$$python" Testing/Packaging/build_package.py $(PACKAGE_ARGS); exit; \
+	  fi; \
+	done; \
+	echo "make package needs Python 3.11 or later; tried: $$*. Name one: PYTHON=/path/to/python3.12 make package" >&2; \
+	exit 1
 
 clean:
 	rm -rf $(VENV) demo-output build dist SynthDiffusion.egg-info .pytest_cache .ruff_cache

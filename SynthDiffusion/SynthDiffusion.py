@@ -1,13 +1,13 @@
 """The Slicer module SynthDiffusion: synthetic CT and MR volumes from segmentations by generative diffusion models.
 
-This file is thin on purpose. What the user sees is in SynthDiffusionPanels, what happens in the scene is in
-SynthDiffusionScene, and the engine is SynthDiffusionLib, which never runs its models inside Slicer's process.
+This file is thin on purpose. What the user sees is in SynthDiffusionPanels, the processes that do the work are started
+by SynthDiffusionJobs, what happens in the scene is in SynthDiffusionScene, and the engine is SynthDiffusionLib, which
+never runs its models inside Slicer's process.
 """
 
 import importlib.util
 import os
 import sys
-from dataclasses import dataclass
 
 import slicer
 from slicer.i18n import tr as _
@@ -18,16 +18,6 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
-
-
-@dataclass(frozen=True)
-class EngineStatus:
-    """The engine that was found: `version` and `folder`; or empty ones, with `problem` and the `hint` to mend it."""
-
-    version: str = ""
-    folder: str = ""
-    problem: str = ""
-    hint: str = ""
 
 
 class SynthDiffusion(ScriptedLoadableModule):
@@ -48,40 +38,94 @@ class SynthDiffusion(ScriptedLoadableModule):
             "Built on MONAI, diffusers, PyTorch and 3D Slicer. The methods and data sets behind each model are named in"
             " its model card."
         )
+        slicer.app.connect("startupCompleted()", registerSampleData)
+
+
+def registerSampleData() -> None:
+    """Offers the sample segmentations in Slicer's Sample Data module."""
+    from SynthDiffusionJobs.Samples import registerSampleData
+
+    registerSampleData(SynthDiffusionLogic().resourcePath)
 
 
 class SynthDiffusionWidget(ScriptedLoadableModuleWidget):
-    """The module's panel: for now, which engine there is."""
+    """Puts the panel into the module's layout, and tells it when it is shown, hidden and taken down."""
 
     def setup(self) -> None:
         ScriptedLoadableModuleWidget.setup(self)
-        from SynthDiffusionPanels.EngineStatusPanel import EngineStatusPanel
+        from SynthDiffusionJobs.Session import Session
+        from SynthDiffusionPanels.ModulePanel import ModulePanel
 
-        self.logic = SynthDiffusionLogic()
-        self.enginePanel = EngineStatusPanel(self.logic.engineStatus())
-        self.layout.addWidget(self.enginePanel.widget)
-        self.layout.addStretch(1)
+        self.logic, self.panel = SynthDiffusionLogic(), None
+        try:
+            engineFolder = self.logic.engineFolder()
+        except ImportError as error:
+            self.layout.addWidget(self._messageLabel(str(error)))
+            return
+        session = Session(slicer.mrmlScene, engineFolder, self.logic.resourcePath)
+        self.panel = ModulePanel(session, self.logic.parameters)
+        self.layout.addWidget(self.panel.widget)
+
+    def enter(self) -> None:
+        if self.panel is not None:
+            self.panel.enter()
+
+    def exit(self) -> None:
+        if self.panel is not None:
+            self.panel.exit()
+
+    def cleanup(self) -> None:
+        if self.panel is not None:
+            self.panel.close()
+            self.panel = None
+
+    def onReload(self) -> None:
+        """Slicer reloads this file only; the packages beside it are to be read anew as well."""
+        for name in list(sys.modules):
+            if name.split(".")[0] in ("SynthDiffusionPanels", "SynthDiffusionJobs", "SynthDiffusionScene"):
+                del sys.modules[name]
+        ScriptedLoadableModuleWidget.onReload(self)
+
+    @staticmethod
+    def _messageLabel(text: str):
+        import qt
+
+        label = qt.QLabel(text)
+        label.setTextFormat(qt.Qt.PlainText)  # a folder may have characters that rich text takes for markup
+        label.setWordWrap(True)
+        return label
 
 
 class SynthDiffusionLogic(ScriptedLoadableModuleLogic):
-    """Finds the engine and the project's resources, installed or in a clone of the repository."""
+    """Finds the engine and the project's resources, installed or in a clone, and the parameters of the scene."""
 
-    def engineStatus(self) -> EngineStatus:
-        """Version and folder of SynthDiffusionLib; importing it loads no heavy package."""
+    def parameters(self):
+        """The scene's `SynthDiffusionJobs.Parameters.Parameters`, in a parameter node that is made if missing."""
+        from SynthDiffusionJobs.Parameters import Parameters
+
+        return Parameters(self.getParameterNode())
+
+    def engineFolder(self) -> str:
+        """The folder that holds SynthDiffusionLib, which is put on sys.path if it is not there.
+
+        Raises:
+            ImportError: it is nowhere; the message says how to mend it.
+        """
         # Installed, the engine lies beside this file, which Slicer has on sys.path; in a clone, one folder up.
         if importlib.util.find_spec("SynthDiffusionLib") is None and self._repositoryFolder():
             sys.path.append(self._repositoryFolder())
         try:
             import SynthDiffusionLib
         except ImportError as error:
-            return EngineStatus(
-                problem=_("The engine, SynthDiffusionLib, cannot be imported ({reason}).").format(reason=error),
-                hint=_(
+            raise ImportError(
+                _("The engine, SynthDiffusionLib, cannot be imported ({reason}).").format(reason=error)
+                + " "
+                + _(
                     "Install the SynthDiffusion extension again. In a clone of the repository, keep the folder"
                     " SynthDiffusionLib beside the folder SynthDiffusion."
-                ),
-            )
-        return EngineStatus(version=SynthDiffusionLib.__version__, folder=os.path.dirname(SynthDiffusionLib.__file__))
+                )
+            ) from error
+        return os.path.dirname(os.path.dirname(os.path.abspath(SynthDiffusionLib.__file__)))
 
     def resourcePath(self, name: str) -> str:
         """Absolute path of a file or folder under Resources: merged beside this file when installed, in two in a clone.
@@ -110,19 +154,25 @@ class SynthDiffusionTest(ScriptedLoadableModuleTest):
         slicer.mrmlScene.Clear(0)
 
     def test_engineIsFound(self) -> None:
-        status = SynthDiffusionLogic().engineStatus()
-        self.assertEqual(status.problem, "")
-        self.assertTrue(os.path.isdir(SynthDiffusionLogic().resourcePath("LabelSchemes")))
+        logic = SynthDiffusionLogic()
+        self.assertTrue(os.path.isfile(os.path.join(logic.engineFolder(), "SynthDiffusionLib", "__init__.py")))
+        self.assertTrue(os.path.isdir(logic.resourcePath("LabelSchemes")))
 
     def test_segmentationToJobAndBack(self) -> None:
         import tempfile
 
-        from SynthDiffusionScene.segmentations import importSegmentation, segmentMask, segmentsOf, writeJobInput
+        from SynthDiffusionScene.segmentations import (
+            JOB_SEGMENTATION,
+            importSegmentation,
+            segmentMask,
+            segmentsOf,
+            writeJobInput,
+        )
 
         segmentation, _volume = self._makeNodes()
         with tempfile.TemporaryDirectory() as folder:
-            path = writeJobInput(segmentation, folder)
-            copy = importSegmentation(slicer.mrmlScene, path, "copy")
+            writeJobInput(segmentation, folder)
+            copy = importSegmentation(slicer.mrmlScene, os.path.join(folder, JOB_SEGMENTATION), "copy")
         before, after = segmentsOf(segmentation)[0], segmentsOf(copy)[0]
         self.assertEqual(after.GetName(), before.GetName())
         self.assertEqual(segmentMask(after).sum(), segmentMask(before).sum())
@@ -148,6 +198,18 @@ class SynthDiffusionTest(ScriptedLoadableModuleTest):
         study = studyOfNode(slicer.mrmlScene, segmentation)
         self.assertIsNotNone(study)
         self.assertEqual(studyOfNode(slicer.mrmlScene, node), study)
+
+    def test_parametersSurviveInTheScene(self) -> None:
+        logic = SynthDiffusionLogic()
+        segmentation, _volume = self._makeNodes()
+        parameters = logic.parameters()
+        parameters.segmentation = segmentation
+        parameters.classes = {"Segment_1": "nodule"}
+        parameters.samples = 3
+        again = logic.parameters()
+        self.assertEqual(again.segmentation, segmentation)
+        self.assertEqual(dict(again.classes), {"Segment_1": "nodule"})
+        self.assertEqual(again.samples, 3)
 
     def _makeNodes(self):
         """A segmentation with one box, and the volume that it was drawn on."""

@@ -52,6 +52,16 @@ def expected_lists(root: Path = ROOT) -> dict[tuple[str, str], list[str]]:
     }
 
 
+def listed_files(root: Path = ROOT) -> list[str]:
+    """Files that the marked lists name now, as POSIX paths relative to `root`: what Slicer's own packaging ships."""
+    names = []
+    for file in ("CMakeLists.txt", "SynthDiffusion/CMakeLists.txt"):
+        folder = file.removesuffix("CMakeLists.txt")
+        for body in re.findall(r"# begin files: .+\nset\(\w+\n([^)]*)  \)\n# end files", _read(root / file)):
+            names += [folder + entry for entry in body.split()]
+    return names
+
+
 def updated_texts(root: Path = ROOT) -> dict[str, str]:
     """The CMake files and SynthDiffusion.json as they should be: {path relative to `root`: text}."""
     names = ("CMakeLists.txt", "SynthDiffusion/CMakeLists.txt", "SynthDiffusion.json")

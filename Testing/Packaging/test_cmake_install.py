@@ -1,4 +1,4 @@
-"""CMake installs every file, each where Slicer will look for it, and the installed tree works."""
+"""CMake installs every file where Slicer will look for it; the installed tree works, and the archive is the same."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import json
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
+import build_package
 import pytest
 from test_file_lists import ROOT, list_files
 
@@ -67,8 +69,10 @@ def test_installed_engine_imports_and_finds_its_resources(configured):
         "print(pathlib.Path(SynthDiffusionLib.__file__).parent.parent);"
         "print(resource_path('LabelSchemes', 'lung-nodule-ct.json').is_file(), resource_path().parent)"
     )
-    # -I: neither this repository nor an installed copy of it may help out.
-    answer = subprocess.run([sys.executable, "-I", "-c", code, str(tree)], capture_output=True, text=True, timeout=60)
+    # -I: neither this repository nor an installed copy of it may help out. -B: the tree stays as it was installed.
+    answer = subprocess.run(
+        [sys.executable, "-I", "-B", "-c", code, str(tree)], capture_output=True, text=True, timeout=60
+    )
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.split() == [str(tree.resolve()), "True", str(tree.resolve())]
 
@@ -82,3 +86,18 @@ def test_metadata_as_cmake_evaluates_it(configured):
     assert all(metadata.values())
     assert "generative" in metadata["DESCRIPTION"].lower()
     assert "not for diagnosis" in metadata["DESCRIPTION"]
+
+
+def test_archive_holds_what_cmake_installs_and_says_what_cmake_says(configured, tmp_path):
+    tree = configured / "install"
+    installed = {path.relative_to(tree).as_posix(): path.read_bytes() for path in tree.rglob("*") if path.is_file()}
+    target = build_package.Target("5.12", "34627", "linux")
+    path = build_package.build(tmp_path, target)
+    with tarfile.open(path) as archive:
+        packed = {member.name.split("/", 1)[1]: archive.extractfile(member).read() for member in archive}
+    description = packed.pop("share/Slicer-5.12/SynthDiffusion.s4ext").decode("utf-8")
+    assert sorted(packed) == sorted(installed)
+    assert [name for name, data in installed.items() if packed[name] != data] == []
+    values = dict(line.partition(" ")[::2] for line in description.splitlines())
+    metadata = json.loads((configured / "build" / "metadata.json").read_text(encoding="utf-8"))
+    assert {key: values[key.lower()] for key in metadata} == metadata

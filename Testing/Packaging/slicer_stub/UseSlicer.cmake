@@ -33,7 +33,12 @@ endmacro()
 
 macro(slicer_add_python_unittest)
   cmake_parse_arguments(_test "" "TESTNAME_PREFIX;SCRIPT" "SLICER_ARGS" ${ARGN})
-  if(NOT EXISTS "${CMAKE_CURRENT_SOURCE_DIR}/${_test_SCRIPT}")
+  # Slicer takes the script's folder as it is written, and resolves a relative one only when the test runs.
+  if("${_test_SCRIPT}" MATCHES "/" AND NOT IS_ABSOLUTE "${_test_SCRIPT}")
+    message(FATAL_ERROR "slicer_add_python_unittest needs a bare name or an absolute path, not '${_test_SCRIPT}'")
+  endif()
+  get_filename_component(_script "${_test_SCRIPT}" ABSOLUTE)
+  if(NOT EXISTS "${_script}")
     message(FATAL_ERROR "slicer_add_python_unittest given nonexistent script '${_test_SCRIPT}'")
   endif()
 endmacro()

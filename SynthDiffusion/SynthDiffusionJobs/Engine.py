@@ -1,0 +1,269 @@
+"""The engine as Slicer sees it: which Python runs it, whether that has all it needs, its devices and its models."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import slicer
+from slicer.i18n import tr as _
+
+from SynthDiffusionJobs.EngineProcess import EngineProcess, ProcessResult
+from SynthDiffusionJobs.JobFolders import JobFolders
+from SynthDiffusionJobs.Signal import Signal
+
+GIB = 1024**3
+_PYTHON_SETTING = "SynthDiffusion/WorkerPython"
+
+
+@dataclass(frozen=True)
+class Device:
+    """Something that computes: "cpu" or "cuda:N". `precision` is what "auto" means; None where something is unknown."""
+
+    id: str
+    name: str
+    totalBytes: int | None
+    freeBytes: int | None
+    precision: str | None
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """What the probe of the worker's Python has found.
+
+    Args:
+        state: "unknown" before the first probe, "checking", "ready", "missing" (packages), or "failed" (no answer).
+        python: version of that Python.
+        version: of the engine.
+        torch: version of PyTorch, "" if it is not there.
+        missing: requirements that are not met: {"name": "monai", "requirement": "monai>=1.6,<1.7", "installed": None}.
+        devices: first the one that "auto" takes.
+        problem, hint: what is wrong, and the mend, when the state is "failed"; with PyTorch, when it is "missing".
+    """
+
+    state: str = "unknown"
+    python: str = ""
+    version: str = ""
+    torch: str = ""
+    missing: tuple[dict, ...] = ()
+    devices: tuple[Device, ...] = ()
+    problem: str = ""
+    hint: str = ""
+
+    @property
+    def ready(self) -> bool:
+        return self.state == "ready"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A model package, as `synthdiffusion models list --json` describes it.
+
+    Args:
+        id: of the package.
+        origin: "shipped" or "user".
+        folder: where it lies.
+        problem: why it cannot be used, "" if it can.
+        description: its model.json; {} if that cannot be read.
+    """
+
+    id: str
+    origin: str
+    folder: str
+    problem: str = ""
+    description: dict = field(default_factory=dict)
+
+    @property
+    def usable(self) -> bool:
+        return not self.problem and bool(self.description)
+
+    @property
+    def name(self) -> str:
+        return self.description.get("name", self.id)
+
+
+class Engine:
+    """Asks the worker's Python about itself, in child processes, and keeps the answers.
+
+    Args:
+        folder: the folder that holds SynthDiffusionLib.
+        folders: where the processes work.
+
+    Attributes:
+        changed: Signal(), status or models are new.
+        status: `EngineStatus`.
+        models: tuple of `ModelInfo`.
+    """
+
+    def __init__(self, folder: str | Path, folders: JobFolders) -> None:
+        self.folder, self.folders = Path(folder), folders
+        self.changed = Signal()
+        self.status = EngineStatus()
+        self.models: tuple[ModelInfo, ...] = ()
+        self._running: list[EngineProcess] = []
+        self._probe: EngineProcess | None = None
+
+    # Which Python
+
+    @property
+    def otherPython(self) -> str:
+        """The Python that the user has chosen to run the engine; "" for Slicer's own."""
+        return slicer.app.userSettings().value(_PYTHON_SETTING, "") or ""
+
+    def setOtherPython(self, path: str) -> None:
+        """Chooses another Python, or Slicer's own (""), and asks it anew."""
+        slicer.app.userSettings().setValue(_PYTHON_SETTING, path)
+        self.refresh()
+
+    def command(self, *arguments: str) -> list[str]:
+        """A command that runs a module of the engine: `command("SynthDiffusionLib.jobs.probe")`."""
+        # -P: what lies in the working folder is no module. sys.executable is PythonSlicer in Slicer.
+        return [self.otherPython or sys.executable, "-P", "-m", *arguments]
+
+    def environment(self) -> dict[str, str]:
+        """The environment of a process of the engine."""
+        if self.otherPython:
+            # Slicer's variables would lead another Python to Slicer's libraries.
+            import slicer.util
+
+            environment = dict(slicer.util.startupEnvironment())
+            for name in ("PYTHONHOME", "PYTHONPATH", "PYTHONNOUSERSITE"):
+                environment.pop(name, None)
+            path = [str(self.folder)]
+        else:
+            environment = dict(os.environ)
+            path = [str(self.folder), *filter(None, [environment.get("PYTHONPATH", "")])]
+        return environment | {"PYTHONPATH": os.pathsep.join(path), "PYTHONIOENCODING": "utf-8"}
+
+    # Questions
+
+    def refresh(self, quietly: bool = False) -> None:
+        """Asks anew for status and models; `changed` tells when the answers are there.
+
+        Args:
+            quietly: keep the present status until then, as after a run, when only the free memory may differ.
+        """
+        if self._probe is not None:
+            self._probe.kill()
+        if not quietly:
+            self._setStatus(EngineStatus(state="checking"))
+        self._probe = self.ask(["SynthDiffusionLib.jobs.probe"], self._onProbed)
+
+    def refreshModels(self) -> None:
+        """Asks for the models only, after one was installed or removed."""
+        self.ask(["SynthDiffusionLib", "models", "list", "--json"], self._onModels)
+
+    def ask(
+        self,
+        arguments: Sequence[str],
+        onAnswer: Callable[[ProcessResult, str], None],
+        onEvent: Callable[[dict], None] = lambda event: None,
+    ) -> EngineProcess:
+        """Runs a module of the engine and hands on its last JSON line.
+
+        Args:
+            arguments: module and arguments. Commands that print a result without an "event" are answered, too.
+            onAnswer: called with the result and the last line of the log, which says what is wrong if it failed.
+            onEvent: called with the events before the last.
+        """
+        folder = self.folders.new("query")
+        last: dict = {}
+
+        def remember(event: dict) -> None:
+            last.clear()
+            last.update(event)
+            onEvent(event)
+
+        def finished(result: ProcessResult) -> None:
+            self._running.remove(process)
+            if result.exitCode == 0 and not result.event and last:
+                result.event = {"event": "done", **last}
+            message = result.problem or _lastLine(process.logPath)
+            self.folders.remove(folder)
+            onAnswer(result, message)
+
+        process = EngineProcess(self.command(*arguments), self.environment(), folder, remember, finished)
+        self._running.append(process)
+        process.start()
+        return process
+
+    def shutdown(self) -> None:
+        """Ends all questions."""
+        self.changed.disconnectAll()
+        for process in list(self._running):
+            process.kill()
+
+    def device(self, wanted: str) -> Device | None:
+        """The device that a request with `wanted` ("auto", "cpu", "cuda", "cuda:N") gets; None if it is not there."""
+        devices = self.status.devices
+        if wanted == "auto":
+            return devices[0] if devices else None
+        wanted = "cuda:0" if wanted == "cuda" else wanted
+        return next((device for device in devices if device.id == wanted), None)
+
+    def model(self, modelId: str) -> ModelInfo | None:
+        return next((model for model in self.models if model.id == modelId), None)
+
+    # Answers
+
+    def _setStatus(self, status: EngineStatus) -> None:
+        self.status = status
+        self.changed.emit()
+
+    def _onProbed(self, result: ProcessResult, message: str) -> None:
+        self._probe = None
+        if result.cancelled:
+            return
+        answer = result.event
+        if not result.done:
+            program = self.command()[0]
+            problem = answer.get("message") or message or _("The process ended without an answer.")
+            hint = _("Choose Slicer's own Python under Advanced, or one of version 3.11 or 3.12.")
+            if not self.otherPython:
+                hint = _("Install the SynthDiffusion extension again.")
+            hint = answer.get("hint") or hint
+            self._setStatus(EngineStatus(state="failed", problem=f"{program}: {problem}", hint=hint))
+            return
+        devices = [
+            Device(d["id"], d["name"], d["total_bytes"], d["free_bytes"], d["precision"]) for d in answer["devices"]
+        ]
+        # "auto" takes a GPU where there is one.
+        devices.sort(key=lambda device: device.id == "cpu")
+        ready = not answer["missing"] and not answer["torch_problem"]
+        self._setStatus(
+            EngineStatus(
+                state="ready" if ready else "missing",
+                python=answer["python"],
+                version=answer["version"],
+                torch=answer["torch"] or "",
+                missing=tuple(answer["missing"]),
+                devices=tuple(devices),
+                problem=answer["torch_problem"] or "",
+            )
+        )
+        if ready:
+            self.refreshModels()
+
+    def _onModels(self, result: ProcessResult, message: str) -> None:
+        if result.cancelled:
+            return
+        if not result.done:
+            self._setStatus(EngineStatus(state="failed", problem=message, hint=_("Install SynthDiffusion again.")))
+            return
+        self.models = tuple(
+            ModelInfo(m["id"], m["origin"], m["folder"], m["problem"] or "", m["model"] or {})
+            for m in result.event["models"]
+        )
+        self.changed.emit()
+
+
+def _lastLine(path: Path) -> str:
+    """The last line of a log that is not blank; "" if there is none."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -1,0 +1,304 @@
+"""From the parameters to a job, and from a finished job to nodes in the scene."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from slicer.i18n import tr as _
+
+from SynthDiffusionJobs.Engine import GIB, Engine, ModelInfo
+from SynthDiffusionJobs.JobFolders import JobFolders
+from SynthDiffusionJobs.Mapping import MappedSegment, fits, labelMap, mapSegments
+from SynthDiffusionJobs.Parameters import LARGEST_SEED
+from SynthDiffusionJobs.RunQueue import Run, RunQueue
+
+IMAGE_FILE = "real.nrrd"
+
+
+class Generation:
+    """Prepares jobs, hands them to the queue, and loads what they have made.
+
+    Args:
+        scene: the MRML scene.
+        engine: what runs them.
+        folders: where their files are.
+    """
+
+    def __init__(self, scene, engine: Engine, folders: JobFolders) -> None:
+        self.scene, self.engine, self.folders = scene, engine, folders
+        self.queue = RunQueue(engine, self.loadResults)
+        self._inputs = _Inputs(folders)
+
+    def mapping(self, parameters, model: ModelInfo | None = None) -> list[MappedSegment]:
+        """The mapping table of the chosen segmentation for the chosen model, or for another one; empty without them."""
+        from SynthDiffusionScene.drawing import segmentDescriptions
+
+        model = model or self.engine.model(parameters.modelId)
+        if parameters.segmentation is None or model is None or not model.description:
+            return []
+        return mapSegments(segmentDescriptions(parameters.segmentation), model.description, dict(parameters.classes))
+
+    def problem(self, parameters) -> str:
+        """Why nothing can be generated now, in a sentence for the user; "" if it can."""
+        model = self.engine.model(parameters.modelId)
+        if not self.engine.status.ready:
+            return _("The set-up is not complete.")
+        if parameters.segmentation is None:
+            return _("Choose, load or draw a segmentation.")
+        if model is None:
+            return _("Choose a model.")
+        if not model.usable:
+            return _("The model '{name}' cannot be used: {reason}").format(name=model.name, reason=model.problem)
+        if parameters.mode not in model.description["modes"]:
+            return _("The model '{name}' cannot do this. Choose another mode or model.").format(name=model.name)
+        rows = self.mapping(parameters)
+        if not any(row.drawn for row in rows):
+            return _("The segmentation is empty: draw into one of its segments.")
+        if fits(rows) == 0:
+            return _("No segment goes to a class of this model: choose classes in the table.")
+        if parameters.mode == "inpaint" and parameters.realVolume is None:
+            return _("Choose the real volume to draw into.")
+        return ""
+
+    def request(self, parameters, folder: Path, names: Mapping[str, str], image: Path | None, seed: int):
+        """The `GenerateRequest` of the parameters.
+
+        Args:
+            folder: of the job.
+            names: segment ID to its name in the job's segmentation.
+            image: file of the real volume, None when mode is "whole".
+            seed: of the first sample.
+        """
+        from SynthDiffusionLib.jobs.request import GenerateRequest
+        from SynthDiffusionScene.segmentations import JOB_SEGMENTATION
+
+        model = self.engine.model(parameters.modelId)
+        sampler, steps = self.sampling(parameters, model)
+        inpaint = parameters.mode == "inpaint"
+        return GenerateRequest(
+            segmentation=folder / JOB_SEGMENTATION,
+            model=model.folder if model.origin == "user" else model.id,
+            out=folder / "results",
+            mode=parameters.mode,
+            image=image,
+            labels=labelMap(self.mapping(parameters), names),
+            crop=parameters.crop and not inpaint,
+            sampler=sampler,
+            steps=steps,
+            seed=seed,
+            samples=parameters.samples,
+            guidance=parameters.guidance or None,
+            device=parameters.device,
+            precision=parameters.precision,
+            vram_limit=int(parameters.memoryLimitGiB * GIB) or None,
+            format="nrrd",
+            margin_mm=(parameters.marginMm or None) if inpaint else None,
+            case=self.caseName(parameters),
+            adherence=any(file["role"] == "segmenter" for file in model.description["files"]),
+        )
+
+    @staticmethod
+    def sampling(parameters, model: ModelInfo) -> tuple[str, int]:
+        """Sampler and steps: what the quality means for this model, or what the user has set under Advanced."""
+        from SynthDiffusionLib.sampling.quality import quality_settings
+
+        trainSteps = model.description["diffusion"]["train_steps"]
+        sampler, steps = quality_settings(parameters.quality, model.description["sampling"], trainSteps)
+        if parameters.customSampling:
+            sampler, steps = parameters.sampler or sampler, parameters.steps or steps
+        return sampler, steps
+
+    def caseName(self, parameters) -> str:
+        """What the names of the results begin with. A segmentation that came from DICOM may have the patient's name in
+        the name of its node, so results of such a one are called "case", unless the user gives another name.
+        """
+        from SynthDiffusionScene.hierarchy import comesFromDicom
+
+        if parameters.caseName.strip():
+            return parameters.caseName.strip()
+        return "case" if comesFromDicom(self.scene, parameters.segmentation) else parameters.segmentation.GetName()
+
+    def prepareQuestion(self, parameters) -> Path:
+        """A folder with `request.json` for `jobs.preflight`. It is used again while the inputs are the same.
+
+        Raises:
+            SceneError: the segmentation or the real volume cannot be used.
+        """
+        folder, names, image = self._inputs.folderFor(parameters)
+        self.request(parameters, folder, names, image, seed=parameters.seed).save(folder)
+        return folder
+
+    def start(self, parameters) -> Run:
+        """Writes a job with the present parameters and puts it into the queue. Later changes do not touch it.
+
+        Raises:
+            SceneError, SynthDiffusionError: as `prepareQuestion`, and an impossible request.
+        """
+        source, names, image = self._inputs.folderFor(parameters)
+        seed = parameters.seed if parameters.fixedSeed else random.SystemRandom().randrange(LARGEST_SEED)
+        folder = self.folders.new("run")
+        for path in source.iterdir():
+            if path.name.endswith(".nrrd"):
+                _linkOrCopy(path, folder / path.name)
+        image = folder / image.name if image else None
+        request = self.request(parameters, folder, names, image, seed)
+        request.save(folder)
+        model = self.engine.model(parameters.modelId)
+        last = seed + parameters.samples - 1
+        seeds = _("seed {first}").format(first=seed)
+        if last != seed:
+            seeds = _("seeds {first} to {last}").format(first=seed, last=last)
+        segmentation = parameters.segmentation
+        realVolume = parameters.realVolume if request.mode == "inpaint" else None
+        context = {
+            "segmentation": segmentation.GetID(),
+            "realVolume": realVolume.GetID() if realVolume else None,
+            "model": model.name,
+            "seed": seed,
+            "samples": parameters.samples,
+        }
+        return self.queue.add(Run(f"{model.id}, {seeds}", folder, context, previews=parameters.previews))
+
+    def loadResults(self, run: Run) -> None:
+        """Loads what a run has made, into the study of its segmentation.
+
+        Raises:
+            SceneError: a file cannot be loaded; nothing is left in the scene then.
+        """
+        from SynthDiffusionScene.runs import addRun
+
+        segmentation, realVolume = self.sourcesOf(run)
+        nodes = addRun(self.scene, run.outputs, segmentation, seconds=run.seconds, realVolumeNode=realVolume)
+        run.context["nodes"] = [node.GetID() for node in nodes]
+        # The volumes are in the scene now; the copies of the inputs are not needed any more. The log stays.
+        shutil.rmtree(run.folder / "results", ignore_errors=True)
+
+    def sourcesOf(self, run: Run) -> tuple:
+        """The segmentation and the real volume that a run was started from; None for what is not in the scene."""
+        ids = run.context["segmentation"], run.context["realVolume"]
+        return tuple(self.scene.GetNodeByID(nodeId) if nodeId else None for nodeId in ids)
+
+    def shutdown(self) -> None:
+        """Ends all runs and forgets all copies of inputs."""
+        self.queue.shutdown()
+        self._inputs.forget()
+
+    def discardScene(self) -> None:
+        """The scene is closing: ends all runs without results and forgets the copies of its nodes."""
+        self.queue.discardAll()
+        self._inputs.forget()
+
+
+class _Inputs:
+    """The chosen nodes as files, written anew only when the nodes have changed."""
+
+    def __init__(self, folders: JobFolders) -> None:
+        self._folders = folders
+        self._key: tuple = ()
+        self._folder: Path | None = None
+        self._names: dict[str, str] = {}
+
+    def folderFor(self, parameters) -> tuple[Path, dict[str, str], Path | None]:
+        """The folder with the files, the names of the segments in them by ID, and the real volume's file if any."""
+        from SynthDiffusionScene.modified import modifiedTime
+        from SynthDiffusionScene.segmentations import writeJobInput
+        from SynthDiffusionScene.volumeFiles import writeVolume
+
+        segmentation = parameters.segmentation
+        volume = parameters.realVolume if parameters.mode == "inpaint" else None
+        nodes = [segmentation, *filter(None, [volume])]
+        key = tuple((node.GetID(), modifiedTime(node)) for node in nodes)
+        if key != self._key or self._folder is None or not self._folder.is_dir():
+            self.forget()
+            self._folder = self._folders.new("inputs")
+            if volume is not None:
+                writeVolume(volume, self._folder / IMAGE_FILE, segmentation)
+            self._names = writeJobInput(segmentation, self._folder)
+            self._key = key
+        return self._folder, self._names, self._folder / IMAGE_FILE if volume is not None else None
+
+    def forget(self) -> None:
+        self._folders.remove(self._folder)
+        self._key, self._folder, self._names = (), None, {}
+
+
+def _linkOrCopy(source: Path, target: Path) -> None:
+    """A hard link where the file system has them: a real volume may have hundreds of megabytes."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+class Estimate:
+    """Asks, a moment after the last change, what a run with the present parameters would take.
+
+    Args:
+        generation: prepares the question.
+        onAnswer: called with the answer of `jobs.preflight` ({"event": "done", ...} or {"event": "error", "kind",
+            "message", "hint"}), or with {} while it is being worked on.
+    """
+
+    def __init__(self, generation: Generation, onAnswer: Callable[[dict], None]) -> None:
+        import qt
+
+        self._generation, self._onAnswer = generation, onAnswer
+        self._process = None
+        self._parameters = None
+        self._timer = qt.QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(700)
+        self._timer.connect("timeout()", self._ask)
+
+    def askSoon(self, parameters) -> None:
+        """Asks when nothing has changed for a moment; an earlier question is dropped."""
+        self.drop()
+        self._parameters = parameters
+        self._timer.start()
+
+    def drop(self) -> None:
+        """Forgets a question that is under way."""
+        self._timer.stop()
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+
+    def close(self) -> None:
+        """Drops it and stops for good."""
+        self.drop()
+        self._timer.disconnect("timeout()", self._ask)
+        self._timer.deleteLater()
+
+    def _ask(self) -> None:
+        from SynthDiffusionLib.errors import SynthDiffusionError
+        from SynthDiffusionScene.errors import SceneError
+
+        engine, parameters = self._generation.engine, self._parameters
+        device = engine.device(parameters.device)
+        if self._generation.problem(parameters) or device is None:
+            return
+        self._onAnswer({})
+        try:
+            folder = self._generation.prepareQuestion(parameters)
+        except (SceneError, SynthDiffusionError) as error:
+            self._onAnswer({"event": "error", "kind": error.kind, "message": error.message, "hint": error.hint})
+            return
+        arguments = ["SynthDiffusionLib.jobs.preflight", str(folder), "--device", device.id]
+        arguments += ["--device-name", device.name]
+        precision = device.precision if parameters.precision == "auto" else parameters.precision
+        if precision:
+            arguments += ["--precision", precision]
+        if device.freeBytes is not None:
+            arguments += ["--free-bytes", str(device.freeBytes)]
+        self._process = engine.ask(arguments, self._onAnswered)
+
+    def _onAnswered(self, result, message: str) -> None:
+        if result.cancelled:
+            return
+        self._process = None
+        fallback = {"event": "error", "kind": "internal", "message": message, "hint": ""}
+        self._onAnswer(result.event or fallback)

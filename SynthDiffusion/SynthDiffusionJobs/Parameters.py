@@ -1,0 +1,54 @@
+"""What the user has set. It lives in the scene (`parameterNodeWrapper`), so that a saved scene reopens with it.
+
+What belongs to the computer and not to the scene (which Python runs the engine) is in Slicer's settings, see `Engine`.
+"""
+
+from typing import Annotated
+
+from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
+
+MODES = ("whole", "inpaint")
+QUALITIES = ("fast", "balanced", "best")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+MOST_SAMPLES = 20
+LARGEST_SEED = 2**31 - 1 - MOST_SAMPLES
+
+
+@parameterNodeWrapper
+class Parameters:
+    """The module's parameters.
+
+    segmentation, realVolume: the drawing, and the volume that it is drawn into when mode is "inpaint".
+    caseName: begins the names of the results; "" takes the segmentation's name.
+    classes: what the user has chosen for a segment: segment ID to the class of the model, "" to leave it out. A segment
+        that is not in it goes where its code or its name says.
+    quality: what the slider says; `customSampling` puts sampler and steps in its place.
+    sampler, steps: "" and 0 for the model's.
+    guidance, marginMm: 0 for the model's.
+    memoryLimitGiB: 0 for what is free, 24 GiB at most.
+    seed: of the first sample, when `fixedSeed`.
+    """
+
+    segmentation: vtkMRMLSegmentationNode
+    realVolume: vtkMRMLScalarVolumeNode
+    caseName: str = ""
+    classes: dict[str, str]
+    modelId: str = ""
+    mode: Annotated[str, Choice(["whole", "inpaint"])] = "whole"
+    quality: Annotated[str, Choice(["fast", "balanced", "best"])] = "balanced"
+    samples: Annotated[int, WithinRange(1, MOST_SAMPLES)] = 1
+    fixedSeed: bool = False
+    seed: Annotated[int, WithinRange(0, LARGEST_SEED)] = 1
+    crop: bool = False
+    customSampling: bool = False
+    sampler: str = ""
+    steps: Annotated[int, WithinRange(0, 1000)] = 0
+    guidance: Annotated[float, WithinRange(0.0, 20.0)] = 0.0
+    marginMm: Annotated[float, WithinRange(0.0, 20.0)] = 0.0
+    precision: Annotated[str, Choice(["auto", "fp32", "bf16", "fp16"])] = "auto"
+    device: str = "auto"
+    memoryLimitGiB: Annotated[float, WithinRange(0.0, 1024.0)] = 0.0
+    previews: bool = True
+    compareReal: vtkMRMLScalarVolumeNode
+    compareSynthetic: vtkMRMLScalarVolumeNode

@@ -1,0 +1,130 @@
+"""Saves the scene, and single volumes as files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import qt
+import slicer.util
+from slicer.i18n import tr as _
+
+from SynthDiffusionJobs.Session import Session
+from SynthDiffusionJobs.VolumeExport import VolumeExport
+from SynthDiffusionPanels.sentences import failureText
+
+_FORMATS = ("nii.gz", "nrrd")  # in the order of the combo box
+
+
+class ExportPanel:
+    """Scene and volume files.
+
+    Args:
+        session: whose scene is exported.
+        savable: gives a context in which the scene is as the user knows it, see `ModulePanel.savable`.
+    """
+
+    def __init__(self, session: Session, savable: Callable[[], AbstractContextManager]) -> None:
+        self._session, self._savable = session, savable
+        self.widget = slicer.util.loadUI(session.resourcePath("UI/ExportPanel.ui"))
+        self.ui = ui = slicer.util.childWidgetVariables(self.widget)
+        self._nodes: list = []
+        self._names: list[str] = []
+        self._export: VolumeExport | None = None
+        ui.messageLabel.hide()
+        ui.sceneButton.connect("clicked()", self._onScene)
+        ui.volumesButton.connect("clicked()", self._onVolumes)
+        ui.volumesList.connect("itemChanged(QListWidgetItem*)", self._refreshButtons)
+
+    def enter(self) -> None:
+        self.refresh()
+
+    def exit(self) -> None:
+        """Nothing is shown outside of the panel."""
+
+    def close(self) -> None:
+        if self._export is not None:
+            self._export.cancel()
+
+    def refresh(self) -> None:
+        from SynthDiffusionScene.runs import runsOf
+
+        nodes = [] if self._session.scene.IsClosing() else [row.node for row in runsOf(self._session.scene)]
+        names = [node.GetName() for node in nodes]
+        if nodes != self._nodes or names != self._names:
+            unchecked = {node for node, checked in self._checks() if not checked}
+            self._nodes, self._names = nodes, names
+            volumes = self.ui.volumesList
+            volumes.blockSignals(True)
+            volumes.clear()
+            for node, name in zip(nodes, names):
+                item = qt.QListWidgetItem(name)
+                item.setFlags(qt.Qt.ItemIsUserCheckable | qt.Qt.ItemIsEnabled)
+                item.setCheckState(qt.Qt.Unchecked if node in unchecked else qt.Qt.Checked)
+                volumes.addItem(item)
+            volumes.blockSignals(False)
+        self._refreshButtons()
+
+    def _checks(self) -> list[tuple]:
+        items = [self.ui.volumesList.item(row) for row in range(self.ui.volumesList.count)]
+        return [(node, item.checkState() == qt.Qt.Checked) for node, item in zip(self._nodes, items)]
+
+    def _refreshButtons(self, item=None) -> None:
+        ui = self.ui
+        for widget in (ui.volumesList, ui.formatLabel, ui.formatCombo, ui.segmentationCheck, ui.volumesButton):
+            widget.setVisible(bool(self._nodes))
+        ready = self._session.engine.status.ready and self._export is None
+        ui.volumesButton.enabled = ready and any(checked for _node, checked in self._checks())
+
+    def _say(self, text: str) -> None:
+        self.ui.messageLabel.text = text
+        self.ui.messageLabel.setVisible(bool(text))
+
+    def _onScene(self) -> None:
+        path = qt.QFileDialog.getSaveFileName(
+            self.widget, _("Save the scene"), "SynthDiffusion.mrb", _("Slicer scene (*.mrb)")
+        )
+        if path:
+            self.saveScene(path)
+
+    def saveScene(self, path: str) -> None:
+        """Saves the scene and says how that went."""
+        from SynthDiffusionScene.errors import SceneError
+        from SynthDiffusionScene.sceneExport import exportScene
+
+        path = path if path.lower().endswith(".mrb") else f"{path}.mrb"
+        try:
+            with slicer.util.WaitCursor(), self._savable():
+                exportScene(self._session.scene, Path(path))
+        except SceneError as error:
+            self._say(failureText(error.message, error.hint))
+        else:
+            self._say(_("Saved: {path}").format(path=path))
+
+    def _onVolumes(self) -> None:
+        folder = qt.QFileDialog.getExistingDirectory(self.widget, _("Export into the folder"))
+        if folder:
+            self.exportVolumes(folder)
+
+    def exportVolumes(self, folder: str) -> None:
+        """Exports the checked volumes and says how that goes."""
+        from SynthDiffusionScene.errors import SceneError
+
+        nodes = [node for node, checked in self._checks() if checked]
+        suffix = _FORMATS[self.ui.formatCombo.currentIndex]
+        self._export = VolumeExport(self._session.engine, self._session.folders, self._onProgress, self._onExported)
+        try:
+            self._export.start(nodes, Path(folder), suffix, self.ui.segmentationCheck.checked)
+        except SceneError as error:
+            self._onExported([], failureText(error.message, error.hint))
+        self._refreshButtons()
+
+    def _onProgress(self, done: int, total: int) -> None:
+        self._say(_("Exporting: {done} of {total} volumes are written.").format(done=done, total=total))
+
+    def _onExported(self, paths: list[str], problem: str) -> None:
+        self._export = None
+        lines = [_("Written: {path}").format(path=path) for path in paths]
+        self._say("\n".join([*lines, problem] if problem else lines))
+        self._refreshButtons()

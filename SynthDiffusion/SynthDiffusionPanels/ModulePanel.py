@@ -1,0 +1,168 @@
+"""The whole panel of the module: its sections, and what ties them to the scene."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import slicer
+import slicer.util
+import vtk
+from slicer.util import VTKObservationMixin
+
+from SynthDiffusionJobs.Session import Session
+from SynthDiffusionPanels.ComparePanel import ComparePanel
+from SynthDiffusionPanels.ExportPanel import ExportPanel
+from SynthDiffusionPanels.GeneratePanel import GeneratePanel
+from SynthDiffusionPanels.ModelPanel import ModelPanel
+from SynthDiffusionPanels.ResultsPanel import ResultsPanel
+from SynthDiffusionPanels.SegmentationPanel import SegmentationPanel
+from SynthDiffusionPanels.SetupPanel import SetupPanel
+
+# Of a segmentation: all that changes what is drawn, or what a segment means.
+_DRAWING_EVENTS = ("SegmentAdded", "SegmentRemoved", "SegmentModified", "SourceRepresentationModified")
+
+
+class ModulePanel(VTKObservationMixin):
+    """Sections from set-up to export.
+
+    Args:
+        session: what the panels show.
+        parametersOf: gives the parameters of the scene as it now is.
+
+    Attributes:
+        widget: the qt.QWidget to put into the module's layout.
+        panels: the sections' panels, from top to bottom.
+    """
+
+    def __init__(self, session: Session, parametersOf: Callable[[], object]) -> None:
+        VTKObservationMixin.__init__(self)
+        self.session, self._parametersOf = session, parametersOf
+        self.widget = slicer.util.loadUI(session.resourcePath("UI/SynthDiffusion.ui"))
+        self.widget.setMRMLScene(session.scene)
+        ui = slicer.util.childWidgetVariables(self.widget)
+        self.setupPanel = SetupPanel(session)
+        self.segmentationPanel = SegmentationPanel(session)
+        self.modelPanel = ModelPanel(session)
+        self.generatePanel = GeneratePanel(session)
+        self.resultsPanel = ResultsPanel(session)
+        self.comparePanel = ComparePanel(session)
+        self.exportPanel = ExportPanel(session, self.savable)
+        self.sections = {
+            ui.setupSection: self.setupPanel,
+            ui.segmentationSection: self.segmentationPanel,
+            ui.modelSection: self.modelPanel,
+            ui.generateSection: self.generatePanel,
+            ui.resultsSection: self.resultsPanel,
+            ui.compareSection: self.comparePanel,
+            ui.exportSection: self.exportPanel,
+        }
+        self.panels = list(self.sections.values())
+        for section, panel in self.sections.items():
+            section.layout().addWidget(panel.widget)
+        self._setupSection = ui.setupSection
+        self._observedSegmentation = None
+        self._wasReady = False
+        self._visible = False
+        self.addObserver(session.scene, slicer.vtkMRMLScene.StartCloseEvent, self._onSceneStartClose)
+        self.addObserver(session.scene, slicer.vtkMRMLScene.EndCloseEvent, self._onSceneRenewed)
+        self.addObserver(session.scene, slicer.vtkMRMLScene.EndImportEvent, self._onSceneRenewed)
+        session.engine.changed.connect(self._onEngineChanged)
+        session.queue.changed.connect(self._onRunChanged)
+
+    def enter(self) -> None:
+        """The module is shown. The first time, the engine is asked about itself."""
+        self._visible = True
+        if self.session.parameters is None:
+            self._takeParameters()
+        for panel in self.panels:
+            panel.enter()
+        if self.session.engine.status.state == "unknown":
+            self.session.begin()
+
+    def exit(self) -> None:
+        """Another module is shown. Runs go on."""
+        self._visible = False
+        for panel in self.panels:
+            panel.exit()
+
+    def close(self) -> None:
+        """Ends all processes and lets go of the scene."""
+        self.removeObservers()
+        for panel in self.panels:
+            panel.close()
+        self.session.shutdown()
+
+    def refresh(self) -> None:
+        """Shows what the session now is, in all sections."""
+        for panel in self.panels:
+            panel.refresh()
+
+    @contextmanager
+    def savable(self) -> Iterator[None]:
+        """Context in which the scene can be saved as the user knows it, without the preview and the comparison."""
+        with self.comparePanel.paused(), self.generatePanel.previewSuspended():
+            yield
+
+    def _takeParameters(self) -> None:
+        parameters = self._parametersOf()
+        self.addObserver(parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
+        if parameters.segmentation is None:
+            # What is loaded already is most likely what the user wants to work on.
+            parameters.segmentation = self.session.scene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
+        self.session.setParameters(parameters)
+        self._observeSegmentation()
+        self.refresh()
+
+    def _dropParameters(self) -> None:
+        if self.session.parameters is not None:
+            node = self.session.parameters.parameterNode
+            self.removeObserver(node, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
+        self.session.setParameters(None)
+        self._observeSegmentation()
+
+    def _onSceneStartClose(self, caller=None, event=None) -> None:
+        self._dropParameters()
+        self.refresh()
+
+    def _onSceneRenewed(self, caller=None, event=None) -> None:
+        from SynthDiffusionScene.comparisonLayout import recoverLayout
+
+        # A scene that was saved from Slicer's menu during a comparison asks for views that are not there.
+        recoverLayout(slicer.app.layoutManager().layoutLogic().GetLayoutNode())
+        if self._visible:
+            self._dropParameters()
+            self._takeParameters()
+
+    def _onParametersModified(self, caller=None, event=None) -> None:
+        self._observeSegmentation()
+        self.session.parametersChanged.emit()
+        self.refresh()
+
+    def _observeSegmentation(self) -> None:
+        """Follows the segments of the chosen segmentation."""
+        parameters = self.session.parameters
+        node = parameters.segmentation if parameters is not None else None
+        if node is self._observedSegmentation:
+            return
+        for observed, change in ((self._observedSegmentation, self.removeObserver), (node, self.addObserver)):
+            if observed is not None:
+                for name in _DRAWING_EVENTS:
+                    change(observed.GetSegmentation(), getattr(slicer.vtkSegmentation, name), self._onDrawingChanged)
+        self._observedSegmentation = node
+
+    def _onDrawingChanged(self, caller=None, event=None) -> None:
+        self.session.drawingChanged.emit()
+
+    def _onEngineChanged(self) -> None:
+        ready = self.session.engine.status.ready
+        if ready != self._wasReady:
+            # Out of the way when all is there, in sight when something is missing or was changed that should not.
+            self._setupSection.collapsed = ready and not self.setupPanel.installation.alert
+            self._wasReady = ready
+        self.refresh()
+
+    def _onRunChanged(self, run) -> None:
+        if run is not None and run.ended:
+            self.session.engine.refresh(quietly=True)  # the free memory is another one now
+        self.refresh()

@@ -1,0 +1,77 @@
+"""Numbers and states in words, for all panels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from slicer.i18n import tr as _
+
+from SynthDiffusionJobs import RunQueue
+
+GIB = 1024**3
+
+
+def durationText(seconds: float) -> str:
+    """ "8 s", "3 min", "1 h 20 min"."""
+    if seconds < 90:
+        return _("{n} s").format(n=max(1, round(seconds)))
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return _("{n} min").format(n=minutes)
+    return _("{hours} h {minutes} min").format(hours=minutes // 60, minutes=minutes % 60)
+
+
+def memoryText(bytes_: float) -> str:
+    """ "0.7 GB", "21 GB": in units of 1024^3 bytes, as graphics cards are sold."""
+    size = bytes_ / GIB
+    return _("{n:.1f} GB").format(n=size) if size < 10 else _("{n:.0f} GB").format(n=size)
+
+
+def stageText(run: RunQueue.Run) -> str:
+    """What the run under way is doing, and how long it still takes."""
+    if run.stage == "denoise" and run.total:
+        text = _("Making the image, step {step} of {total}").format(step=run.step, total=run.total)
+        if run.etaSeconds is not None:
+            text += _(", about {time} left").format(time=durationText(run.etaSeconds))
+        return text + "."
+    stages = {
+        "": _("Starting."),
+        "read": _("Reading the segmentation."),
+        "model": _("Loading the model."),
+        "denoise": _("Making the image."),
+        "write": _("Writing the files."),
+        "adherence": _("Comparing the image with the drawing."),
+        "scene": _("Writing the scene."),
+    }
+    return stages.get(run.stage, _("Working."))
+
+
+def stateText(run: RunQueue.Run) -> str:
+    """The state of a run in a word or two."""
+    return {
+        RunQueue.WAITING: _("waiting"),
+        RunQueue.RUNNING: _("running"),
+        RunQueue.DONE: _("done in {time}").format(time=durationText(run.seconds)),
+        RunQueue.FAILED: _("failed"),
+        RunQueue.CANCELLED: _("canceled"),
+    }[run.state]
+
+
+def estimateText(answer: Mapping) -> str:
+    """One line on what a run would take, from the answer of `jobs.preflight`."""
+    if answer["seconds"] is None:
+        time = _("Time: not known yet")
+    else:
+        sources = {"past runs": _("from past runs"), "calibration": _("from the measured speed")}
+        source = sources.get(answer["seconds_from"], "")
+        time = _("About {time} ({source})").format(time=durationText(answer["seconds"]), source=source)
+    memory = _("about {needed}").format(needed=memoryText(answer["predicted_bytes"]))
+    if answer.get("free_bytes") is not None:
+        memory += _(" of {free} free memory").format(free=memoryText(answer["free_bytes"]))
+    strategies = {"whole": _("all at once")}
+    return f"{time}, {memory}, {strategies.get(answer['strategy'], answer['strategy'])}."
+
+
+def failureText(message: str, hint: str) -> str:
+    """Cause and mend as one text."""
+    return f"{message.rstrip('.')}. {hint}".strip() if hint else message
