@@ -85,6 +85,8 @@ class SynthDiffusionWidget(ScriptedLoadableModuleWidget):
             if name.split(".")[0] in ("SynthDiffusionPanels", "SynthDiffusionJobs", "SynthDiffusionScene"):
                 del sys.modules[name]
         ScriptedLoadableModuleWidget.onReload(self)
+        # Slicer does not tell the new widget that it is being shown, and the button to reload is on the shown module.
+        slicer.modules.SynthDiffusionWidget.enter()
 
     @staticmethod
     def _messageLabel(text: str):

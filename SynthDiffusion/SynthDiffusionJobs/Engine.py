@@ -12,7 +12,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from SynthDiffusionJobs.EngineProcess import EngineProcess, ProcessResult
-from SynthDiffusionJobs.JobFolders import JobFolders
+from SynthDiffusionJobs.JobFolders import JobFolders, unwritableText
 from SynthDiffusionJobs.Signal import Signal
 
 GIB = 1024**3
@@ -105,6 +105,7 @@ class Engine:
         self.models: tuple[ModelInfo, ...] = ()
         self._running: list[EngineProcess] = []
         self._probe: EngineProcess | None = None
+        self._modelsQuestion: EngineProcess | None = None
 
     # Which Python
 
@@ -146,30 +147,41 @@ class Engine:
         Args:
             quietly: keep the present status until then, as after a run, when only the free memory may differ.
         """
-        if self._probe is not None:
-            self._probe.kill()
+        for question in (self._probe, self._modelsQuestion):  # an answer that comes late may be another Python's
+            if question is not None:
+                question.kill()
         if not quietly:
             self._setStatus(EngineStatus(state="checking"))
         self._probe = self.ask(["SynthDiffusionLib.jobs.probe"], self._onProbed)
 
     def refreshModels(self) -> None:
         """Asks for the models only, after one was installed or removed."""
-        self.ask(["SynthDiffusionLib", "models", "list", "--json"], self._onModels)
+        if self._modelsQuestion is not None:
+            self._modelsQuestion.kill()
+        self._modelsQuestion = self.ask(["SynthDiffusionLib", "models", "list", "--json"], self._onModels)
 
     def ask(
         self,
         arguments: Sequence[str],
         onAnswer: Callable[[ProcessResult, str], None],
         onEvent: Callable[[dict], None] = lambda event: None,
-    ) -> EngineProcess:
+    ) -> EngineProcess | None:
         """Runs a module of the engine and hands on its last JSON line.
 
         Args:
             arguments: module and arguments. Commands that print a result without an "event" are answered, too.
             onAnswer: called with the result and the last line of the log, which says what is wrong if it failed.
             onEvent: called with the events before the last.
+
+        Returns:
+            The process; None if it could not be started, in which case the answer has been given already.
         """
-        folder = self.folders.new("query")
+        try:
+            folder = self.folders.new("query")
+        except OSError as error:
+            problem = unwritableText(error)
+            onAnswer(ProcessResult(problem=problem), problem)
+            return None
         last: dict = {}
 
         def remember(event: dict) -> None:
@@ -188,7 +200,7 @@ class Engine:
         process = EngineProcess(self.command(*arguments), self.environment(), folder, remember, finished)
         self._running.append(process)
         process.start()
-        return process
+        return process if process.isRunning else None
 
     def shutdown(self) -> None:
         """Ends all questions."""
@@ -218,7 +230,7 @@ class Engine:
         if result.cancelled:
             return
         answer = result.event
-        if not result.done:
+        if not result.done or "devices" not in answer:  # some other program may print JSON as well
             program = self.command()[0]
             problem = answer.get("message") or message or _("The process ended without an answer.")
             hint = _("Choose Slicer's own Python under Advanced, or one of version 3.11 or 3.12.")
@@ -248,6 +260,7 @@ class Engine:
             self.refreshModels()
 
     def _onModels(self, result: ProcessResult, message: str) -> None:
+        self._modelsQuestion = None
         if result.cancelled:
             return
         if not result.done:

@@ -84,8 +84,13 @@ class EngineProcess:
 
     def start(self) -> None:
         """Starts it. A program that cannot be started is reported through `onFinished`, too."""
-        (self.folder / CANCEL_FILE).unlink(missing_ok=True)
-        (self.folder / OUTPUT_FILE).write_bytes(b"")
+        try:
+            (self.folder / CANCEL_FILE).unlink(missing_ok=True)
+            (self.folder / OUTPUT_FILE).write_bytes(b"")
+        except OSError as error:  # somebody has cleared the temporary folder, or the disk is full
+            self._result.problem = f"{error.filename or self.folder}: {error.strerror or error}"
+            self._onFinished(self._result)
+            return
         environment = qt.QProcessEnvironment()
         for name, value in self._environment.items():
             environment.insert(name, value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from SynthDiffusionJobs.Parameters import LARGEST_SEED
 from SynthDiffusionJobs.RunQueue import Run, RunQueue
 
 IMAGE_FILE = "real.nrrd"
+
+_ESTIMATE_DELAY_MS = 700
+_MOST_DELAY_MS = 20_000
 
 
 class Generation:
@@ -32,15 +36,24 @@ class Generation:
         self.scene, self.engine, self.folders = scene, engine, folders
         self.queue = RunQueue(engine, self.loadResults)
         self._inputs = _Inputs(folders)
+        self._described: tuple = (None, [])
 
     def mapping(self, parameters, model: ModelInfo | None = None) -> list[MappedSegment]:
         """The mapping table of the chosen segmentation for the chosen model, or for another one; empty without them."""
-        from SynthDiffusionScene.drawing import segmentDescriptions
-
         model = model or self.engine.model(parameters.modelId)
         if parameters.segmentation is None or model is None or not model.description:
             return []
-        return mapSegments(segmentDescriptions(parameters.segmentation), model.description, dict(parameters.classes))
+        return mapSegments(self._descriptions(parameters.segmentation), model.description, dict(parameters.classes))
+
+    def _descriptions(self, segmentation) -> list:
+        """The segments, looked at anew only when they have changed: their voxels have to be counted."""
+        from SynthDiffusionScene.drawing import segmentDescriptions
+        from SynthDiffusionScene.modified import modifiedTime
+
+        key = segmentation.GetID(), modifiedTime(segmentation)
+        if key != self._described[0]:
+            self._described = key, segmentDescriptions(segmentation)
+        return self._described[1]
 
     def problem(self, parameters) -> str:
         """Why nothing can be generated now, in a sentence for the user; "" if it can."""
@@ -62,6 +75,9 @@ class Generation:
             return _("No segment goes to a class of this model: choose classes in the table.")
         if parameters.mode == "inpaint" and parameters.realVolume is None:
             return _("Choose the real volume to draw into.")
+        if self.engine.device(parameters.device) is None:
+            text = _("The device '{id}' is not there: choose another one under Advanced.")
+            return text.format(id=parameters.device)
         return ""
 
     def request(self, parameters, folder: Path, names: Mapping[str, str], image: Path | None, seed: int):
@@ -136,17 +152,21 @@ class Generation:
         """Writes a job with the present parameters and puts it into the queue. Later changes do not touch it.
 
         Raises:
-            SceneError, SynthDiffusionError: as `prepareQuestion`, and an impossible request.
+            SceneError, SynthDiffusionError, OSError: as `prepareQuestion`, an impossible request, or a full disk.
+                Nothing is left of the job then.
         """
         source, names, image = self._inputs.folderFor(parameters)
         seed = parameters.seed if parameters.fixedSeed else random.SystemRandom().randrange(LARGEST_SEED)
         folder = self.folders.new("run")
-        for path in source.iterdir():
-            if path.name.endswith(".nrrd"):
+        try:
+            for path in source.glob("*.nrrd"):
                 _linkOrCopy(path, folder / path.name)
-        image = folder / image.name if image else None
-        request = self.request(parameters, folder, names, image, seed)
-        request.save(folder)
+            image = folder / image.name if image else None
+            request = self.request(parameters, folder, names, image, seed)
+            request.save(folder)
+        except Exception:
+            self.folders.remove(folder)
+            raise
         model = self.engine.model(parameters.modelId)
         last = seed + parameters.samples - 1
         seeds = _("seed {first}").format(first=seed)
@@ -174,8 +194,14 @@ class Generation:
         segmentation, realVolume = self.sourcesOf(run)
         nodes = addRun(self.scene, run.outputs, segmentation, seconds=run.seconds, realVolumeNode=realVolume)
         run.context["nodes"] = [node.GetID() for node in nodes]
-        # The volumes are in the scene now; the copies of the inputs are not needed any more. The log stays.
-        shutil.rmtree(run.folder / "results", ignore_errors=True)
+        # The volumes are in the scene now; nothing but the request and the log is needed any more.
+        for name in ("results", "previews"):
+            shutil.rmtree(run.folder / name, ignore_errors=True)
+        for path in run.folder.glob("*.nrrd"):
+            try:
+                path.unlink()
+            except OSError:  # held open by a virus scanner, say; it goes with the folder
+                continue
 
     def sourcesOf(self, run: Run) -> tuple:
         """The segmentation and the real volume that a run was started from; None for what is not in the scene."""
@@ -199,6 +225,7 @@ class _Inputs:
     def __init__(self, folders: JobFolders) -> None:
         self._folders = folders
         self._key: tuple = ()
+        self._imageKey: tuple = ()
         self._folder: Path | None = None
         self._names: dict[str, str] = {}
 
@@ -210,20 +237,34 @@ class _Inputs:
 
         segmentation = parameters.segmentation
         volume = parameters.realVolume if parameters.mode == "inpaint" else None
-        nodes = [segmentation, *filter(None, [volume])]
-        key = tuple((node.GetID(), modifiedTime(node)) for node in nodes)
+        imageKey: tuple = ()
+        if volume is not None:
+            transform = volume.GetTransformNodeID()
+            # Under two transforms the volume is looked at anew each time: it is refused if they differ.
+            place = transform if transform == segmentation.GetTransformNodeID() else object()
+            imageKey = (volume.GetID(), modifiedTime(volume), place)
+        key = (segmentation.GetID(), modifiedTime(segmentation), imageKey)
         if key != self._key or self._folder is None or not self._folder.is_dir():
-            self.forget()
-            self._folder = self._folders.new("inputs")
-            if volume is not None:
-                writeVolume(volume, self._folder / IMAGE_FILE, segmentation)
-            self._names = writeJobInput(segmentation, self._folder)
-            self._key = key
+            before, imageBefore = self._folder, self._imageKey
+            folder = self._folders.new("inputs")
+            try:
+                if imageKey and imageKey == imageBefore and (before / IMAGE_FILE).is_file():
+                    # The user draws, and the volume, which may be large, stays as it is.
+                    _linkOrCopy(before / IMAGE_FILE, folder / IMAGE_FILE)
+                elif volume is not None:
+                    writeVolume(volume, folder / IMAGE_FILE, segmentation)
+                names = writeJobInput(segmentation, folder)
+            except Exception:
+                self._folders.remove(folder)
+                raise
+            finally:
+                self.forget()
+            self._key, self._imageKey, self._folder, self._names = key, imageKey, folder, names
         return self._folder, self._names, self._folder / IMAGE_FILE if volume is not None else None
 
     def forget(self) -> None:
         self._folders.remove(self._folder)
-        self._key, self._folder, self._names = (), None, {}
+        self._key, self._imageKey, self._folder, self._names = (), (), None, {}
 
 
 def _linkOrCopy(source: Path, target: Path) -> None:
@@ -240,7 +281,8 @@ class Estimate:
     Args:
         generation: prepares the question.
         onAnswer: called with the answer of `jobs.preflight` ({"event": "done", ...} or {"event": "error", "kind",
-            "message", "hint"}), or with {} while it is being worked on.
+            "message", "hint"}), or with {} when it begins to be worked on; nothing follows while `Generation.problem`
+            says why there can be no answer.
     """
 
     def __init__(self, generation: Generation, onAnswer: Callable[[dict], None]) -> None:
@@ -251,7 +293,7 @@ class Estimate:
         self._parameters = None
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
-        self._timer.setInterval(700)
+        self._timer.setInterval(_ESTIMATE_DELAY_MS)
         self._timer.connect("timeout()", self._ask)
 
     def askSoon(self, parameters) -> None:
@@ -279,14 +321,21 @@ class Estimate:
 
         engine, parameters = self._generation.engine, self._parameters
         device = engine.device(parameters.device)
+        self._onAnswer({})
         if self._generation.problem(parameters) or device is None:
             return
-        self._onAnswer({})
+        began = time.monotonic()
         try:
             folder = self._generation.prepareQuestion(parameters)
         except (SceneError, SynthDiffusionError) as error:
             self._onAnswer({"event": "error", "kind": error.kind, "message": error.message, "hint": error.hint})
             return
+        except OSError as error:
+            self._onAnswer({"event": "error", "kind": "internal", "message": str(error), "hint": _("Free some space.")})
+            return
+        # While a large segmentation is being drawn, writing it must not take more than a part of the time.
+        spent = 10_000 * (time.monotonic() - began)
+        self._timer.setInterval(int(min(_MOST_DELAY_MS, max(_ESTIMATE_DELAY_MS, spent))))
         arguments = ["SynthDiffusionLib.jobs.preflight", str(folder), "--device", device.id]
         arguments += ["--device-name", device.name]
         precision = device.precision if parameters.precision == "auto" else parameters.precision

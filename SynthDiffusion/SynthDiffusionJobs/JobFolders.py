@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import slicer
+from slicer.i18n import tr as _
 
 _PREFIX = "SynthDiffusion-"
 _ABANDONED_SECONDS = 24 * 3600
@@ -29,8 +30,12 @@ class JobFolders:
         self._session: Path | None = None
 
     def new(self, purpose: str) -> Path:
-        """An empty folder whose name begins with `purpose`."""
-        if self._session is None:
+        """An empty folder whose name begins with `purpose`.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        if self._session is None or not self._session.exists():  # systems delete old temporary files
             self._parent.mkdir(parents=True, exist_ok=True)
             self._session = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._parent))
         return Path(tempfile.mkdtemp(prefix=f"{purpose}-", dir=self._session))
@@ -54,6 +59,12 @@ class JobFolders:
                     shutil.rmtree(folder, ignore_errors=True)
             except OSError:
                 continue  # gone meanwhile, or another user's
+
+
+def unwritableText(error: OSError) -> str:
+    """Why nothing can be written, and the mend, for the user."""
+    cause = _("The temporary files could not be written ({reason}).").format(reason=error.strerror or error)
+    return f"{cause} " + _("Free some space on the disk, or choose another temporary folder in Slicer's settings.")
 
 
 def _lastChange(folder: Path) -> float:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from slicer.i18n import tr as _
 
 from SynthDiffusionJobs.Engine import Engine
+from SynthDiffusionJobs.Parameters import LARGEST_SEED
+
+_NEEDED = ("model", "mode", "sampler", "steps", "seed", "guidance")
 
 
 def applySettings(parameters, volumeNode, engine: Engine) -> list[str]:
@@ -19,41 +24,79 @@ def applySettings(parameters, volumeNode, engine: Engine) -> list[str]:
         What could not be put back, a sentence each.
 
     Raises:
-        SceneError: the volume does not say how it was made.
+        SceneError: the volume does not say how it was made. Nothing is changed then.
+    """
+    import slicer.util
+
+    from SynthDiffusionScene.errors import SceneError
+    from SynthDiffusionScene.runs import settingsOf
+
+    settings = settingsOf(volumeNode)
+    absent = [name for name in _NEEDED if settings.get(name) in (None, "")]
+    if absent:
+        message = _("The record of '{name}' is incomplete: it lacks {entries}").format(
+            name=volumeNode.GetName(), entries=", ".join(absent)
+        )
+        raise SceneError(message, _("Choose another volume."))
+    with slicer.util.NodeModify(parameters.parameterNode):  # one change, not twenty
+        return [
+            *obstacles(volumeNode, engine),
+            *_applySources(parameters, volumeNode, settings),
+            *_applyModel(parameters, volumeNode, settings, engine),
+            *_applyNumbers(parameters, settings),
+            *_applyDevice(parameters, settings, engine),
+        ]
+
+
+def obstacles(volumeNode, engine: Engine) -> list[str]:
+    """Why a volume cannot be made again, a sentence each: what it was made from, or with, is not there.
+
+    Raises:
+        SceneError: as `applySettings`.
     """
     from SynthDiffusionScene.runs import REAL_VOLUME_ROLE, SEGMENTATION_ROLE, settingsOf
 
-    settings = settingsOf(volumeNode)
+    settings, found = settingsOf(volumeNode), []
+    if volumeNode.GetNodeReference(SEGMENTATION_ROLE) is None:
+        found.append(_("The segmentation that it was made from is not in the scene any more."))
+    if settings.get("mode") == "inpaint" and volumeNode.GetNodeReference(REAL_VOLUME_ROLE) is None:
+        found.append(_("The real volume that it was drawn into is not in the scene any more."))
+    model = engine.model(settings.get("model"))
+    if model is None or not model.usable:
+        found.append(_("The model '{id}' is not installed.").format(id=settings.get("model")))
+    return found
+
+
+def _applySources(parameters, volumeNode, settings: Mapping) -> list[str]:
+    """Segmentation with its classes and the name of the case, mode and real volume. Returns what is missing."""
+    from SynthDiffusionScene.hierarchy import comesFromDicom
+    from SynthDiffusionScene.runs import REAL_VOLUME_ROLE, SEGMENTATION_ROLE
+
     missing = []
-    segmentation = volumeNode.GetNodeReference(SEGMENTATION_ROLE)
-    if segmentation is None:
-        missing.append(_("The segmentation that it was made from is not in the scene any more."))
-    else:
-        parameters.segmentation = segmentation
-        parameters.classes = _classesById(segmentation, settings.get("labels", {}))
-    if settings["mode"] == "inpaint":
-        realVolume = volumeNode.GetNodeReference(REAL_VOLUME_ROLE)
-        if realVolume is None:
-            missing.append(_("The real volume that it was drawn into is not in the scene any more."))
-        else:
-            parameters.realVolume = realVolume
     parameters.mode = settings["mode"]
-    missing += _applyModel(parameters, volumeNode, settings, engine)
-    parameters.guidance = settings["guidance"]
-    parameters.marginMm = settings.get("margin_mm", 0.0)
-    parameters.crop = settings.get("crop", False)
-    parameters.caseName = settings.get("case", "")
-    parameters.samples = 1
-    parameters.fixedSeed, parameters.seed = True, settings["seed"]
-    parameters.precision, parameters.device = settings.get("precision", "auto"), settings.get("device", "auto")
-    if engine.device(parameters.device) is None:
-        text = _("It was computed on '{device}', which is not there now: the voxels may differ slightly.")
-        missing.append(text.format(device=parameters.device))
-        parameters.device = parameters.precision = "auto"
+    case = settings.get("case", "")
+    segmentation = volumeNode.GetNodeReference(SEGMENTATION_ROLE)
+    if segmentation is not None:
+        parameters.segmentation = segmentation
+        parameters.classes, gone = _classesById(segmentation, settings)
+        if gone:
+            text = _("Segments that are not there any more, or have another name: {names}.")
+            missing.append(text.format(names=", ".join(gone)))
+        # With a real volume, voxels were counted on its grid.
+        if settings["mode"] == "whole" and _isRedrawn(volumeNode, segmentation):
+            missing.append(_("The segmentation was drawn into since: the next volume follows it as it is now."))
+        usual = "case" if comesFromDicom(segmentation.GetScene(), segmentation) else segmentation.GetName()
+        case = "" if case == usual else case  # so that the next segmentation is not called after this one
+    parameters.caseName = case
+    if settings["mode"] == "inpaint":
+        parameters.realVolume = volumeNode.GetNodeReference(REAL_VOLUME_ROLE) or parameters.realVolume
+        if settings.get("inpaint_method", "conditioned") != "conditioned":
+            text = _("It was inpainted by the method '{name}', which only the command line has.")
+            missing.append(text.format(name=settings["inpaint_method"]))
     return missing
 
 
-def _applyModel(parameters, volumeNode, settings: dict, engine: Engine) -> list[str]:
+def _applyModel(parameters, volumeNode, settings: Mapping, engine: Engine) -> list[str]:
     """Model, quality, sampler and steps. Returns what is missing."""
     from SynthDiffusionLib.sampling.quality import quality_of
     from SynthDiffusionScene.volumes import provenanceOf
@@ -61,7 +104,7 @@ def _applyModel(parameters, volumeNode, settings: dict, engine: Engine) -> list[
     parameters.sampler, parameters.steps = settings["sampler"], settings["steps"]
     model = engine.model(settings["model"])
     if model is None or not model.usable:
-        return [_("The model '{id}' is not installed.").format(id=settings["model"])]
+        return []
     parameters.modelId = model.id
     description = model.description
     trainSteps = description["diffusion"]["train_steps"]
@@ -69,16 +112,66 @@ def _applyModel(parameters, volumeNode, settings: dict, engine: Engine) -> list[
     parameters.customSampling = quality is None
     if quality is not None:
         parameters.quality = quality
-    made, present = provenanceOf(volumeNode)["model"].get("version"), description["version"]
-    if made == present:
+    record, present = provenanceOf(volumeNode)["model"], description["version"]
+    made = record.get("version") if isinstance(record, dict) else None
+    if made in (None, present):
         return []
     text = _("It was made with version {made} of the model; version {present} is installed.")
     return [text.format(made=made, present=present)]
 
 
-def _classesById(segmentationNode, classes: dict[str, str | None]) -> dict[str, str]:
-    """Segment ID to class, for the segments that still have the name that they had."""
+def _applyNumbers(parameters, settings: Mapping) -> list[str]:
+    """Guidance, margin, crop and seed. Returns what the panel cannot express."""
+    missing = []
+    zero = _("It was made with 0 for '{name}', which only the command line can ask for.")
+    guidance, margin = settings["guidance"], settings.get("margin_mm")
+    if guidance == 0:
+        missing.append(zero.format(name=_("guidance")))
+    if margin == 0:
+        missing.append(zero.format(name=_("margin")))
+    parameters.guidance, parameters.marginMm = guidance, margin or 0.0
+    parameters.crop = bool(settings.get("crop", False))
+    parameters.samples = 1
+    parameters.fixedSeed = settings["seed"] <= LARGEST_SEED
+    if parameters.fixedSeed:
+        parameters.seed = settings["seed"]
+    else:
+        missing.append(_("Its seed {seed} is too large for this panel.").format(seed=settings["seed"]))
+    return missing
+
+
+def _applyDevice(parameters, settings: Mapping, engine: Engine) -> list[str]:
+    """Device and precision. Returns what is missing."""
+    wanted = settings.get("device", "auto")
+    device = engine.device(wanted)
+    if device is None:
+        parameters.device = parameters.precision = "auto"
+        text = _("It was computed on '{device}', which is not there now: the voxels may differ slightly.")
+        return [text.format(device=wanted)]
+    parameters.device = "auto" if wanted == "auto" else device.id
+    parameters.precision = settings.get("precision", "auto")
+    return []
+
+
+def _classesById(segmentationNode, settings: Mapping) -> tuple[dict[str, str], list[str]]:
+    """Segment ID to class, for the segments that still have the name that they had; and the names that are gone."""
     from SynthDiffusionScene.segmentations import uniqueNames
 
+    labels, used = settings.get("labels", {}), settings.get("classes")
+    classes = {name: label if used is None or label in used else None for name, label in labels.items()}
     names = uniqueNames(segmentationNode)
-    return {segmentId: classes[name] or "" for segmentId, name in names.items() if name in classes}
+    gone = [name for name in classes if name not in names.values()]
+    return {segmentId: classes[name] or "" for segmentId, name in names.items() if name in classes}, gone
+
+
+def _isRedrawn(volumeNode, segmentationNode) -> bool:
+    """Whether a segment has another number of voxels than it had. Not every change is found in this way."""
+    from SynthDiffusionScene.drawing import segmentDescriptions
+    from SynthDiffusionScene.segmentations import uniqueNames
+    from SynthDiffusionScene.volumes import provenanceOf
+
+    names = uniqueNames(segmentationNode)
+    now = {names[segment.id]: segment.voxels for segment in segmentDescriptions(segmentationNode)}
+    segments = (provenanceOf(volumeNode).get("mapping") or {}).get("segments") or ()
+    then = {entry["name"]: entry.get("voxels") for entry in segments}
+    return any(None not in (now.get(name), voxels) and now[name] != voxels for name, voxels in then.items())

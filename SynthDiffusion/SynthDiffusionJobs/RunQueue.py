@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from pathlib import Path
 from slicer.i18n import tr as _
 
 from SynthDiffusionJobs.Engine import Engine
-from SynthDiffusionJobs.EngineProcess import EngineProcess, ProcessResult
+from SynthDiffusionJobs.EngineProcess import LOG_FILE, OUTPUT_FILE, EngineProcess, ProcessResult
 from SynthDiffusionJobs.Signal import Signal
 
 PREVIEWS = 4  # coarse volumes a sample
@@ -60,7 +61,7 @@ class Run:
 
     @property
     def logPath(self) -> Path:
-        return self.folder / "log.txt"
+        return self.folder / LOG_FILE
 
     @property
     def ended(self) -> bool:
@@ -126,9 +127,12 @@ class RunQueue:
             self.cancel(self._current)
 
     def retry(self, run: Run) -> None:
-        """Runs an ended one again; its folder still has all inputs."""
+        """Runs one again that has failed or was cancelled; its folder still has all inputs."""
         if run.ended:
             run.forget()
+            for name in (OUTPUT_FILE, LOG_FILE):  # of the try before
+                with contextlib.suppress(OSError):  # it is written over in any case
+                    (run.folder / name).unlink(missing_ok=True)
             self.runs.remove(run)
             self.runs.append(run)
             self.changed.emit(None)
@@ -174,15 +178,15 @@ class RunQueue:
         self._process.start()
 
     def _onEvent(self, event: dict) -> None:
-        run = self._current
-        if event["event"] == "progress":
+        run, kind = self._current, event.get("event")  # None for JSON that some library prints
+        if kind == "progress":
             run.stage, run.step, run.total = event["stage"], event["step"], event["total"]
             run.etaSeconds = event.get("eta_s", run.etaSeconds if run.stage == "denoise" else None)
             run.memoryBytes = event.get("vram_bytes", run.memoryBytes)
-        elif event["event"] == "warning":
+        elif kind == "warning":
             if event.get("topic") != "mapping":  # the user has set that in the panel's table
                 run.warnings.append(event["message"])
-        elif event["event"] == "preview":
+        elif kind == "preview":
             self.previewed.emit(run, event["path"])
             return
         self.progressed.emit(run)
@@ -201,8 +205,8 @@ class RunQueue:
         self._startNext()
 
     def _conclude(self, run: Run, event: dict) -> None:
-        run.outputs, run.timing = event["outputs"], event.get("timing", {})
         try:
+            run.outputs, run.timing = event["outputs"], event.get("timing", {})
             self._onDone(run)
         except Exception as error:
             # The volumes are made but cannot be shown: the user must learn why, and the queue must go on.
@@ -219,9 +223,9 @@ def _cause(result: ProcessResult) -> tuple[str, str, str]:
     if event.get("event") == "error":
         return event.get("kind", "internal"), event.get("message", ""), event.get("hint", "")
     if result.problem:
-        return "internal", _("The worker could not be started: {reason}").format(reason=result.problem), ""
+        return "internal", _("The run could not be started: {reason}").format(reason=result.problem), ""
     # In Slicer the process is a launcher, which ends with a code when its child was killed; so the code says little.
-    how = _("it crashed") if result.exitCode is None else _("code {code}").format(code=result.exitCode)
-    message = _("The worker process was ended from outside, or has crashed ({how}).").format(how=how)
+    how = "" if result.exitCode is None else _(" (code {code})").format(code=result.exitCode)
+    message = _("The run was ended from outside, or has crashed{how}.").format(how=how)
     hint = _("The computer may have run out of memory. Run it again, or look at the log.")
     return "killed", message, hint

@@ -11,7 +11,9 @@ from slicer.i18n import tr as _
 
 from SynthDiffusionJobs.Engine import Engine
 from SynthDiffusionJobs.EngineProcess import ProcessResult
-from SynthDiffusionJobs.JobFolders import JobFolders
+from SynthDiffusionJobs.JobFolders import JobFolders, unwritableText
+
+_COMMAND_PREFIX = re.compile(r"^synthdiffusion[a-z ]*: error: ")
 
 
 class VolumeExport:
@@ -23,6 +25,9 @@ class VolumeExport:
         engine, folders: see there.
         onProgress: called with (volumes written, volumes in all).
         onFinished: called with (paths written, what is wrong, "" if nothing).
+
+    Attributes:
+        written: paths of the files so far, without those that belong to them.
     """
 
     def __init__(
@@ -35,7 +40,7 @@ class VolumeExport:
         self._engine, self._folders = engine, folders
         self._onProgress, self._onFinished = onProgress, onFinished
         self._waiting: list = []
-        self._written: list[str] = []
+        self.written: list[str] = []
         self._total = 0
         self._folder: Path | None = None
         self._process = None
@@ -57,12 +62,20 @@ class VolumeExport:
 
         self._waiting, self._total = list(nodes), len(nodes)
         self._target, self._suffix = Path(target), suffix
+        self._withSegmentations = withSegmentations
+        self._folderNames: set[str] = set()
         if withSegmentations:
-            segmentations = {node.GetNodeReference(SEGMENTATION_ROLE) for node in nodes} - {None}
-            for segmentation in sorted(segmentations, key=lambda node: node.GetName()):
-                path = self._target / f"{fileName(segmentation.GetName())}.seg.nrrd"
+            cases = {}
+            for node in nodes:
+                segmentation = node.GetNodeReference(SEGMENTATION_ROLE)
+                if segmentation is not None:
+                    cases.setdefault(segmentation, _caseOf(node) or segmentation.GetName())
+            taken: set[str] = set()
+            for segmentation, case in cases.items():
+                # Called like the volumes: the name of the node may be a patient's.
+                path = self._target / f"{_unique(fileName(case), taken)}.seg.nrrd"
                 exportSegmentation(segmentation, path)
-                self._written.append(str(path))
+                self.written.append(str(path))
         self._next()
 
     def cancel(self) -> None:
@@ -75,43 +88,88 @@ class VolumeExport:
 
     def _next(self) -> None:
         from SynthDiffusionScene.errors import SceneError
+        from SynthDiffusionScene.runs import REGION_ROLE
+        from SynthDiffusionScene.segmentations import exportSegmentation
         from SynthDiffusionScene.volumeFiles import writeVolume
         from SynthDiffusionScene.volumes import provenanceOf
 
         self._onProgress(self._total - len(self._waiting), self._total)
         if not self._waiting:
-            self._onFinished(self._written, "")
+            self._onFinished(self.written, "")
             return
         node = self._waiting.pop(0)
-        self._folder = self._folders.new("export")
+        region = node.GetNodeReference(REGION_ROLE)
         try:
-            writeVolume(node, self._folder / "volume.nrrd")
+            self._folder = self._folders.new("export")
+            writeVolume(node, self._folder / "volume.nrrd", self._companionOf(node, region))
             provenance = self._folder / "provenance.json"
             provenance.write_text(json.dumps(provenanceOf(node), ensure_ascii=False), encoding="utf-8")
+            if region is not None:
+                exportSegmentation(region, self._folder / "region.seg.nrrd")
         except SceneError as error:
-            self._fail(f"{error.message}. {error.hint}")
+            self._fail(f"{error.message}. {error.hint}".strip())
             return
         except OSError as error:
-            self._fail(_("The temporary files could not be written ({reason}).").format(reason=error.strerror or error))
+            self._fail(unwritableText(error))
             return
         arguments = ["SynthDiffusionLib", "export", "volume", str(self._folder / "volume.nrrd")]
-        arguments += ["--provenance", str(provenance), "--out", str(self._target), "--format", self._suffix, "--json"]
+        arguments += ["--provenance", str(provenance), "--out", str(self._targetOf(node))]
+        arguments += ["--format", self._suffix, "--json"]
+        if region is not None:  # what is synthetic in an inpainted volume
+            arguments += ["--region", str(self._folder / "region.seg.nrrd")]
         self._process = self._engine.ask(arguments, self._onAnswer)
+
+    def _companionOf(self, node, region):
+        """What the volume's file has to fit to: all are then written in their own coordinates, without the transform
+        above them. None for a volume on its own, which is written where the user sees it.
+        """
+        from SynthDiffusionScene.runs import SEGMENTATION_ROLE
+
+        segmentation = node.GetNodeReference(SEGMENTATION_ROLE) if self._withSegmentations else None
+        if segmentation is not None and segmentation.GetTransformNodeID() != node.GetTransformNodeID():
+            segmentation = None
+        return region or segmentation
+
+    def _targetOf(self, node) -> Path:
+        """The folder for the files of a volume. They are called by case, model and seed; a volume that would replace
+        one that has just been written, with other settings but the same seed, gets a folder of its own.
+        """
+        from SynthDiffusionScene.volumes import MODEL, REAL_PIXELS, SEED
+
+        name = "_".join([_caseOf(node), *(node.GetAttribute(key) or "" for key in (MODEL, SEED, REAL_PIXELS))])
+        own = _unique(fileName(name), self._folderNames)
+        return self._target if own == fileName(name) else self._target / own
 
     def _onAnswer(self, result: ProcessResult, message: str) -> None:
         if result.cancelled:
             return
         self._folders.remove(self._folder)
         if not result.done:
-            self._fail(message.removeprefix("error: "))
+            self._fail(_COMMAND_PREFIX.sub("", message) or _("The export ended without an answer."))
             return
-        self._written.append(result.event["volume"])
+        self.written.append(result.event["volume"])
         self._next()
 
     def _fail(self, reason: str) -> None:
         self._folders.remove(self._folder)
         self._waiting = []
-        self._onFinished(self._written, reason)
+        self._onFinished(self.written, reason)
+
+
+def _caseOf(node) -> str:
+    from SynthDiffusionScene.volumes import provenanceOf
+
+    return str((provenanceOf(node) or {}).get("case") or "")
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    """The name, with a number if it is taken, also by one in capitals; it is taken afterwards."""
+    number, unique = 1, name
+    while unique.lower() in taken:
+        number += 1
+        unique = f"{name} ({number})"
+    taken.add(unique.lower())
+    return unique
 
 
 def fileName(text: str) -> str:

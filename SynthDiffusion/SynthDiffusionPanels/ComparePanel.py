@@ -10,7 +10,7 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from SynthDiffusionJobs.Session import Session
-from SynthDiffusionPanels.sentences import failureText
+from SynthDiffusionPanels.sentences import failureText, plainText
 
 _FLICKER_MS = 700
 _REFRESH_MS = 500
@@ -35,6 +35,7 @@ class ComparePanel:
         self._comparison = None
         self._message = ""
         self._segmentIds: list[str | None] = []
+        ui.statisticsTable.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         ui.controlsWidget.hide()
         ui.realSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._onRealChosen)
         ui.syntheticSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._onSyntheticChosen)
@@ -56,16 +57,22 @@ class ComparePanel:
         self.stop()
 
     def close(self) -> None:
+        self._session.drawingChanged.disconnect(self._onDrawingChanged)
         self.stop()
         for timer, receiver in ((self._flicker, self._onFlicker), (self._measure, self._onDrawn)):
             timer.stop()
             timer.disconnect("timeout()", receiver)
             timer.deleteLater()
+        # Without a scene the selectors choose no node, which must not get into the parameters.
+        self.ui.realSelector.disconnect("currentNodeChanged(vtkMRMLNode*)", self._onRealChosen)
+        self.ui.syntheticSelector.disconnect("currentNodeChanged(vtkMRMLNode*)", self._onSyntheticChosen)
         self.widget.setMRMLScene(None)
 
     def refresh(self) -> None:
         parameters, ui = self._session.parameters, self.ui
-        if parameters is not None:
+        if parameters is None:
+            self._message = ""  # it was about another scene
+        else:
             for selector, node in (
                 (ui.realSelector, parameters.compareReal),
                 (ui.syntheticSelector, parameters.compareSynthetic),
@@ -79,8 +86,11 @@ class ComparePanel:
         ui.compareButton.checked = self.isActive
         ui.compareButton.text = _("Back to my own views") if self.isActive else _("Compare")
         ui.controlsWidget.setVisible(self.isActive)
-        ui.messageLabel.text = self._message
-        ui.messageLabel.setVisible(bool(self._message))
+        message = self._message
+        if not message and parameters is not None and not chosen:
+            message = _("Choose a real volume and a synthetic one.")
+        ui.messageLabel.text = message
+        ui.messageLabel.setVisible(bool(message))
         fading = self.isActive and self._comparison.mode == "fade"
         ui.fadeLabel.setVisible(fading)
         ui.fadeSlider.setVisible(fading)
@@ -90,20 +100,36 @@ class ComparePanel:
         """Whether the comparison is shown."""
         return self._comparison is not None and self._comparison.isActive
 
-    def choose(self, syntheticNode) -> None:
-        """Sets up a comparison of a synthetic volume with what it was made from, as far as that is in the scene."""
+    def choose(self, syntheticNode) -> bool:
+        """Sets up a comparison of a synthetic volume with what it was made from.
+
+        Returns:
+            Whether that is known and in the scene. If not, the real volume that the user has chosen last stays chosen.
+        """
         from SynthDiffusionScene.drawing import isBlank
         from SynthDiffusionScene.runs import REAL_VOLUME_ROLE, SEGMENTATION_ROLE
 
         parameters = self._session.parameters
-        parameters.compareSynthetic = syntheticNode
         real = syntheticNode.GetNodeReference(REAL_VOLUME_ROLE)
         segmentation = syntheticNode.GetNodeReference(SEGMENTATION_ROLE)
         if real is None and segmentation is not None:
             role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
             real = segmentation.GetNodeReference(role)
-        if real is not None and not isBlank(real):
-            parameters.compareReal = real
+        known = real is not None and real is not syntheticNode and not isBlank(real)
+        with slicer.util.NodeModify(parameters.parameterNode):
+            parameters.compareSynthetic = syntheticNode
+            if known:
+                parameters.compareReal = real
+        return known
+
+    def compare(self, syntheticNode) -> None:
+        """Shows a synthetic volume beside the real one, or asks which one that is."""
+        if self.choose(syntheticNode):
+            self.start()
+        else:
+            self.stop()
+            self._message = _("Choose the real volume to compare with.")
+            self.refresh()
 
     def start(self) -> None:
         """Shows the comparison of the chosen volumes, or says why it cannot be shown."""
@@ -213,6 +239,7 @@ class ComparePanel:
     def _onDrawn(self) -> None:
         if self.isActive:
             self._comparison.refresh()
+            self._fillSegments()
             self._showTable()
 
     def _fillSegments(self) -> None:
@@ -241,9 +268,8 @@ class ComparePanel:
         for row, cells in enumerate(rows):
             for column, text in enumerate(cells):
                 item = qt.QTableWidgetItem(text)
-                item.setToolTip(text)
+                item.setToolTip(plainText(text))
                 table.setItem(row, column, item)
-        table.resizeColumnsToContents()
         self.ui.noteLabel.text = self._comparison.note
 
     def _onCopy(self) -> None:

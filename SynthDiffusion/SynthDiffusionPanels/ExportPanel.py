@@ -12,9 +12,11 @@ from slicer.i18n import tr as _
 
 from SynthDiffusionJobs.Session import Session
 from SynthDiffusionJobs.VolumeExport import VolumeExport
-from SynthDiffusionPanels.sentences import failureText
+from SynthDiffusionPanels.sentences import failureText, plainText
 
 _FORMATS = ("nii.gz", "nrrd")  # in the order of the combo box
+_MOST_ROWS = 10  # beyond that the list scrolls
+_UNLIMITED = 16777215  # QWIDGETSIZE_MAX
 
 
 class ExportPanel:
@@ -32,20 +34,29 @@ class ExportPanel:
         self._nodes: list = []
         self._names: list[str] = []
         self._export: VolumeExport | None = None
+        self._target = ""
         ui.messageLabel.hide()
+        ui.folderButton.hide()
         ui.sceneButton.connect("clicked()", self._onScene)
         ui.volumesButton.connect("clicked()", self._onVolumes)
+        ui.cancelButton.connect("clicked()", self._onCancel)
+        ui.folderButton.connect("clicked()", self._onFolder)
         ui.volumesList.connect("itemChanged(QListWidgetItem*)", self._refreshButtons)
 
     def enter(self) -> None:
         self.refresh()
 
     def exit(self) -> None:
-        """Nothing is shown outside of the panel."""
+        """An export under way goes on."""
 
     def close(self) -> None:
         if self._export is not None:
             self._export.cancel()
+
+    @property
+    def busy(self) -> bool:
+        """Whether volumes are being written."""
+        return self._export is not None
 
     def refresh(self) -> None:
         from SynthDiffusionScene.runs import runsOf
@@ -60,10 +71,15 @@ class ExportPanel:
             volumes.clear()
             for node, name in zip(nodes, names):
                 item = qt.QListWidgetItem(name)
-                item.setFlags(qt.Qt.ItemIsUserCheckable | qt.Qt.ItemIsEnabled)
+                item.setToolTip(plainText(name))
+                item.setFlags(qt.Qt.ItemIsUserCheckable | qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable)
                 item.setCheckState(qt.Qt.Unchecked if node in unchecked else qt.Qt.Checked)
                 volumes.addItem(item)
             volumes.blockSignals(False)
+            height = _UNLIMITED
+            if len(nodes) > _MOST_ROWS:
+                height = _MOST_ROWS * volumes.sizeHintForRow(0) + 2 * volumes.frameWidth
+            volumes.setMaximumHeight(height)
         self._refreshButtons()
 
     def _checks(self) -> list[tuple]:
@@ -74,12 +90,22 @@ class ExportPanel:
         ui = self.ui
         for widget in (ui.volumesList, ui.formatLabel, ui.formatCombo, ui.segmentationCheck, ui.volumesButton):
             widget.setVisible(bool(self._nodes))
-        ready = self._session.engine.status.ready and self._export is None
+        ready = self._session.engine.status.ready and not self.busy
         ui.volumesButton.enabled = ready and any(checked for _node, checked in self._checks())
+        ui.sceneButton.enabled = not self._session.scene.IsClosing()
+        ui.progressBar.setVisible(self.busy)
+        ui.cancelButton.setVisible(self.busy)
 
-    def _say(self, text: str) -> None:
-        self.ui.messageLabel.text = text
-        self.ui.messageLabel.setVisible(bool(text))
+    def _say(self, text: str, target: str = "") -> None:
+        """Shows a text, and the way to a folder if something was written into one."""
+        ui, self._target = self.ui, target
+        ui.messageLabel.text = text
+        ui.messageLabel.setVisible(bool(text))
+        ui.folderButton.setVisible(bool(target))
+        ui.folderButton.toolTip = plainText(target)
+
+    def _onFolder(self) -> None:
+        qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(self._target))
 
     def _onScene(self) -> None:
         path = qt.QFileDialog.getSaveFileName(
@@ -100,7 +126,7 @@ class ExportPanel:
         except SceneError as error:
             self._say(failureText(error.message, error.hint))
         else:
-            self._say(_("Saved: {path}").format(path=path))
+            self._say(_("Saved: {path}").format(path=path), str(Path(path).parent))
 
     def _onVolumes(self) -> None:
         folder = qt.QFileDialog.getExistingDirectory(self.widget, _("Export into the folder"))
@@ -113,18 +139,26 @@ class ExportPanel:
 
         nodes = [node for node, checked in self._checks() if checked]
         suffix = _FORMATS[self.ui.formatCombo.currentIndex]
-        self._export = VolumeExport(self._session.engine, self._session.folders, self._onProgress, self._onExported)
+        export = VolumeExport(self._session.engine, self._session.folders, self._onProgress, self._onExported)
+        self._export, self._exportFolder = export, folder
         try:
-            self._export.start(nodes, Path(folder), suffix, self.ui.segmentationCheck.checked)
+            export.start(nodes, Path(folder), suffix, self.ui.segmentationCheck.checked)
         except SceneError as error:
             self._onExported([], failureText(error.message, error.hint))
         self._refreshButtons()
 
+    def _onCancel(self) -> None:
+        if self._export is not None:
+            self._export.cancel()
+            self._onExported(self._export.written, _("Canceled."))
+
     def _onProgress(self, done: int, total: int) -> None:
+        self.ui.progressBar.setRange(0, total)
+        self.ui.progressBar.setValue(done)
         self._say(_("Exporting: {done} of {total} volumes are written.").format(done=done, total=total))
 
     def _onExported(self, paths: list[str], problem: str) -> None:
         self._export = None
-        lines = [_("Written: {path}").format(path=path) for path in paths]
-        self._say("\n".join([*lines, problem] if problem else lines))
+        lines = [_("Written: {name}").format(name=Path(path).name) for path in paths]
+        self._say("\n".join(filter(None, [*lines, problem])), self._exportFolder if paths else "")
         self._refreshButtons()

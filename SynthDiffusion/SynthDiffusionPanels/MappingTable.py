@@ -114,7 +114,7 @@ def howText(row: MappedSegment) -> str:
         "name": _("by name"),
         "value": _("by label value"),
         "only-segment": _("the only segment"),
-        "": _("not recognised: left out"),
+        "": _("not recognized: left out"),
     }
     return texts.get(row.how, row.how)
 

@@ -82,7 +82,7 @@ class ModelLibrary:
         if not _ID.fullmatch(newId):
             self._show(_("'{id}' cannot be a name: use small letters, digits and hyphens.").format(id=newId))
             return
-        done = _("Imported '{id}'. Its licence, training data and quality are not known.")
+        done = _("Imported '{id}'. Its license, training data and quality are not known.")
         self._run(["import", path, "--as", newId], _("Importing {path} ...").format(path=path), done)
 
     def _onRemove(self) -> None:

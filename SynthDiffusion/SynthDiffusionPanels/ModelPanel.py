@@ -196,7 +196,7 @@ class ModelPanel:
         ui.aboutBox.visible = row is not None
         texts = (
             (ui.makesLabel, _("Makes:"), modelTexts.makesText),
-            (ui.licenceLabel, _("Licence:"), modelTexts.licenceText),
+            (ui.licenceLabel, _("License:"), modelTexts.licenceText),
             (ui.trainingLabel, _("Trained on:"), modelTexts.trainingText),
             (ui.performanceLabel, _("Speed and memory:"), modelTexts.performanceText),
             (ui.measuredLabel, _("Quality:"), modelTexts.qualityText),

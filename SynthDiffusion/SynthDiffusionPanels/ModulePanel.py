@@ -10,6 +10,7 @@ import slicer.util
 import vtk
 from slicer.util import VTKObservationMixin
 
+from SynthDiffusionJobs import RunQueue
 from SynthDiffusionJobs.Session import Session
 from SynthDiffusionPanels.ComparePanel import ComparePanel
 from SynthDiffusionPanels.ExportPanel import ExportPanel
@@ -61,14 +62,17 @@ class ModulePanel(VTKObservationMixin):
         for section, panel in self.sections.items():
             section.layout().addWidget(panel.widget)
         self._setupSection = ui.setupSection
+        self._resultsSection, self._compareSection = ui.resultsSection, ui.compareSection
         self._observedSegmentation = None
         self._wasReady = False
         self._visible = False
         self.addObserver(session.scene, slicer.vtkMRMLScene.StartCloseEvent, self._onSceneStartClose)
-        self.addObserver(session.scene, slicer.vtkMRMLScene.EndCloseEvent, self._onSceneRenewed)
-        self.addObserver(session.scene, slicer.vtkMRMLScene.EndImportEvent, self._onSceneRenewed)
+        self.addObserver(session.scene, slicer.vtkMRMLScene.EndCloseEvent, self._onSceneEndClose)
+        self.addObserver(session.scene, slicer.vtkMRMLScene.EndImportEvent, self._onSceneImported)
         session.engine.changed.connect(self._onEngineChanged)
         session.queue.changed.connect(self._onRunChanged)
+        self.resultsPanel.showRequested.connect(self._onShowRequested)
+        self.resultsPanel.compareRequested.connect(self._onCompareRequested)
 
     def enter(self) -> None:
         """The module is shown. The first time, the engine is asked about itself."""
@@ -92,6 +96,8 @@ class ModulePanel(VTKObservationMixin):
         for panel in self.panels:
             panel.close()
         self.session.shutdown()
+        # Slicer's "Reload" only hides it; its selectors would go on following the scene.
+        self.widget.deleteLater()
 
     def refresh(self) -> None:
         """Shows what the session now is, in all sections."""
@@ -105,6 +111,7 @@ class ModulePanel(VTKObservationMixin):
             yield
 
     def _takeParameters(self) -> None:
+        self._forgetParameters()
         parameters = self._parametersOf()
         self.addObserver(parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
         if parameters.segmentation is None:
@@ -114,24 +121,28 @@ class ModulePanel(VTKObservationMixin):
         self._observeSegmentation()
         self.refresh()
 
-    def _dropParameters(self) -> None:
+    def _forgetParameters(self) -> None:
         if self.session.parameters is not None:
             node = self.session.parameters.parameterNode
             self.removeObserver(node, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
-        self.session.setParameters(None)
-        self._observeSegmentation()
 
     def _onSceneStartClose(self, caller=None, event=None) -> None:
-        self._dropParameters()
+        self._forgetParameters()
+        self.session.setParameters(None)  # ends the runs: what they belong to is going away
+        self._observeSegmentation()
         self.refresh()
 
-    def _onSceneRenewed(self, caller=None, event=None) -> None:
+    def _onSceneEndClose(self, caller=None, event=None) -> None:
+        if self._visible:
+            self._takeParameters()
+
+    def _onSceneImported(self, caller=None, event=None) -> None:
+        """A scene was opened, or added to what is there, with settings of its own as it may be. Runs go on."""
         from SynthDiffusionScene.comparisonLayout import recoverLayout
 
         # A scene that was saved from Slicer's menu during a comparison asks for views that are not there.
         recoverLayout(slicer.app.layoutManager().layoutLogic().GetLayoutNode())
         if self._visible:
-            self._dropParameters()
             self._takeParameters()
 
     def _onParametersModified(self, caller=None, event=None) -> None:
@@ -163,6 +174,28 @@ class ModulePanel(VTKObservationMixin):
         self.refresh()
 
     def _onRunChanged(self, run) -> None:
-        if run is not None and run.ended:
+        queue = self.session.queue
+        if run is not None and run.ended and not any(other.state == RunQueue.WAITING for other in queue.runs):
             self.session.engine.refresh(quietly=True)  # the free memory is another one now
         self.refresh()
+        if run is not None and run.state == RunQueue.DONE:
+            self._showResultOf(run)
+
+    def _showResultOf(self, run: RunQueue.Run) -> None:
+        """Brings what a run has made to the user's eyes, unless the user is occupied with something else."""
+        from SynthDiffusionScene.preview import fitThrough
+        from SynthDiffusionScene.resultViews import showResult
+
+        newest = self.session.scene.GetNodeByID(run.context["nodes"][-1])
+        self._resultsSection.collapsed = False
+        self.resultsPanel.showNewest(newest)
+        if self._visible and not self.comparePanel.isActive:
+            showResult(self.session.scene, newest, fitThrough(slicer.app.applicationLogic()))
+            self.comparePanel.choose(newest)
+
+    def _onShowRequested(self, node) -> None:
+        self.comparePanel.stop()  # its views are not the user's
+
+    def _onCompareRequested(self, node) -> None:
+        self._compareSection.collapsed = False
+        self.comparePanel.compare(node)

@@ -10,10 +10,15 @@ import slicer.util
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
+from SynthDiffusionJobs.JobFolders import unwritableText
 from SynthDiffusionJobs.Session import Session
-from SynthDiffusionPanels.sentences import durationText, failureText
+from SynthDiffusionJobs.Signal import Signal
+from SynthDiffusionPanels.sentences import durationText, failureText, plainText
 
 _REFRESH_MS = 200
+_MOST_ROWS = 6  # beyond that the table scrolls
+_UNLIMITED = 16777215  # QWIDGETSIZE_MAX
+_NAME, _MODEL, _SEED, _TIME, _ADHERENCE = range(5)
 
 
 class ResultsPanel(VTKObservationMixin):
@@ -21,19 +26,30 @@ class ResultsPanel(VTKObservationMixin):
 
     Args:
         session: whose scene is shown.
+
+    Attributes:
+        showRequested: Signal(volume node), it is about to be put into the slice views.
+        compareRequested: Signal(volume node).
     """
 
     def __init__(self, session: Session) -> None:
         VTKObservationMixin.__init__(self)
         self._session = session
+        self.showRequested, self.compareRequested = Signal(), Signal()
         self.widget = slicer.util.loadUI(session.resourcePath("UI/ResultsPanel.ui"))
         self.ui = ui = slicer.util.childWidgetVariables(self.widget)
         self._rows: list = []
-        self._texts: list[tuple[str, ...]] = []
+        self._cells: list[tuple[str, ...]] = []
         self._message = ""
-        ui.volumesTable.horizontalHeader().setSectionResizeMode(0, qt.QHeaderView.Stretch)
+        header = ui.volumesTable.horizontalHeader()
+        for column in (_MODEL, _SEED, _TIME, _ADHERENCE):
+            header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
+        header.setSectionResizeMode(_NAME, qt.QHeaderView.Stretch)
+        # Long names take several lines in a narrow panel.
+        ui.volumesTable.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         ui.detailsWidget.hide()
         ui.showButton.connect("clicked()", self._onShow)
+        ui.compareButton.connect("clicked()", self._onCompare)
         ui.renameButton.connect("clicked()", self._onRename)
         ui.deleteButton.connect("clicked()", self._onDelete)
         ui.againButton.connect("clicked()", self._onAgain)
@@ -58,6 +74,8 @@ class ResultsPanel(VTKObservationMixin):
 
     def close(self) -> None:
         self.removeObservers()
+        self.showRequested.disconnectAll()
+        self.compareRequested.disconnectAll()
         self._timer.stop()
         self._timer.disconnect("timeout()", self.refresh)
         self._timer.deleteLater()
@@ -65,26 +83,23 @@ class ResultsPanel(VTKObservationMixin):
     def refresh(self) -> None:
         from SynthDiffusionScene.runs import runsOf
 
-        table, selected = self.ui.volumesTable, self.selectedNode()
+        table, selected, place = self.ui.volumesTable, self.selectedNode(), self.ui.volumesTable.currentRow()
+        before = [row.node for row in self._rows]
         # In the middle of closing, nodes are half gone.
         self._rows = [] if self._session.scene.IsClosing() else runsOf(self._session.scene)
-        texts = [self._textsOf(row) for row in self._rows]
-        if texts != self._texts:
-            self._texts = texts
+        nodes = [row.node for row in self._rows]
+        if nodes != before:
             table.blockSignals(True)
-            table.setRowCount(len(texts))
-            for row, cells in enumerate(texts):
-                for column, text in enumerate(cells):
-                    item = qt.QTableWidgetItem(text)
-                    item.setToolTip(self._tipOf(self._rows[row], column) or text)
-                    if column > 0:
-                        item.setFlags(qt.Qt.ItemIsSelectable | qt.Qt.ItemIsEnabled)
-                    table.setItem(row, column, item)
-            table.clearSelection()
+            table.setRowCount(len(nodes))
             table.blockSignals(False)
+        self._fill()
+        if nodes != before:
+            if selected is not None and selected not in nodes and nodes:  # deleted: the one in its place
+                selected = nodes[min(place, len(nodes) - 1)]
             self.select(selected)
-        table.setVisible(bool(texts))
-        self.ui.emptyLabel.setVisible(not texts)
+            self._limitHeight()
+        table.setVisible(bool(nodes))
+        self.ui.emptyLabel.setVisible(not nodes)
         self._refreshSelection()
 
     def selectedNode(self):
@@ -93,10 +108,47 @@ class ResultsPanel(VTKObservationMixin):
         return self._rows[row].node if 0 <= row < len(self._rows) else None
 
     def select(self, node) -> None:
-        """Chooses a volume in the table."""
+        """Chooses a volume in the table; None for none."""
+        nodes = [row.node for row in self._rows]
+        if node in nodes:
+            self.ui.volumesTable.selectRow(nodes.index(node))
+        elif node is None:
+            self.ui.volumesTable.setCurrentCell(-1, -1)
+            self.ui.volumesTable.clearSelection()
+
+    def showNewest(self, node) -> None:
+        """Chooses a volume that was just made, unless the user is writing a name."""
+        self.refresh()
+        if not self.ui.volumesTable.findChildren(qt.QLineEdit):
+            self.select(node)
+
+    def _fill(self) -> None:
+        """Writes into cells only what is new there: a name that is being written is not disturbed."""
+        table = self.ui.volumesTable
+        table.blockSignals(True)
+        del self._cells[len(self._rows) :]
         for number, row in enumerate(self._rows):
-            if row.node is node:
-                self.ui.volumesTable.selectRow(number)
+            texts = (*self._textsOf(row), row.title)
+            if number < len(self._cells) and self._cells[number] == texts:
+                continue
+            self._cells[number : number + 1] = [texts]
+            for column, text in enumerate(texts[:-1]):
+                item = table.item(number, column)
+                if item is None:
+                    item = qt.QTableWidgetItem()
+                    if column != _NAME:
+                        item.setFlags(qt.Qt.ItemIsSelectable | qt.Qt.ItemIsEnabled)
+                    table.setItem(number, column, item)
+                item.setText(text)
+                item.setToolTip(plainText(self._tipOf(row, column) or text))
+        table.blockSignals(False)
+
+    def _limitHeight(self) -> None:
+        table, height = self.ui.volumesTable, _UNLIMITED
+        if len(self._rows) > _MOST_ROWS:
+            rows = sum(table.rowHeight(row) for row in range(_MOST_ROWS))
+            height = rows + table.horizontalHeader().sizeHint.height() + 2 * table.frameWidth
+        table.setMaximumHeight(height)
 
     @staticmethod
     def _textsOf(row) -> tuple[str, ...]:
@@ -109,9 +161,9 @@ class ResultsPanel(VTKObservationMixin):
         """What is behind a cell: the run of a name, and what an adherence is to be compared with."""
         from SynthDiffusionScene.volumes import provenanceOf
 
-        if column == 0:
-            return row.title
-        measured = (provenanceOf(row.node) or {}).get("adherence") if column == 4 else None
+        if column == _NAME:
+            return "\n".join(filter(None, [row.name, row.title]))
+        measured = (provenanceOf(row.node) or {}).get("adherence") if column == _ADHERENCE else None
         if not measured or measured.get("real_dice") is None or measured.get("ball_dice") is None:
             return ""
         return _(
@@ -133,50 +185,62 @@ class ResultsPanel(VTKObservationMixin):
 
     def _refreshSelection(self) -> None:
         ui, node = self.ui, self.selectedNode()
-        for button in (ui.showButton, ui.renameButton, ui.detailsButton, ui.deleteButton, ui.copyCommandButton):
-            button.enabled = node is not None
-        usable = node is not None and self._session.parameters is not None and self._session.engine.status.ready
-        ui.againButton.enabled = ui.sameButton.enabled = usable
-        for button in (
-            ui.showButton,
-            ui.renameButton,
-            ui.detailsButton,
-            ui.deleteButton,
-            ui.againButton,
-            ui.sameButton,
+        provenance = self._provenance(node)
+        anyway = (ui.showButton, ui.compareButton, ui.renameButton, ui.deleteButton)
+        recorded = (ui.detailsButton, ui.copyCommandButton)
+        repeated = (ui.againButton, ui.sameButton)
+        usable = provenance is not None and self._session.engine.status.ready
+        for buttons, enabled in (
+            (anyway, node is not None),
+            (recorded, provenance is not None),
+            (repeated, usable and self._session.parameters is not None),
         ):
-            button.setVisible(bool(self._rows))
-        shown = bool(self._rows) and ui.detailsButton.checked and node is not None
+            for button in buttons:
+                button.enabled = enabled
+                button.setVisible(bool(self._rows))
+        shown = bool(self._rows) and ui.detailsButton.checked and provenance is not None
         ui.detailsWidget.setVisible(shown)
         if shown:
-            ui.detailsText.setPlainText(json.dumps(self._provenance(node), indent=2, ensure_ascii=False))
+            text = json.dumps(provenance, indent=2, ensure_ascii=False)
+            if text != ui.detailsText.plainText:  # otherwise whoever reads it is thrown back to the beginning
+                ui.detailsText.setPlainText(text)
         ui.messageLabel.text = self._message
         ui.messageLabel.setVisible(bool(self._message))
+
+    def _say(self, text: str) -> None:
+        self._message = text
+        self._refreshSelection()
 
     def _onDetailsToggled(self, shown: bool) -> None:
         self._refreshSelection()
 
     @staticmethod
-    def _provenance(node) -> dict:
+    def _provenance(node) -> dict | None:
         from SynthDiffusionScene.volumes import provenanceOf
 
-        return provenanceOf(node)
+        return provenanceOf(node) if node is not None else None
 
     def _onShow(self) -> None:
-        slicer.util.setSliceViewerLayers(background=self.selectedNode(), foreground=None, fit=True)
+        node = self.selectedNode()
+        self.showRequested.emit(node)
+        slicer.util.setSliceViewerLayers(background=node, foreground=None, fit=True)
+
+    def _onCompare(self) -> None:
+        self.compareRequested.emit(self.selectedNode())
 
     def _onRename(self) -> None:
-        self.ui.volumesTable.editItem(self.ui.volumesTable.item(self.ui.volumesTable.currentRow(), 0))
+        self.ui.volumesTable.editItem(self.ui.volumesTable.item(self.ui.volumesTable.currentRow(), _NAME))
 
     def _onItemChanged(self, item) -> None:
         from SynthDiffusionScene.errors import SceneError
         from SynthDiffusionScene.runs import renameVolume
 
+        self._message = ""
         try:
             renameVolume(self._rows[item.row()].node, item.text())
         except SceneError as error:
             self._message = failureText(error.message, error.hint)
-        self._texts = []  # the name in the table may not be the one that the volume has got
+        self._cells = []  # the name in the table may not be the one that the volume has got
         self.refresh()
 
     def _onDelete(self) -> None:
@@ -184,42 +248,58 @@ class ResultsPanel(VTKObservationMixin):
 
         node = self.selectedNode()
         question = _("Delete '{name}' from the scene?").format(name=node.GetName())
-        if slicer.util.confirmOkCancelDisplay(question):
+        if slicer.util.confirmOkCancelDisplay(plainText(question)):
             deleteVolume(self._session.scene, node)
             self.refresh()
 
-    def _onSame(self) -> bool:
-        """Puts the settings back. Returns whether all of them could be."""
+    def _onSame(self) -> None:
         from SynthDiffusionJobs.Repeat import applySettings
+        from SynthDiffusionScene.errors import SceneError
 
         node = self.selectedNode()
-        missing = applySettings(self._session.parameters, node, self._session.engine)
-        self._message = "\n".join(missing) or _("The settings of '{name}' are set.").format(name=node.GetName())
-        self._refreshSelection()
-        return not missing
+        try:
+            missing = applySettings(self._session.parameters, node, self._session.engine)
+        except SceneError as error:
+            self._say(failureText(error.message, error.hint))
+        else:
+            self._say("\n".join(missing) or _("The settings of '{name}' are set.").format(name=node.GetName()))
 
     def _onAgain(self) -> None:
         from SynthDiffusionLib.errors import SynthDiffusionError
         from SynthDiffusionScene.errors import SceneError
 
-        self._onSame()
-        self._session.parameters.fixedSeed = False
-        problem = self._session.generation.problem(self._session.parameters)
-        if not problem:
-            try:
-                self._session.generation.start(self._session.parameters)
-            except (SceneError, SynthDiffusionError) as error:
-                problem = failureText(error.message, error.hint)
+        try:
+            self._say("\n".join(self._startAgain(self.selectedNode())))
+        except (SceneError, SynthDiffusionError) as error:
+            self._say(failureText(error.message, error.hint))
+        except OSError as error:
+            self._say(unwritableText(error))
+
+    def _startAgain(self, node) -> list[str]:
+        """Starts a run with the settings of a volume but a new seed. Returns what is to be said."""
+        from SynthDiffusionJobs.Repeat import applySettings, obstacles
+
+        session = self._session
+        problems = obstacles(node, session.engine)
+        if problems:  # what is chosen now has nothing to do with this volume
+            return problems
+        missing = applySettings(session.parameters, node, session.engine)
+        session.parameters.fixedSeed = False
+        problem = session.generation.problem(session.parameters)
         if problem:
-            self._message = "\n".join(filter(None, [self._message, problem]))
-            self._refreshSelection()
+            return [*missing, problem]
+        run = session.generation.start(session.parameters)
+        return [*missing, _("Run {number} is in the queue, see Generate.").format(number=run.number)]
 
     def _onCopyCommand(self) -> None:
         from SynthDiffusionLib.jobs.command_line import as_text, command_line
 
         provenance = self._provenance(self.selectedNode())
-        image = "REAL_VOLUME.nrrd" if provenance["settings"]["mode"] == "inpaint" else None
-        command = command_line(provenance, "SEGMENTATION.seg.nrrd", "results", image=image)
+        try:
+            image = "REAL_VOLUME.nrrd" if provenance["settings"]["mode"] == "inpaint" else None
+            command = command_line(provenance, "SEGMENTATION.seg.nrrd", "results", image=image)
+        except (KeyError, TypeError) as error:  # a record that this version has not written
+            self._say(_("The record of this volume is incomplete ({reason}).").format(reason=error))
+            return
         slicer.app.clipboard().setText(as_text(command))
-        self._message = _("Copied. Put the paths of your exported files in place of the words in capitals.")
-        self._refreshSelection()
+        self._say(_("Copied. Put the paths of your exported files in place of the words in capitals."))

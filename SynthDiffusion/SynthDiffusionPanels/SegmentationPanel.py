@@ -169,11 +169,14 @@ class SegmentationPanel:
     def _onSample(self, sample: Sample) -> None:
         from SynthDiffusionScene.errors import SceneError
         from SynthDiffusionScene.segmentations import importSegmentation
+        from SynthDiffusionScene.segmentationViews import fitToSegmentation
 
         self._message = ""
         scene = self._session.scene
         try:
-            self._take(importSegmentation(scene, sample.path, scene.GenerateUniqueName(sample.title)))
+            segmentation = importSegmentation(scene, sample.path, scene.GenerateUniqueName(sample.title))
+            self._take(segmentation)
+            fitToSegmentation(scene, segmentation)
         except SceneError as error:
             self._message = failureText(error.message, error.hint)
         self._showMessage()

@@ -37,10 +37,13 @@ def licenceText(description: Mapping) -> str:
 
 
 def trainingText(description: Mapping) -> str:
-    """Data set and its licence, and on how many patients the figures were measured."""
+    """Data set and its licence, how many of its cases the model has learnt from, and on how many it was measured."""
     training = description["training"]
     licence = _("not known") if training["license"] == "NOASSERTION" else training["license"]
-    text = _("{data} (licence: {licence}).").format(data=training["dataset"].rstrip("."), licence=licence)
+    text = _("{data} (license: {licence}).").format(data=training["dataset"].rstrip("."), licence=licence)
+    cases = training.get("split_sizes", {}).get("train")
+    if cases:
+        text = _("{n} cases of {rest}").format(n=cases, rest=text)
     patients = _measured(description, "quality").get("test_patients")
     if patients:
         text += " " + _("Measured on {n} other patients.").format(n=patients)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from html import escape
 
 from slicer.i18n import tr as _
 
@@ -61,15 +62,21 @@ def estimateText(answer: Mapping) -> str:
     """One line on what a run would take, from the answer of `jobs.preflight`."""
     if answer["seconds"] is None:
         time = _("Time: not known yet")
+    elif answer["seconds_from"] == "calibration":
+        # What comes after the image, such as writing, has not been measured then.
+        time = _("At least {time} (from the measured speed)").format(time=durationText(answer["seconds"]))
     else:
-        sources = {"past runs": _("from past runs"), "calibration": _("from the measured speed")}
-        source = sources.get(answer["seconds_from"], "")
-        time = _("About {time} ({source})").format(time=durationText(answer["seconds"]), source=source)
+        time = _("About {time} (from past runs)").format(time=durationText(answer["seconds"]))
     memory = _("about {needed}").format(needed=memoryText(answer["predicted_bytes"]))
     if answer.get("free_bytes") is not None:
         memory += _(" of {free} free memory").format(free=memoryText(answer["free_bytes"]))
     strategies = {"whole": _("all at once")}
     return f"{time}, {memory}, {strategies.get(answer['strategy'], answer['strategy'])}."
+
+
+def plainText(text: str) -> str:
+    """A text for a tooltip or a message box, which Qt would take for markup where a name has "<" in it."""
+    return "<qt>{}</qt>".format(escape(text).replace("\n", "<br>")) if "<" in text else text
 
 
 def failureText(message: str, hint: str) -> str:

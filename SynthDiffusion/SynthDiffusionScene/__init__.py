@@ -10,8 +10,8 @@ Rules of this layer:
 
 Modules:
 
-* `drawing` and `labelMaps` (what the user draws or loads), `segmentations` (node to job and back), `volumeFiles` (a volume
-  as a job's input), `modified` (whether a node has changed since)
+* `drawing` and `labelMaps` (what the user draws or loads), `segmentations` (node to job and back), `volumeFiles` (a
+  volume as a job's input), `modified` (whether a node has changed since)
 * `runs` and `runFolders` (what a run has made), `volumes` and `names` (synthetic volumes, their marks and display),
   `hierarchy` (patient and study), `preview` (what is shown while a run goes on)
 * `comparison` and what it is made of: `comparisonLayout`, `comparisonTables`, `statistics`, `histogram`, `difference`,

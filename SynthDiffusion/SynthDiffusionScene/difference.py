@@ -13,7 +13,9 @@ from SynthDiffusionScene.volumes import ijkToRas, provenanceOf
 NOTE_WHOLE = (
     "A wholly synthetic volume shows new anatomy around the drawing, so differences from a real volume are not errors."
 )
-NOTE_INPAINTED = "The synthetic volume was inpainted into a real one: against that one only the drawn region differs."
+NOTE_INPAINTED = (
+    "The synthetic volume was inpainted into a real one: against that one only the drawn region and its rim differ."
+)
 
 # Stands where the real volume does not reach; a difference never comes near it. It is below the display's threshold.
 OUTSIDE = -1.0e9

@@ -72,9 +72,9 @@ class Preview:
         self._shown.clear()
         if self.node is not None:
             display = self._node.GetDisplayNode()
+            self._scene.RemoveNode(self._node)  # first: see `runFolders.removeNode`
             if display is not None:
                 self._scene.RemoveNode(display)
-            self._scene.RemoveNode(self._node)
         self._node = None
 
     @contextmanager

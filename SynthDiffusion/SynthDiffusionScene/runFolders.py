@@ -60,10 +60,10 @@ def removeNode(scene, node) -> None:
     if item != hierarchy.GetInvalidItemID():
         # Slicer removes it with the node, the slicer-core wheel does not.
         hierarchy.RemoveItem(item, False, False)
-    for other in belongings:
+    # The node goes first: a slice view that shows a volume without a display node makes it a new one.
+    for other in (node, *belongings):
         if other is not None:
             scene.RemoveNode(other)
-    scene.RemoveNode(node)
 
 
 def removeIfEmpty(scene, item: int) -> None:

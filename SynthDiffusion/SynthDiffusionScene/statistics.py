@@ -68,6 +68,7 @@ class Adherence:
         className: the model's class that was measured; "" if none was.
         dice: Dice of found and drawn voxels, 0 to 1; None if it was not measured.
         realDice: mean Dice of the same segmenter on real images; None if not known.
+        ballDice: that of a ball in the middle that does not look at the image; None if not known.
         note: why there is no Dice, or "".
         segments: names of the segments that were drawn for this class.
     """
@@ -75,16 +76,18 @@ class Adherence:
     className: str
     dice: float | None
     realDice: float | None
+    ballDice: float | None
     note: str
     segments: tuple[str, ...]
 
     @property
     def text(self) -> str:
-        """For a cell: "0.71 (real images: 0.68)", or the note."""
+        """For a cell: "0.71 (real images: 0.68, blind ball: 0.42)", or the note."""
         if self.dice is None:
             return self.note
-        known = "" if self.realDice is None else f" (real images: {self.realDice:.2f})"
-        return f"{self.dice:.2f}{known}"
+        rows = (("real images", self.realDice), ("blind ball", self.ballDice))
+        known = ", ".join(f"{name}: {dice:.2f}" for name, dice in rows if dice is not None)
+        return f"{self.dice:.2f} ({known})" if known else f"{self.dice:.2f}"
 
 
 def compareSegments(segmentationNode, realNode, syntheticNode) -> list[SegmentRow]:
@@ -127,12 +130,12 @@ def adherenceOf(syntheticNode) -> Adherence:
     provenance = provenanceOf(syntheticNode) or {}
     measured = provenance.get("adherence")
     if not isinstance(measured, Mapping):
-        return Adherence("", None, None, str(provenance.get("adherence_note") or "not measured"), ())
+        return Adherence("", None, None, None, str(provenance.get("adherence_note") or "not measured"), ())
     className = str(measured.get("class") or "")
     entries = (provenance.get("mapping") or {}).get("segments") or []
     segments = tuple(str(entry.get("name")) for entry in entries if entry.get("class") == className)
-    dice, realDice = measured.get("dice"), measured.get("real_dice")
-    return Adherence(className, dice, realDice, "" if dice is not None else "not measured", segments)
+    figures = [measured.get(name) for name in ("dice", "real_dice", "ball_dice")]
+    return Adherence(className, *figures, "" if figures[0] is not None else "not measured", segments)
 
 
 def _row(segmentId: str, segment, realNode, syntheticNode) -> SegmentRow:

@@ -122,8 +122,9 @@ def _list(args: argparse.Namespace) -> _Outcome:
 
 
 def _without_split(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """A description without the names of the cases that it was trained on, which are most of it."""
+    """The description with the number of cases of each part in place of the list of them."""
     training = {key: value for key, value in raw["training"].items() if key != "split"}
+    training["split_sizes"] = {part: len(cases) for part, cases in raw["training"].get("split", {}).items()}
     return {**raw, "training": training}
 
 

@@ -60,6 +60,29 @@ def module(standin):
 
 
 @pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory):
+    """A model folder with a tiny model, see `whole_way.make_model_folder`."""
+    from whole_way import make_model_folder
+
+    return make_model_folder(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def tiny_model(tiny_model_folder, monkeypatch, tmp_path):
+    """The user has installed the tiny model, and has never run one."""
+    monkeypatch.setenv("SYNTHDIFFUSION_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("SYNTHDIFFUSION_MODELS", str(tiny_model_folder))
+
+
+@pytest.fixture
+def opened(standin, tiny_model):
+    """`whole_way.Slicer`: the module open, the engine ready, and the tiny model installed."""
+    from whole_way import Slicer
+
+    return Slicer(standin)
+
+
+@pytest.fixture(scope="session")
 def shared_facts():
     """All Qt classes of Slicer and CTK, where the list is at hand beside the repository; else empty."""
     path = ROOT.parent / "shared" / "facts" / "slicer_qt_api.json"

@@ -22,7 +22,8 @@ def shipped_description() -> dict:
     """model.json of the shipped model, as `models list --json` gives it."""
     path = ROOT / "Resources" / "Models" / MODEL_ID / "model.json"
     description = json.loads(path.read_text(encoding="utf-8"))
-    del description["training"]["split"]
+    split = description["training"].pop("split")
+    description["training"]["split_sizes"] = {part: len(cases) for part, cases in split.items()}
     return description
 
 

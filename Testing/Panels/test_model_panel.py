@@ -130,7 +130,7 @@ def test_what_a_model_is_in_plain_words(harness):
     assert "CT of the chest, up to 64 x 64 x 64 mm, voxels of 1 mm." in ui.makesLabel.text
     assert "CC-BY-4.0" in ui.licenceLabel.text and description["license"]["permitted_use"] in ui.licenceLabel.text
     assert "LIDC-IDRI" in ui.trainingLabel.text and "CC-BY-3.0" in ui.trainingLabel.text
-    assert "20 other patients" in ui.trainingLabel.text
+    assert "67 cases of LIDC-IDRI" in ui.trainingLabel.text and "20 other patients" in ui.trainingLabel.text
     measured = description["measured"]["performance"]
     assert f"{round(measured['seconds'])} s" in ui.performanceLabel.text
     assert f"{measured['peak_bytes'] / 2**30:.1f} GB" in ui.performanceLabel.text
@@ -148,7 +148,7 @@ def test_what_was_not_measured_is_said_to_be_so(harness):
     ui = harness.ui
     assert ui.performanceLabel.text == "<b>Speed and memory:</b> Not measured."
     assert ui.measuredLabel.text == "<b>Quality:</b> Not measured."
-    assert ui.licenceLabel.text == "<b>Licence:</b> not known. Not known."
+    assert ui.licenceLabel.text == "<b>License:</b> not known. Not known."
     harness.setModels(shipped_model(measured={"quality": {}, "performance": {"seconds": 40, "peak_bytes": None}}))
     assert "memory not measured" in ui.performanceLabel.text
 

@@ -55,7 +55,7 @@ def test_the_table_says_what_the_engine_will_do(harness):
     expected = [entry.target or "left out" for entry in match_segments(segments, scheme, "nodule")]
     assert [row[2] for row in cells(harness)] == expected == ["lung", "nodule", "left out", "bone"]
     assert [row[1] for row in cells(harness)] == ["8.00 ml", "0.06 ml", "0.12 ml", "empty"]
-    assert [row[3] for row in cells(harness)] == ["by name", "by name", "not recognised: left out", "by name"]
+    assert [row[3] for row in cells(harness)] == ["by name", "by name", "not recognized: left out", "by name"]
     assert "stomach" in harness.ui.notesLabel.text and "Ribs" not in harness.ui.notesLabel.text
 
 

@@ -172,7 +172,7 @@ MEASURED = {
 @pytest.mark.parametrize(
     ("provenance", "texts"),
     [
-        (MEASURED, ["", "0.71 (real images: 0.68)"]),
+        (MEASURED, ["", "0.71 (real images: 0.68, blind ball: 0.42)"]),
         ({"adherence": None, "adherence_note": "no segmenter"}, ["no segmenter", "no segmenter"]),
         ({}, ["not measured", "not measured"]),
         ({"adherence": {"class": "nodule", "dice": 0.5, "real_dice": None}}, ["", "", "0.50"]),

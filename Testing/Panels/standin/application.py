@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 
 from PySide6 import QtCore, QtGui, QtWidgets
 
+from . import lasting_singletons
 from .mrml_widgets import qSlicerWidget
+from .qt_proxy import proxy_of
 
 VERSION = (5, 12, 4)
 
@@ -198,6 +201,12 @@ class qSlicerApplication(QtWidgets.QApplication):
         self._logic = slicer.vtkSlicerApplicationLogic()
         self._logic.SetMRMLScene(scene)
         self._logic.SetTemporaryPath(self.temporaryPath)
+        # Opening a scene bundle needs these.
+        self._remote_io, self._data_io = slicer.vtkMRMLRemoteIOLogic(), slicer.vtkDataIOManagerLogic()
+        self._remote_io.GetCacheManager().SetRemoteCacheDirectory(self.cachePath)
+        self._data_io.SetMRMLApplicationLogic(self._logic)
+        self._data_io.SetAndObserveDataIOManager(self._remote_io.GetDataIOManager())
+        self._logic.SetMRMLSceneDataIO(scene, self._remote_io, self._data_io)
         self._managers = (qSlicerModuleManager(), qSlicerExtensionsManagerModel(), qSlicerIOManager())
         self._layout_manager = qSlicerLayoutManager(scene, self._logic)
         self._window = qSlicerAppMainWindow()
@@ -211,7 +220,9 @@ class qSlicerApplication(QtWidgets.QApplication):
             widget.close()
             widget.deleteLater()
         self._layout_manager.close()
+        self._logic.SetMRMLSceneDataIO(None, self._remote_io, self._data_io)
         self._logic.SetMRMLScene(None)
+        self._remote_io = self._data_io = None
         self._scene = self._logic = self._layout_manager = self._window = None
         self.processEvents()
         self.sendPostedEvents(None, QtCore.QEvent.Type.DeferredDelete.value)
@@ -231,11 +242,16 @@ class qSlicerApplication(QtWidgets.QApplication):
 
     @property
     def temporaryPath(self) -> str:
-        path = os.path.join(self._folder, "temporary")
+        return self._made("temporary")
+
+    @property
+    def cachePath(self) -> str:
+        return self._made("cache")
+
+    def _made(self, name: str) -> str:
+        path = os.path.join(self._folder, name)
         os.makedirs(path, exist_ok=True)
         return path
-
-    cachePath = temporaryPath
 
     def mrmlScene(self):
         return self._scene
@@ -347,12 +363,22 @@ class qSlicerScriptedLoadableModuleWidget(qSlicerWidget):
 
     moduleName = property(lambda self: self._name)
 
-    def setPython(self, python) -> None:
-        """For the loader of the stand-in: the object of the module's Python class."""
-        self._python = python
-
     def self(self):
         return self._python
+
+    def make(self):
+        """Makes the object of the module's Python class, as its file in sys.modules now has it, and calls setup()."""
+        import slicer
+
+        class_name = self._name + "Widget"
+        self._python = getattr(sys.modules[self._name], class_name)(proxy_of(self))
+        setattr(slicer.modules, class_name, self._python)
+        self._python.setup()
+        return self._python
+
+    def reload(self) -> None:
+        """As Slicer's: a new object and its setup(), without enter()."""
+        self.make()
 
 
 def application() -> qSlicerApplication:
@@ -361,6 +387,7 @@ def application() -> qSlicerApplication:
     Raises:
         RuntimeError: a test made a plain QApplication before.
     """
+    lasting_singletons.keep()
     found = QtWidgets.QApplication.instance()
     if found is None:
         os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")

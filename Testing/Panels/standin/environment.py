@@ -183,12 +183,11 @@ class LoadedModule:
     Attributes:
         python: the module object of its file.
         proxy: the module as product code sees it in `slicer.modules`.
-        widget: the object of its widget class; None until `make_widget`.
         parent: the proxy of the widget that holds its panel; None until then.
     """
 
     def __init__(self, environment: Environment, path: Path) -> None:
-        self._environment, self.name, self.widget, self.parent = environment, path.stem, None, None
+        self._environment, self.name, self.parent = environment, path.stem, None
         specification = importlib.util.spec_from_file_location(self.name, path)
         self.python = importlib.util.module_from_spec(specification)
         environment.put_module(self.name, self.python)
@@ -205,13 +204,15 @@ class LoadedModule:
         """Makes the panel, as Slicer does when the module is chosen for the first time. Returns `widget`."""
         holder = qSlicerScriptedLoadableModuleWidget(self.name)
         self.parent = proxy_of(holder)
-        self.widget = getattr(self.python, self.name + "Widget")(self.parent)
-        holder.setPython(self.widget)
         self._module.widget = holder
-        setattr(self._environment.modules, self.name + "Widget", self.widget)
-        self.widget.setup()
+        holder.make()
         holder.setMRMLScene(self._environment.scene)
         return self.widget
+
+    @property
+    def widget(self):
+        """The object of its widget class, another one after a reload; None until `make_widget`."""
+        return self._module.widget.self() if self._module.widget is not None else None
 
     def enter(self) -> None:
         """The user comes to the module."""
@@ -236,5 +237,5 @@ class LoadedModule:
         if self._module.widget is not None:
             self._module.widget.deleteLater()
             self._module.widget = None
-        self.widget = self.parent = None
+        self.parent = None
         self._environment.process_events()

@@ -1,0 +1,67 @@
+"""Shows a volume that was just made in the slice views, without taking an image away from the user."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import slicer
+
+from SynthDiffusionScene.comparisonLayout import TAGS
+from SynthDiffusionScene.drawing import isBlank
+from SynthDiffusionScene.runs import REAL_VOLUME_ROLE, SEGMENTATION_ROLE
+from SynthDiffusionScene.volumes import SYNTHETIC
+
+
+def showResult(scene, volumeNode, fitView: Callable[[object], None] | None = None) -> int:
+    """Puts a generated volume into the slice views where nothing is lost by it.
+
+    A view that shows nothing, the blank volume of a drawing or an earlier result gets it in its background. A view that
+    shows the image that it was made from (the real volume, or the one that the segmentation was drawn on) gets it over
+    that, in its foreground, where Slicer's own slider fades between the two. A view with any other image stays as it
+    is, and so does one whose foreground the user has filled.
+
+    Args:
+        scene: the MRML scene.
+        volumeNode: as `runs.addRun` has made it.
+        fitView: called with the vtkMRMLSliceCompositeNode of every view that showed nothing, see `preview.fitThrough`.
+
+    Returns:
+        In how many views it is shown.
+    """
+    sources, shown = _sourcesOf(volumeNode), 0
+    for composite in _composites(scene):
+        background = scene.GetNodeByID(composite.GetBackgroundVolumeID() or "")
+        foreground = scene.GetNodeByID(composite.GetForegroundVolumeID() or "")
+        free = foreground is None or _isResult(foreground) or composite.GetForegroundOpacity() == 0
+        if background is None or isBlank(background) or (_isResult(background) and background not in sources):
+            composite.SetBackgroundVolumeID(volumeNode.GetID())
+            if foreground is not None and _isResult(foreground):
+                composite.SetForegroundVolumeID(None)
+            if background is None and fitView is not None:
+                fitView(composite)
+        elif background in sources and free:
+            composite.SetForegroundVolumeID(volumeNode.GetID())
+            composite.SetForegroundOpacity(1.0)
+        else:
+            continue
+        shown += 1
+    return shown
+
+
+def _sourcesOf(volumeNode) -> list:
+    """The images that a volume was made from, as far as they are in the scene."""
+    segmentation = volumeNode.GetNodeReference(SEGMENTATION_ROLE)
+    role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+    drawnOn = segmentation.GetNodeReference(role) if segmentation is not None else None
+    return [node for node in (volumeNode.GetNodeReference(REAL_VOLUME_ROLE), drawnOn) if node is not None]
+
+
+def _isResult(volumeNode) -> bool:
+    return volumeNode.GetAttribute(SYNTHETIC) == "YES"
+
+
+def _composites(scene) -> list:
+    """Those of the user's views; the comparison's are its own."""
+    name = "vtkMRMLSliceCompositeNode"
+    found = [scene.GetNthNodeByClass(index, name) for index in range(scene.GetNumberOfNodesByClass(name))]
+    return [composite for composite in found if composite.GetLayoutName() not in TAGS.values()]
