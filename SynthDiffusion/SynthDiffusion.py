@@ -5,7 +5,7 @@ by SynthDiffusionJobs, what happens in the scene is in SynthDiffusionScene, and 
 never runs its models inside Slicer's process.
 """
 
-import importlib.util
+import logging
 import os
 import sys
 
@@ -80,7 +80,7 @@ class SynthDiffusionWidget(ScriptedLoadableModuleWidget):
             self.panel = None
 
     def onReload(self) -> None:
-        """Slicer reloads this file only; the packages beside it are to be read anew as well."""
+        """Slicer reloads this file only; the module's packages are to be read anew as well. The engine's stay."""
         for name in list(sys.modules):
             if name.split(".")[0] in ("SynthDiffusionPanels", "SynthDiffusionJobs", "SynthDiffusionScene"):
                 del sys.modules[name]
@@ -103,19 +103,28 @@ class SynthDiffusionLogic(ScriptedLoadableModuleLogic):
 
     def parameters(self):
         """The scene's `SynthDiffusionJobs.Parameters.Parameters`, in a parameter node that is made if missing."""
-        from SynthDiffusionJobs.Parameters import Parameters
+        from SynthDiffusionJobs.Parameters import Parameters, makeValid
 
-        return Parameters(self.getParameterNode())
+        node = self.getParameterNode()
+        try:
+            parameters = Parameters(node)
+            makeValid(parameters)
+        except (ValueError, TypeError) as error:
+            logging.warning("The settings of SynthDiffusion in this scene cannot be read, and are reset: %s", error)
+            node.UnsetAllParameters()
+            parameters = Parameters(node)
+        return parameters
 
     def engineFolder(self) -> str:
-        """The folder that holds SynthDiffusionLib, which is put on sys.path if it is not there.
+        """The folder that holds SynthDiffusionLib. In a clone it is put on sys.path, before any that is installed.
 
         Raises:
             ImportError: it is nowhere; the message says how to mend it.
         """
         # Installed, the engine lies beside this file, which Slicer has on sys.path; in a clone, one folder up.
-        if importlib.util.find_spec("SynthDiffusionLib") is None and self._repositoryFolder():
-            sys.path.append(self._repositoryFolder())
+        folder = self._repositoryFolder()
+        if folder and folder not in sys.path:
+            sys.path.insert(0, folder)
         try:
             import SynthDiffusionLib
         except ImportError as error:

@@ -230,47 +230,62 @@ class Engine:
         if result.cancelled:
             return
         answer = result.event
-        if not result.done or "devices" not in answer:  # some other program may print JSON as well
-            program = self.command()[0]
-            problem = answer.get("message") or message or _("The process ended without an answer.")
-            hint = _("Choose Slicer's own Python under Advanced, or one of version 3.11 or 3.12.")
-            if not self.otherPython:
-                hint = _("Install the SynthDiffusion extension again.")
-            hint = answer.get("hint") or hint
-            self._setStatus(EngineStatus(state="failed", problem=f"{program}: {problem}", hint=hint))
+        try:
+            status = _statusOf(answer) if result.done else None
+        except (KeyError, TypeError, ValueError):  # some other program may print JSON as well
+            status = None
+        if status is None:
+            self._setStatus(self._failedStatus(answer, message))
             return
-        devices = [
-            Device(d["id"], d["name"], d["total_bytes"], d["free_bytes"], d["precision"]) for d in answer["devices"]
-        ]
-        # "auto" takes a GPU where there is one.
-        devices.sort(key=lambda device: device.id == "cpu")
-        ready = not answer["missing"] and not answer["torch_problem"]
-        self._setStatus(
-            EngineStatus(
-                state="ready" if ready else "missing",
-                python=answer["python"],
-                version=answer["version"],
-                torch=answer["torch"] or "",
-                missing=tuple(answer["missing"]),
-                devices=tuple(devices),
-                problem=answer["torch_problem"] or "",
-            )
-        )
-        if ready:
+        self._setStatus(status)
+        if status.ready:
             self.refreshModels()
+
+    def _failedStatus(self, answer: dict, message: str) -> EngineStatus:
+        """Of a Python that has not answered, or not as the engine does."""
+        program = self.command()[0]
+        problem = answer.get("message") or message or _("The process ended without an answer.")
+        hint = _("Choose Slicer's own Python under Advanced, or one of version 3.11 or 3.12.")
+        if not self.otherPython:
+            hint = _("Install the SynthDiffusion extension again.")
+        if full := self.folders.fullText():  # the answer goes through a file
+            hint = full
+        return EngineStatus(state="failed", problem=f"{program}: {problem}", hint=answer.get("hint") or hint)
 
     def _onModels(self, result: ProcessResult, message: str) -> None:
         self._modelsQuestion = None
         if result.cancelled:
             return
-        if not result.done:
-            self._setStatus(EngineStatus(state="failed", problem=message, hint=_("Install SynthDiffusion again.")))
+        try:
+            models = _modelsOf(result.event) if result.done else None
+        except (KeyError, TypeError):
+            models = None
+        if models is None:
+            self._setStatus(self._failedStatus(result.event, message))
             return
-        self.models = tuple(
-            ModelInfo(m["id"], m["origin"], m["folder"], m["problem"] or "", m["model"] or {})
-            for m in result.event["models"]
-        )
+        self.models = models
         self.changed.emit()
+
+
+def _statusOf(answer: dict) -> EngineStatus:
+    """What the probe says. Raises what Python raises if it is not an answer of the probe."""
+    devices = [Device(d["id"], d["name"], d["total_bytes"], d["free_bytes"], d["precision"]) for d in answer["devices"]]
+    devices.sort(key=lambda device: device.id == "cpu")  # "auto" takes a GPU where there is one
+    return EngineStatus(
+        state="missing" if answer["missing"] or answer["torch_problem"] else "ready",
+        python=answer["python"],
+        version=answer["version"],
+        torch=answer["torch"] or "",
+        missing=tuple(answer["missing"]),
+        devices=tuple(devices),
+        problem=answer["torch_problem"] or "",
+    )
+
+
+def _modelsOf(answer: dict) -> tuple[ModelInfo, ...]:
+    return tuple(
+        ModelInfo(m["id"], m["origin"], m["folder"], m["problem"] or "", m["model"] or {}) for m in answer["models"]
+    )
 
 
 def _lastLine(path: Path) -> str:

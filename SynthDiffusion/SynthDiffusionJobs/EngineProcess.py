@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import qt
+import slicer
 
 CANCEL_FILE = "cancel"  # as in SynthDiffusionLib.jobs.worker
 OUTPUT_FILE = "output.jsonl"
@@ -94,7 +97,8 @@ class EngineProcess:
         environment = qt.QProcessEnvironment()
         for name, value in self._environment.items():
             environment.insert(name, value)
-        process = qt.QProcess()
+        # With a parent: an object without one goes with its last Python reference, which may be in one of its signals.
+        process = qt.QProcess(slicer.app)
         process.setProcessEnvironment(environment)
         process.setWorkingDirectory(str(self.folder))
         process.setStandardOutputFile(str(self.folder / OUTPUT_FILE))
@@ -102,7 +106,7 @@ class EngineProcess:
         process.connect("finished(int,QProcess::ExitStatus)", self._onProcessFinished)
         process.connect("errorOccurred(QProcess::ProcessError)", self._onProcessError)
         self._process = process
-        self._poll = qt.QTimer()
+        self._poll = qt.QTimer(slicer.app)
         self._poll.setInterval(_POLL_MS)
         self._poll.connect("timeout()", self._readEvents)
         self._poll.start()
@@ -118,7 +122,7 @@ class EngineProcess:
         except OSError:  # a full disk must not keep it alive
             self.kill()
             return
-        self._patience = qt.QTimer()
+        self._patience = qt.QTimer(slicer.app)
         self._patience.setSingleShot(True)
         self._patience.setInterval(_PATIENCE_MS)
         self._patience.connect("timeout()", self.kill)
@@ -160,9 +164,9 @@ class EngineProcess:
         process.disconnect("finished(int,QProcess::ExitStatus)", self._onProcessFinished)
         process.disconnect("errorOccurred(QProcess::ProcessError)", self._onProcessError)
         self._readEvents(atEnd=True)
-        # Not deleted here: this runs inside one of its signals.
         process.deleteLater()
-        (self.folder / CANCEL_FILE).unlink(missing_ok=True)
+        with suppress(OSError):  # a virus scanner may hold a file that is so new
+            (self.folder / CANCEL_FILE).unlink(missing_ok=True)
         self._onFinished(self._result)
 
     def _readEvents(self, atEnd: bool = False) -> None:
@@ -181,14 +185,21 @@ class EngineProcess:
             if event.get("event") in ("done", "error"):
                 self._result.event = event
             elif event:
-                self._onEvent(event)
+                self._tell(event)
+
+    def _tell(self, event: dict) -> None:
+        """Hands on an event. A receiver that fails must not keep the end of the process from being told."""
+        try:
+            self._onEvent(event)
+        except Exception:
+            logging.exception("SynthDiffusion: an event of the engine could not be shown: %s", event)
 
 
 def _eventOf(line: bytes) -> dict:
     """The JSON object of a line; {} for what libraries print."""
     try:
         event = json.loads(line.decode("utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return event if isinstance(event, dict) else {}
 

@@ -58,6 +58,8 @@ class Generation:
     def problem(self, parameters) -> str:
         """Why nothing can be generated now, in a sentence for the user; "" if it can."""
         model = self.engine.model(parameters.modelId)
+        if self.engine.status.state in ("unknown", "checking"):
+            return _("The set-up is being checked.")
         if not self.engine.status.ready:
             return _("The set-up is not complete.")
         if parameters.segmentation is None:
@@ -177,9 +179,10 @@ class Generation:
         context = {
             "segmentation": segmentation.GetID(),
             "realVolume": realVolume.GetID() if realVolume else None,
-            "model": model.name,
+            "modelId": model.id,
             "seed": seed,
             "samples": parameters.samples,
+            "digests": self._inputs.digests(),
         }
         return self.queue.add(Run(f"{model.id}, {seeds}", folder, context, previews=parameters.previews))
 
@@ -189,10 +192,15 @@ class Generation:
         Raises:
             SceneError: a file cannot be loaded; nothing is left in the scene then.
         """
+        from SynthDiffusionScene.digests import VOXEL_DIGEST, volumeDigest
         from SynthDiffusionScene.runs import addRun
 
         segmentation, realVolume = self.sourcesOf(run)
         nodes = addRun(self.scene, run.outputs, segmentation, seconds=run.seconds, realVolumeNode=realVolume)
+        for node in nodes:
+            for name, digest in run.context["digests"].items():
+                node.SetAttribute(name, digest)
+            node.SetAttribute(VOXEL_DIGEST, volumeDigest(node))
         run.context["nodes"] = [node.GetID() for node in nodes]
         # The volumes are in the scene now; nothing but the request and the log is needed any more.
         for name in ("results", "previews"):
@@ -228,9 +236,11 @@ class _Inputs:
         self._imageKey: tuple = ()
         self._folder: Path | None = None
         self._names: dict[str, str] = {}
+        self._digests: dict[str, str] = {}
 
     def folderFor(self, parameters) -> tuple[Path, dict[str, str], Path | None]:
         """The folder with the files, the names of the segments in them by ID, and the real volume's file if any."""
+        from SynthDiffusionScene.digests import DRAWING_DIGEST, REAL_VOLUME_DIGEST, segmentationDigest, volumeDigest
         from SynthDiffusionScene.modified import modifiedTime
         from SynthDiffusionScene.segmentations import writeJobInput
         from SynthDiffusionScene.volumeFiles import writeVolume
@@ -246,25 +256,33 @@ class _Inputs:
         key = (segmentation.GetID(), modifiedTime(segmentation), imageKey)
         if key != self._key or self._folder is None or not self._folder.is_dir():
             before, imageBefore = self._folder, self._imageKey
-            folder = self._folders.new("inputs")
+            folder, digests = self._folders.new("inputs"), {}
             try:
                 if imageKey and imageKey == imageBefore and (before / IMAGE_FILE).is_file():
                     # The user draws, and the volume, which may be large, stays as it is.
                     _linkOrCopy(before / IMAGE_FILE, folder / IMAGE_FILE)
+                    digests[REAL_VOLUME_DIGEST] = self._digests[REAL_VOLUME_DIGEST]
                 elif volume is not None:
                     writeVolume(volume, folder / IMAGE_FILE, segmentation)
+                    digests[REAL_VOLUME_DIGEST] = volumeDigest(volume)
                 names = writeJobInput(segmentation, folder)
+                digests[DRAWING_DIGEST] = segmentationDigest(segmentation)
             except Exception:
                 self._folders.remove(folder)
                 raise
             finally:
                 self.forget()
             self._key, self._imageKey, self._folder, self._names = key, imageKey, folder, names
+            self._digests = digests
         return self._folder, self._names, self._folder / IMAGE_FILE if volume is not None else None
+
+    def digests(self) -> dict[str, str]:
+        """What to remember of the nodes that were written last, as attributes of a volume made from them."""
+        return dict(self._digests)
 
     def forget(self) -> None:
         self._folders.remove(self._folder)
-        self._key, self._imageKey, self._folder, self._names = (), (), None, {}
+        self._key, self._imageKey, self._folder, self._names, self._digests = (), (), None, {}, {}
 
 
 def _linkOrCopy(source: Path, target: Path) -> None:

@@ -20,7 +20,7 @@ from slicer.i18n import tr as _
 from SynthDiffusionJobs import Packages, PyTorchExtension
 from SynthDiffusionJobs.Engine import Engine
 from SynthDiffusionJobs.EngineProcess import OUTPUT_FILE, EngineProcess, ProcessResult
-from SynthDiffusionJobs.JobFolders import JobFolders
+from SynthDiffusionJobs.JobFolders import JobFolders, unwritableText
 from SynthDiffusionJobs.Packages import PlannedPackage
 from SynthDiffusionJobs.Signal import Signal
 
@@ -87,7 +87,7 @@ class Installation:
         Args:
             confirm: shows the plan to the user; nothing is changed unless it returns True.
         """
-        if self.busy or self.packagesProblem():
+        if self.busy or self.packagesProblem() or not self._folderMade():
             return
         packaging = _slicerPackaging()
         if packaging is None:
@@ -110,7 +110,7 @@ class Installation:
 
         Returns when it is done; Slicer's events are processed meanwhile.
         """
-        if self.busy or self.torchProblem():
+        if self.busy or self.torchProblem() or not self._folderMade():
             return
         self._begin(INSTALLING, _("Installing PyTorch. This takes some minutes, and cannot be stopped safely."))
         problem = PyTorchExtension.loadProblem()
@@ -288,9 +288,17 @@ class Installation:
         pins = " ".join("{}=={}".format(*change.split(" ")[:2]) for change in changes)
         return f'slicer.util.pip_install("{pins}")'
 
+    def _folderMade(self) -> bool:
+        """Makes the folder for pip's files, or says why it cannot be made."""
+        try:
+            self._folder = self._folders.new("install")
+        except OSError as error:
+            self._end(unwritableText(error), "")
+            return False
+        return True
+
     def _begin(self, state: str, activity: str) -> None:
         self.message = self.hint = ""
-        self._folder = self._folders.new("install")
         self._before = Packages.installedVersions()
         self._pipLines = []
         self._addToLog(activity)

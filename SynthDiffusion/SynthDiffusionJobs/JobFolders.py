@@ -16,6 +16,7 @@ from slicer.i18n import tr as _
 
 _PREFIX = "SynthDiffusion-"
 _ABANDONED_SECONDS = 24 * 3600
+_LEAST_FREE_BYTES = 1 << 20
 
 
 class JobFolders:
@@ -44,6 +45,14 @@ class JobFolders:
         """Deletes a folder that `new` has made. What another program holds open stays until the session ends."""
         if folder is not None and self._session is not None and folder.parent == self._session:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def fullText(self) -> str:
+        """What to do, if the disk of the temporary files is as good as full; else ""."""
+        try:
+            full = shutil.disk_usage(self._parent).free < _LEAST_FREE_BYTES
+        except OSError:
+            return ""
+        return _("The disk of the temporary files is full: free some space.") if full else ""
 
     def removeAll(self) -> None:
         if self._session is not None:

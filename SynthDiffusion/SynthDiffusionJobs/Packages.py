@@ -112,7 +112,7 @@ def readReport(path: Path, sizes: Mapping[str, Mapping]) -> list[PlannedPackage]
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["install"]
         found = [(entry["metadata"]["name"], entry["metadata"]["version"]) for entry in entries]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(_("pip's report cannot be read ({reason}).").format(reason=error)) from error
     found.sort(key=lambda item: canonicalName(item[0]))
     return [PlannedPackage(name, version, known.get(canonicalName(name))) for name, version in found]

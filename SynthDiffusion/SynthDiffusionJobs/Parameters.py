@@ -12,6 +12,8 @@ MODES = ("whole", "inpaint")
 QUALITIES = ("fast", "balanced", "best")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 MOST_SAMPLES = 20
+MOST_STEPS = 100_000  # of training, in Resources/Schemas/model.schema.json
+MOST_GUIDANCE, LARGEST_MARGIN_MM = 20.0, 20.0  # as in SynthDiffusionLib.jobs.request
 LARGEST_SEED = 2**31 - 1 - MOST_SAMPLES
 
 
@@ -43,12 +45,35 @@ class Parameters:
     crop: bool = False
     customSampling: bool = False
     sampler: str = ""
-    steps: Annotated[int, WithinRange(0, 1000)] = 0
-    guidance: Annotated[float, WithinRange(0.0, 20.0)] = 0.0
-    marginMm: Annotated[float, WithinRange(0.0, 20.0)] = 0.0
+    steps: Annotated[int, WithinRange(0, MOST_STEPS)] = 0
+    guidance: Annotated[float, WithinRange(0.0, MOST_GUIDANCE)] = 0.0
+    marginMm: Annotated[float, WithinRange(0.0, LARGEST_MARGIN_MM)] = 0.0
     precision: Annotated[str, Choice(["auto", "fp32", "bf16", "fp16"])] = "auto"
     device: str = "auto"
     memoryLimitGiB: Annotated[float, WithinRange(0.0, 1024.0)] = 0.0
     previews: bool = True
     compareReal: vtkMRMLScalarVolumeNode
     compareSynthetic: vtkMRMLScalarVolumeNode
+
+
+_CHOICES = {"mode": MODES, "quality": QUALITIES, "precision": PRECISIONS}
+_DEFAULTS = {"mode": "whole", "quality": "balanced", "precision": "auto"}
+_RANGES = {
+    "samples": (1, MOST_SAMPLES),
+    "seed": (0, LARGEST_SEED),
+    "steps": (0, MOST_STEPS),
+    "guidance": (0.0, MOST_GUIDANCE),
+    "marginMm": (0.0, LARGEST_MARGIN_MM),
+    "memoryLimitGiB": (0.0, 1024.0),
+}
+
+
+def makeValid(parameters: Parameters) -> None:
+    """Puts right what a scene of another version may hold: the wrapper checks what is written, not what is read."""
+    for name, choices in _CHOICES.items():
+        if getattr(parameters, name) not in choices:
+            setattr(parameters, name, _DEFAULTS[name])
+    for name, (least, most) in _RANGES.items():
+        value = getattr(parameters, name)
+        if not least <= value <= most:
+            setattr(parameters, name, least if not value > most else most)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from slicer.i18n import tr as _
 
-from SynthDiffusionJobs.Engine import Engine
+from SynthDiffusionJobs.Engine import Engine, ModelInfo
 from SynthDiffusionJobs.Parameters import LARGEST_SEED
 
 _NEEDED = ("model", "mode", "sampler", "steps", "seed", "guidance")
@@ -41,7 +41,7 @@ def applySettings(parameters, volumeNode, engine: Engine) -> list[str]:
     with slicer.util.NodeModify(parameters.parameterNode):  # one change, not twenty
         return [
             *obstacles(volumeNode, engine),
-            *_applySources(parameters, volumeNode, settings),
+            *_applySources(parameters, volumeNode, settings, engine),
             *_applyModel(parameters, volumeNode, settings, engine),
             *_applyNumbers(parameters, settings),
             *_applyDevice(parameters, settings, engine),
@@ -67,8 +67,9 @@ def obstacles(volumeNode, engine: Engine) -> list[str]:
     return found
 
 
-def _applySources(parameters, volumeNode, settings: Mapping) -> list[str]:
+def _applySources(parameters, volumeNode, settings: Mapping, engine: Engine) -> list[str]:
     """Segmentation with its classes and the name of the case, mode and real volume. Returns what is missing."""
+    from SynthDiffusionScene.digests import drawingChanged, realVolumeChanged
     from SynthDiffusionScene.hierarchy import comesFromDicom
     from SynthDiffusionScene.runs import REAL_VOLUME_ROLE, SEGMENTATION_ROLE
 
@@ -78,18 +79,21 @@ def _applySources(parameters, volumeNode, settings: Mapping) -> list[str]:
     segmentation = volumeNode.GetNodeReference(SEGMENTATION_ROLE)
     if segmentation is not None:
         parameters.segmentation = segmentation
-        parameters.classes, gone = _classesById(segmentation, settings)
+        parameters.classes, gone = _classesById(segmentation, settings, engine.model(settings["model"]))
         if gone:
             text = _("Segments that are not there any more, or have another name: {names}.")
             missing.append(text.format(names=", ".join(gone)))
-        # With a real volume, voxels were counted on its grid.
-        if settings["mode"] == "whole" and _isRedrawn(volumeNode, segmentation):
-            missing.append(_("The segmentation was drawn into since: the next volume follows it as it is now."))
+        if drawingChanged(volumeNode, segmentation):
+            missing.append(_("The drawing was changed since: the next volume follows it as it is now."))
         usual = "case" if comesFromDicom(segmentation.GetScene(), segmentation) else segmentation.GetName()
         case = "" if case == usual else case  # so that the next segmentation is not called after this one
     parameters.caseName = case
     if settings["mode"] == "inpaint":
-        parameters.realVolume = volumeNode.GetNodeReference(REAL_VOLUME_ROLE) or parameters.realVolume
+        realVolume = volumeNode.GetNodeReference(REAL_VOLUME_ROLE)
+        if realVolume is not None:
+            parameters.realVolume = realVolume
+            if realVolumeChanged(volumeNode, realVolume):
+                missing.append(_("The real volume was changed since: the next one is drawn into it as it is now."))
         if settings.get("inpaint_method", "conditioned") != "conditioned":
             text = _("It was inpainted by the method '{name}', which only the command line has.")
             missing.append(text.format(name=settings["inpaint_method"]))
@@ -153,25 +157,22 @@ def _applyDevice(parameters, settings: Mapping, engine: Engine) -> list[str]:
     return []
 
 
-def _classesById(segmentationNode, settings: Mapping) -> tuple[dict[str, str], list[str]]:
-    """Segment ID to class, for the segments that still have the name that they had; and the names that are gone."""
+def _classesById(segmentationNode, settings: Mapping, model: ModelInfo | None) -> tuple[dict[str, str], list[str]]:
+    """Segment ID to class, for the segments that still have the name that they had; and the names that are gone.
+
+    What the model gives a segment anyway is left out: nobody has chosen it.
+    """
+    from SynthDiffusionJobs.Mapping import mapSegments
+    from SynthDiffusionScene.drawing import segmentDescriptions
     from SynthDiffusionScene.segmentations import uniqueNames
 
     labels, used = settings.get("labels", {}), settings.get("classes")
     classes = {name: label if used is None or label in used else None for name, label in labels.items()}
     names = uniqueNames(segmentationNode)
     gone = [name for name in classes if name not in names.values()]
-    return {segmentId: classes[name] or "" for segmentId, name in names.items() if name in classes}, gone
-
-
-def _isRedrawn(volumeNode, segmentationNode) -> bool:
-    """Whether a segment has another number of voxels than it had. Not every change is found in this way."""
-    from SynthDiffusionScene.drawing import segmentDescriptions
-    from SynthDiffusionScene.segmentations import uniqueNames
-    from SynthDiffusionScene.volumes import provenanceOf
-
-    names = uniqueNames(segmentationNode)
-    now = {names[segment.id]: segment.voxels for segment in segmentDescriptions(segmentationNode)}
-    segments = (provenanceOf(volumeNode).get("mapping") or {}).get("segments") or ()
-    then = {entry["name"]: entry.get("voxels") for entry in segments}
-    return any(None not in (now.get(name), voxels) and now[name] != voxels for name, voxels in then.items())
+    found = {segmentId: classes[name] or "" for segmentId, name in names.items() if name in classes}
+    if model is not None and model.usable:
+        for row in mapSegments(segmentDescriptions(segmentationNode), model.description, {}):
+            if found.get(row.id) == row.target:
+                del found[row.id]
+    return found, gone

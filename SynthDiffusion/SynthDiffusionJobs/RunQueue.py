@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -119,13 +120,6 @@ class RunQueue:
             run.state = CANCELLED
             self.changed.emit(run)
 
-    def cancelAll(self) -> None:
-        for run in self.runs:
-            if run.state == WAITING:
-                self.cancel(run)
-        if self._current is not None:
-            self.cancel(self._current)
-
     def retry(self, run: Run) -> None:
         """Runs one again that has failed or was cancelled; its folder still has all inputs."""
         if run.ended:
@@ -180,14 +174,15 @@ class RunQueue:
     def _onEvent(self, event: dict) -> None:
         run, kind = self._current, event.get("event")  # None for JSON that some library prints
         if kind == "progress":
-            run.stage, run.step, run.total = event["stage"], event["step"], event["total"]
-            run.etaSeconds = event.get("eta_s", run.etaSeconds if run.stage == "denoise" else None)
+            run.stage, run.step, run.total = str(event["stage"]), int(event["step"]), int(event["total"])
+            left = event.get("eta_s", run.etaSeconds if run.stage == "denoise" else None)
+            run.etaSeconds = float(left) if left is not None and math.isfinite(left) else None
             run.memoryBytes = event.get("vram_bytes", run.memoryBytes)
         elif kind == "warning":
             if event.get("topic") != "mapping":  # the user has set that in the panel's table
-                run.warnings.append(event["message"])
+                run.warnings.append(str(event["message"]))
         elif kind == "preview":
-            self.previewed.emit(run, event["path"])
+            self.previewed.emit(run, str(event["path"]))
             return
         self.progressed.emit(run)
 
@@ -196,13 +191,15 @@ class RunQueue:
         run.seconds = time.monotonic() - self._began
         if result.done:
             self._conclude(run, result.event)
-        elif result.cancelled or result.event.get("kind") == "cancelled":
+        elif result.cancelled:
             run.state = CANCELLED
         else:
             run.state = FAILED
             run.kind, run.message, run.hint = _cause(result)
-        self.changed.emit(run)
-        self._startNext()
+        try:
+            self.changed.emit(run)
+        finally:
+            self._startNext()
 
     def _conclude(self, run: Run, event: dict) -> None:
         try:
@@ -220,8 +217,10 @@ class RunQueue:
 def _cause(result: ProcessResult) -> tuple[str, str, str]:
     """Kind, message and hint of a run that was not done."""
     event = result.event
-    if event.get("event") == "error":
-        return event.get("kind", "internal"), event.get("message", ""), event.get("hint", "")
+    # "cancelled", when it is not we who have asked for it: somebody else has told the process to end.
+    if event.get("event") == "error" and event.get("kind") != "cancelled":
+        message = str(event.get("message") or _("The run has failed without saying why."))
+        return str(event.get("kind") or "internal"), message, str(event.get("hint") or "")
     if result.problem:
         return "internal", _("The run could not be started: {reason}").format(reason=result.problem), ""
     # In Slicer the process is a launcher, which ends with a code when its child was killed; so the code says little.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 
 from slicer.i18n import tr as _
@@ -13,6 +15,7 @@ from SynthDiffusionJobs.Engine import Engine
 from SynthDiffusionJobs.EngineProcess import ProcessResult
 from SynthDiffusionJobs.JobFolders import JobFolders, unwritableText
 
+FORMATS = ("nii.gz", "nrrd")
 _COMMAND_PREFIX = re.compile(r"^synthdiffusion[a-z ]*: error: ")
 
 
@@ -20,11 +23,12 @@ class VolumeExport:
     """One export of several volumes.
 
     The engine writes the files, not Slicer: it marks them as synthetic in their headers, and writes a record that fits.
+    A volume that is exported again replaces its own files; those of another one are left alone.
 
     Args:
         engine, folders: see there.
         onProgress: called with (volumes written, volumes in all).
-        onFinished: called with (paths written, what is wrong, "" if nothing).
+        onFinished: called with (paths written, what is wrong or has to be known, "" if nothing).
 
     Attributes:
         written: paths of the files so far, without those that belong to them.
@@ -41,6 +45,7 @@ class VolumeExport:
         self._onProgress, self._onFinished = onProgress, onFinished
         self._waiting: list = []
         self.written: list[str] = []
+        self._notes: list[str] = []
         self._total = 0
         self._folder: Path | None = None
         self._process = None
@@ -57,26 +62,60 @@ class VolumeExport:
         Raises:
             SceneError: a segmentation cannot be written.
         """
-        from SynthDiffusionScene.runs import SEGMENTATION_ROLE
-        from SynthDiffusionScene.segmentations import exportSegmentation
-
         self._waiting, self._total = list(nodes), len(nodes)
         self._target, self._suffix = Path(target), suffix
         self._withSegmentations = withSegmentations
-        self._folderNames: set[str] = set()
-        if withSegmentations:
-            cases = {}
-            for node in nodes:
-                segmentation = node.GetNodeReference(SEGMENTATION_ROLE)
-                if segmentation is not None:
-                    cases.setdefault(segmentation, _caseOf(node) or segmentation.GetName())
-            taken: set[str] = set()
-            for segmentation, case in cases.items():
-                # Called like the volumes: the name of the node may be a patient's.
-                path = self._target / f"{_unique(fileName(case), taken)}.seg.nrrd"
-                exportSegmentation(segmentation, path)
-                self.written.append(str(path))
+        self._taken: set[Path] = set()
+        try:
+            if withSegmentations:
+                self._writeSegmentations(nodes)
+        except OSError as error:
+            self._fail(unwritableText(error))
+            return
         self._next()
+
+    def _writeSegmentations(self, nodes: Sequence) -> None:
+        from SynthDiffusionScene.bundle import moveIntoPlace
+        from SynthDiffusionScene.digests import drawingChanged
+        from SynthDiffusionScene.runs import SEGMENTATION_ROLE
+        from SynthDiffusionScene.segmentations import JOB_SEGMENTATION, writeJobInput
+
+        cases: dict = {}
+        for node in nodes:
+            segmentation = node.GetNodeReference(SEGMENTATION_ROLE)
+            if segmentation is not None:
+                if drawingChanged(node, segmentation):
+                    text = _(
+                        "The drawing was changed after '{name}' was made: the exported segmentation is not the one "
+                        "that it was made from."
+                    )
+                    self._notes.append(text.format(name=node.GetName()))
+                cases.setdefault(segmentation, _caseOf(node) or segmentation.GetName())
+        for segmentation, case in cases.items():
+            folder = self._folders.new("export")
+            try:
+                # As a job has it: the command line of a volume tells segments apart by their names.
+                writeJobInput(segmentation, folder)
+                path = self._placeOf(folder / JOB_SEGMENTATION, fileName(case))
+                if not path.exists():
+                    moveIntoPlace(folder / JOB_SEGMENTATION, path)
+            finally:
+                self._folders.remove(folder)
+            self.written.append(str(path))
+
+    def _placeOf(self, copy: Path, name: str) -> Path:
+        """Where a segmentation is written, or lies already. It is called like the volumes: the name of its node may be
+        a patient's.
+        """
+        paths = (self._target / f"{numbered}.seg.nrrd" for numbered in _numbered(name))
+        return next(path for path in paths if _isFreeOrSame(path, copy) and self._take(path))
+
+    def _take(self, path: Path) -> bool:
+        """Keeps a path for one thing of this export; False if another one has it. Some systems ignore capitals."""
+        path = Path(str(path).lower())
+        free = path not in self._taken
+        self._taken.add(path)
+        return free
 
     def cancel(self) -> None:
         """Stops; what is written stays. `onFinished` is not called."""
@@ -87,6 +126,7 @@ class VolumeExport:
         self._folders.remove(self._folder)
 
     def _next(self) -> None:
+        from SynthDiffusionScene.digests import voxelsChanged
         from SynthDiffusionScene.errors import SceneError
         from SynthDiffusionScene.runs import REGION_ROLE
         from SynthDiffusionScene.segmentations import exportSegmentation
@@ -95,7 +135,7 @@ class VolumeExport:
 
         self._onProgress(self._total - len(self._waiting), self._total)
         if not self._waiting:
-            self._onFinished(self.written, "")
+            self._onFinished(self.written, "\n".join(self._notes))
             return
         node = self._waiting.pop(0)
         region = node.GetNodeReference(REGION_ROLE)
@@ -103,9 +143,17 @@ class VolumeExport:
             self._folder = self._folders.new("export")
             writeVolume(node, self._folder / "volume.nrrd", self._companionOf(node, region))
             provenance = self._folder / "provenance.json"
-            provenance.write_text(json.dumps(provenanceOf(node), ensure_ascii=False), encoding="utf-8")
+            record = provenanceOf(node)
+            note = ""
+            if voxelsChanged(node):  # what was measured is not of these voxels
+                record = {name: value for name, value in record.items() if not name.startswith("adherence")}
+                record["modified_after_generation"] = True
+                note = _("'{name}' was changed after it was made: its record says so, and holds no adherence.")
+                note = note.format(name=node.GetName())
+            provenance.write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
             if region is not None:
                 exportSegmentation(region, self._folder / "region.seg.nrrd")
+            target = self._targetOf(node)
         except SceneError as error:
             self._fail(f"{error.message}. {error.hint}".strip())
             return
@@ -113,11 +161,11 @@ class VolumeExport:
             self._fail(unwritableText(error))
             return
         arguments = ["SynthDiffusionLib", "export", "volume", str(self._folder / "volume.nrrd")]
-        arguments += ["--provenance", str(provenance), "--out", str(self._targetOf(node))]
+        arguments += ["--provenance", str(provenance), "--out", str(target)]
         arguments += ["--format", self._suffix, "--json"]
         if region is not None:  # what is synthetic in an inpainted volume
             arguments += ["--region", str(self._folder / "region.seg.nrrd")]
-        self._process = self._engine.ask(arguments, self._onAnswer)
+        self._process = self._engine.ask(arguments, lambda result, message: self._onAnswer(result, message, note))
 
     def _companionOf(self, node, region):
         """What the volume's file has to fit to: all are then written in their own coordinates, without the transform
@@ -131,16 +179,16 @@ class VolumeExport:
         return region or segmentation
 
     def _targetOf(self, node) -> Path:
-        """The folder for the files of a volume. They are called by case, model and seed; a volume that would replace
-        one that has just been written, with other settings but the same seed, gets a folder of its own.
+        """The folder for the files of a volume. The engine calls them by case, model and seed, so a volume that was
+        renamed, or that would replace another one (with other settings but the same seed), gets a folder of its own.
         """
-        from SynthDiffusionScene.volumes import MODEL, REAL_PIXELS, SEED
+        stem = _stemOf(node)
+        folders = (self._target / name for name in _numbered(fileName(node.GetName())))
+        if not _isRenamed(node) and _isFreeFor(node, self._target / stem) and self._take(self._target / stem):
+            return self._target
+        return next(place for place in folders if _isFreeFor(node, place / stem) and self._take(place / stem))
 
-        name = "_".join([_caseOf(node), *(node.GetAttribute(key) or "" for key in (MODEL, SEED, REAL_PIXELS))])
-        own = _unique(fileName(name), self._folderNames)
-        return self._target if own == fileName(name) else self._target / own
-
-    def _onAnswer(self, result: ProcessResult, message: str) -> None:
+    def _onAnswer(self, result: ProcessResult, message: str, note: str) -> None:
         if result.cancelled:
             return
         self._folders.remove(self._folder)
@@ -148,12 +196,14 @@ class VolumeExport:
             self._fail(_COMMAND_PREFIX.sub("", message) or _("The export ended without an answer."))
             return
         self.written.append(result.event["volume"])
+        if note:
+            self._notes.append(note)
         self._next()
 
     def _fail(self, reason: str) -> None:
         self._folders.remove(self._folder)
         self._waiting = []
-        self._onFinished(self.written, reason)
+        self._onFinished(self.written, "\n".join([*self._notes, reason]))
 
 
 def _caseOf(node) -> str:
@@ -162,14 +212,63 @@ def _caseOf(node) -> str:
     return str((provenanceOf(node) or {}).get("case") or "")
 
 
-def _unique(name: str, taken: set[str]) -> str:
-    """The name, with a number if it is taken, also by one in capitals; it is taken afterwards."""
-    number, unique = 1, name
-    while unique.lower() in taken:
-        number += 1
-        unique = f"{name} ({number})"
-    taken.add(unique.lower())
-    return unique
+def _stemOf(node) -> str:
+    """What the engine calls the files of a volume, without what tells them apart."""
+    from SynthDiffusionScene.volumes import MODEL, REAL_PIXELS, SEED
+
+    stem = f"{fileName(_caseOf(node))}_{node.GetAttribute(MODEL)}_seed{node.GetAttribute(SEED)}"
+    return f"{stem}_inpainted" if node.GetAttribute(REAL_PIXELS) == "YES" else stem
+
+
+def _isRenamed(node) -> bool:
+    """Whether a volume has another name than the one that it got when it was made."""
+    from SynthDiffusionScene.names import syntheticName
+    from SynthDiffusionScene.volumes import provenanceOf
+
+    name = syntheticName(_caseOf(node), provenanceOf(node) or {})
+    return not re.fullmatch(re.escape(name) + r"( \(\d+\))?", node.GetName())
+
+
+def _isFreeFor(node, path: Path) -> bool:
+    """Whether files of this name, to which the suffix is missing, may be written: none is there, or the volume's own.
+
+    Raises:
+        OSError: the folder cannot be looked into.
+    """
+    from SynthDiffusionScene.volumes import provenanceOf
+
+    record = path.with_name(f"{path.name}.json")
+    if not any(path.with_name(f"{path.name}.{suffix}").exists() for suffix in ("json", *FORMATS)):
+        return True
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return False
+    own = _generatedSum(provenanceOf(node))
+    return own is not None and own == _generatedSum(found)
+
+
+def _generatedSum(record) -> str | None:
+    """Checksum of the file that `generate` has written, from a record of it or of what was exported from it."""
+    record = record if isinstance(record, dict) else {}
+    return record.get("generated_sha256") or record.get("output_sha256")
+
+
+def _isFreeOrSame(path: Path, copy: Path) -> bool:
+    return not path.exists() or (path.is_file() and filecmp.cmp(copy, path, shallow=False))
+
+
+def _numbered(name: str) -> Iterator[str]:
+    """NAME, "NAME (2)", "NAME (3)" and so on."""
+    yield name
+    for number in count(2):
+        yield f"{name} ({number})"
+
+
+def targetName(node, suffix: str) -> str:
+    """Where a volume is written in the folder of an export, as long as nothing of that name is there."""
+    name = f"{_stemOf(node)}.{suffix}"
+    return f"{fileName(node.GetName())}/{name}" if _isRenamed(node) else name
 
 
 def fileName(text: str) -> str:

@@ -10,6 +10,7 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from SynthDiffusionJobs.Session import Session
+from SynthDiffusionJobs.Signal import Signal
 from SynthDiffusionPanels.sentences import failureText, plainText
 
 _FLICKER_MS = 700
@@ -24,10 +25,14 @@ class ComparePanel:
 
     Args:
         session: whose scene is compared.
+
+    Attributes:
+        startRequested: Signal(), a comparison is about to be shown.
     """
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self.startRequested = Signal()
         self.widget = slicer.util.loadUI(session.resourcePath("UI/ComparePanel.ui"))
         self.widget.setMRMLScene(session.scene)
         self.ui = ui = slicer.util.childWidgetVariables(self.widget)
@@ -57,6 +62,7 @@ class ComparePanel:
         self.stop()
 
     def close(self) -> None:
+        self.startRequested.disconnectAll()
         self._session.drawingChanged.disconnect(self._onDrawingChanged)
         self.stop()
         for timer, receiver in ((self._flicker, self._onFlicker), (self._measure, self._onDrawn)):
@@ -128,8 +134,24 @@ class ComparePanel:
             self.start()
         else:
             self.stop()
-            self._message = _("Choose the real volume to compare with.")
+            self._message = self._question(syntheticNode)
             self.refresh()
+
+    def _question(self, syntheticNode) -> str:
+        """What to do where nobody knows which real volume belongs to a synthetic one."""
+        from SynthDiffusionScene.drawing import isBlank
+        from SynthDiffusionScene.volumes import SYNTHETIC
+
+        if self._session.parameters.compareReal not in (None, syntheticNode):
+            return _("Which real volume it belongs to is not known. Click Compare if it is the one that is chosen.")
+        volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode", self._session.scene)
+        images = [node for node in volumes if not (node.IsA("vtkMRMLLabelMapVolumeNode") or node.GetHideFromEditors())]
+        if any(node.GetAttribute(SYNTHETIC) != "YES" and not isBlank(node) for node in images):
+            return _("Choose the real volume to compare with.")
+        return _(
+            "There is no real volume in the scene to compare with. Load one, or choose another synthetic volume above"
+            " in its place."
+        )
 
     def start(self) -> None:
         """Shows the comparison of the chosen volumes, or says why it cannot be shown."""
@@ -145,6 +167,7 @@ class ComparePanel:
         segmentation = synthetic.GetNodeReference(SEGMENTATION_ROLE) or parameters.segmentation
         orientation = _ORIENTATIONS[self.ui.orientationCombo.currentIndex]
         self._message = ""
+        self.startRequested.emit()
         try:
             self._comparison.start(parameters.compareReal, synthetic, segmentation, orientation)
         except SceneError as error:

@@ -6,7 +6,6 @@ from functools import partial
 
 import qt
 import slicer
-import slicer.util
 from slicer.i18n import tr as _
 
 from SynthDiffusionJobs.Session import Session
@@ -23,7 +22,7 @@ class DrawSection:
     Args:
         session: whose segmentation is drawn into.
         ui: of the segmentation panel; has the ctkCollapsibleButton `drawSection`, the layouts `classesLayout` and
-            `editorLayout` in it, and the label `drawProblemLabel`.
+            `editorLayout` in it, and the labels `drawLabel` and `drawProblemLabel`.
     """
 
     def __init__(self, session: Session, ui) -> None:
@@ -69,13 +68,24 @@ class DrawSection:
         if classes != self._shownClasses:
             self._shownClasses = classes
             self._makeButtons(classes)
+        self._ui.drawLabel.visible = bool(classes)  # it is about the buttons
         for button in self._buttons:
             button.enabled = enabled
 
     def fitViews(self) -> None:
-        """Brings the volume that is drawn on into the slice views."""
-        if self._editor is not None and self._editor.sourceVolumeNode() is not None:
-            slicer.util.setSliceViewerLayers(background=self._editor.sourceVolumeNode(), fit=True)
+        """Brings the volume that is drawn on into the user's slice views, whole."""
+        from SynthDiffusionScene.preview import fitThrough
+        from SynthDiffusionScene.segmentationViews import showVolume
+
+        volume = self._editor.sourceVolumeNode() if self._editor is not None else None
+        if volume is not None:
+            showVolume(self._session.scene, volume, fitThrough(slicer.app.applicationLogic()))
+
+    def putDown(self) -> None:
+        """No tool is active, and no mouse event of a view goes to the editor."""
+        if self._editor is not None:
+            self._editor.setActiveEffect(None)
+            self._editor.removeViewObservations()
 
     # Classes
 
@@ -142,6 +152,8 @@ class DrawSection:
         editor.segmentationNodeSelectorVisible = False
         editor.sourceVolumeNodeSelectorVisible = False
         editor.switchToSegmentationsButtonVisible = False
+        # It would show the volume in the views of a comparison, too; see `_showNodes`.
+        editor.autoShowSourceVolumeNode = False
         editor.undoEnabled = True
         editor.maximumNumberOfUndoStates = _UNDO_STATES
         # The node comes before the scene, see qMRMLSegmentEditorWidget.h.
@@ -181,6 +193,7 @@ class DrawSection:
 
     def _showNodes(self, parameters) -> None:
         from SynthDiffusionScene.labelMaps import volumeToDrawOn
+        from SynthDiffusionScene.segmentationViews import showVolume
 
         editor, segmentation = self._editor, parameters.segmentation
         editor.setMRMLSegmentEditorNode(self._editorNode())  # closing the scene may have removed the old one
@@ -192,12 +205,13 @@ class DrawSection:
         self._ui.drawProblemLabel.visible = segmentation is not None and volume is None
         if segmentation is not None and volume is not editor.sourceVolumeNode():
             editor.setSourceVolumeNode(volume)
+            if volume is not None:
+                showVolume(self._session.scene, volume)
 
     def _rest(self) -> None:
         """No tool is active, and no key or mouse event goes to the editor."""
         if self._editor is None:
             return
-        self._editor.setActiveEffect(None)
+        self.putDown()
         self._editor.uninstallKeyboardShortcuts()
-        self._editor.removeViewObservations()
         self._shortcuts = False

@@ -11,10 +11,9 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from SynthDiffusionJobs.Session import Session
-from SynthDiffusionJobs.VolumeExport import VolumeExport
+from SynthDiffusionJobs.VolumeExport import FORMATS, VolumeExport, targetName
 from SynthDiffusionPanels.sentences import failureText, plainText
 
-_FORMATS = ("nii.gz", "nrrd")  # in the order of the combo box
 _MOST_ROWS = 10  # beyond that the list scrolls
 _UNLIMITED = 16777215  # QWIDGETSIZE_MAX
 
@@ -41,6 +40,7 @@ class ExportPanel:
         ui.volumesButton.connect("clicked()", self._onVolumes)
         ui.cancelButton.connect("clicked()", self._onCancel)
         ui.folderButton.connect("clicked()", self._onFolder)
+        ui.formatCombo.connect("currentIndexChanged(int)", self._nameFiles)
         ui.volumesList.connect("itemChanged(QListWidgetItem*)", self._refreshButtons)
 
     def enter(self) -> None:
@@ -71,16 +71,28 @@ class ExportPanel:
             volumes.clear()
             for node, name in zip(nodes, names):
                 item = qt.QListWidgetItem(name)
-                item.setToolTip(plainText(name))
                 item.setFlags(qt.Qt.ItemIsUserCheckable | qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable)
                 item.setCheckState(qt.Qt.Unchecked if node in unchecked else qt.Qt.Checked)
                 volumes.addItem(item)
             volumes.blockSignals(False)
+            self._nameFiles()
             height = _UNLIMITED
             if len(nodes) > _MOST_ROWS:
                 height = _MOST_ROWS * volumes.sizeHintForRow(0) + 2 * volumes.frameWidth
             volumes.setMaximumHeight(height)
         self._refreshButtons()
+
+    def _suffix(self) -> str:
+        return FORMATS[self.ui.formatCombo.currentIndex]  # which has them in this order
+
+    def _nameFiles(self, index: int = 0) -> None:
+        """Says in the tooltips what the files will be called."""
+        volumes = self.ui.volumesList
+        volumes.blockSignals(True)
+        for row, node in enumerate(self._nodes):
+            file = _("File: {name}").format(name=targetName(node, self._suffix()))
+            volumes.item(row).setToolTip(plainText(f"{node.GetName()}\n{file}"))
+        volumes.blockSignals(False)
 
     def _checks(self) -> list[tuple]:
         items = [self.ui.volumesList.item(row) for row in range(self.ui.volumesList.count)]
@@ -138,7 +150,7 @@ class ExportPanel:
         from SynthDiffusionScene.errors import SceneError
 
         nodes = [node for node, checked in self._checks() if checked]
-        suffix = _FORMATS[self.ui.formatCombo.currentIndex]
+        suffix = self._suffix()
         export = VolumeExport(self._session.engine, self._session.folders, self._onProgress, self._onExported)
         self._export, self._exportFolder = export, folder
         try:
@@ -159,6 +171,7 @@ class ExportPanel:
 
     def _onExported(self, paths: list[str], problem: str) -> None:
         self._export = None
-        lines = [_("Written: {name}").format(name=Path(path).name) for path in paths]
+        folder = Path(self._exportFolder)
+        lines = [_("Written: {name}").format(name=Path(path).relative_to(folder)) for path in paths]
         self._say("\n".join(filter(None, [*lines, problem])), self._exportFolder if paths else "")
         self._refreshButtons()

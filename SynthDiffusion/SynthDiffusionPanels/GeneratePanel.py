@@ -14,7 +14,7 @@ from SynthDiffusionJobs.EngineProcess import OUTPUT_FILE
 from SynthDiffusionJobs.Generation import Estimate
 from SynthDiffusionJobs.JobFolders import unwritableText
 from SynthDiffusionJobs.Session import Session
-from SynthDiffusionPanels.sentences import estimateText, failureText, plainText, stageText, stateText
+from SynthDiffusionPanels.sentences import estimateText, failureText, panelWords, plainText, stageText, stateText
 
 _LARGEST_LOG = 200_000  # characters that are shown; the end of a log is what matters
 _MOST_ROWS = 8  # beyond that the table of runs scrolls
@@ -95,7 +95,7 @@ class GeneratePanel:
         ui.checkButton.enabled = session.queue.current is None
         known = self._answer.get("mapping_notes", ())  # what the mapping table says already
         notes = [] if problem else [note for note in self._answer.get("notes", ()) if note not in known]
-        ui.notesLabel.text = "\n".join(notes)
+        ui.notesLabel.text = panelWords("\n".join(notes))
         ui.notesLabel.setVisible(bool(notes))
         self._refreshProgress()
         self._refreshRuns()
@@ -284,7 +284,7 @@ class GeneratePanel:
             elif run.state == RunQueue.CANCELLED:
                 text, icon, again = _("Run {number} was canceled.").format(number=run.number), None, True
             elif run.warnings:
-                text, icon = "\n".join(run.warnings), qt.QStyle.SP_MessageBoxInformation
+                text, icon = panelWords("\n".join(run.warnings)), qt.QStyle.SP_MessageBoxInformation
         if ui.errorLabel.text != text:  # what is selected in it stays selected
             ui.errorLabel.text = text
         if text and icon is not None:

@@ -63,6 +63,7 @@ class MappingTable:
     def _makeRows(self, count: int) -> None:
         self._table.setRowCount(0)  # deletes the choices of the old rows
         self._table.setRowCount(count)
+        before = self._table
         for number in range(count):
             for column in (SEGMENT, VOLUME, WHY):
                 self._table.setItem(number, column, qt.QTableWidgetItem())
@@ -74,6 +75,9 @@ class MappingTable:
             choice.addItem(_("left out"), "")
             choice.connect("activated(int)", partial(self._onActivated, number))
             self._table.setCellWidget(number, CLASS, choice)
+            # Qt puts what is made later behind everything else in Slicer's window.
+            qt.QWidget.setTabOrder(before, choice)
+            before = choice
 
     def _fill(self, number: int, row: MappedSegment, voxelMl: float | None) -> None:
         name = self._table.item(number, SEGMENT)

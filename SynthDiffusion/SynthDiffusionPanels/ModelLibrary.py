@@ -87,6 +87,9 @@ class ModelLibrary:
 
     def _onRemove(self) -> None:
         model = self._session.model
+        if any(run.context.get("modelId") == model.id and not run.ended for run in self._session.queue.runs):
+            self._show(_("'{name}' is being used by a run. Remove it when the run has ended.").format(name=model.name))
+            return
         question = _("Delete the model '{name}' and its files in {folder}?")
         if slicer.util.confirmOkCancelDisplay(question.format(name=model.name, folder=model.folder)):
             self._run(["remove", model.id], _("Removing '{name}' ...").format(name=model.name), _("Removed '{id}'."))
@@ -110,7 +113,7 @@ class ModelLibrary:
                 if added:
                     self._onAdded(result.event["id"])
             elif result.cancelled:
-                self._show(_("Cancelled."))
+                self._show(_("Canceled."))
             else:
                 self._show(_COMMAND_PREFIX.sub("", message) or _("It ended without a message."))
 

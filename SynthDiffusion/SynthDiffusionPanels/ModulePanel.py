@@ -73,6 +73,8 @@ class ModulePanel(VTKObservationMixin):
         session.queue.changed.connect(self._onRunChanged)
         self.resultsPanel.showRequested.connect(self._onShowRequested)
         self.resultsPanel.compareRequested.connect(self._onCompareRequested)
+        # A tool that stayed active would draw, and have Slicer's editor change layers, in the comparison's views.
+        self.comparePanel.startRequested.connect(self.segmentationPanel.draw.putDown)
 
     def enter(self) -> None:
         """The module is shown. The first time, the engine is asked about itself."""

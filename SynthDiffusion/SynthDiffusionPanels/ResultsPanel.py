@@ -159,22 +159,11 @@ class ResultsPanel(VTKObservationMixin):
     @staticmethod
     def _tipOf(row, column: int) -> str:
         """What is behind a cell: the run of a name, and what an adherence is to be compared with."""
-        from SynthDiffusionScene.volumes import provenanceOf
+        from SynthDiffusionScene.statistics import adherenceOf
 
         if column == _NAME:
             return "\n".join(filter(None, [row.name, row.title]))
-        measured = (provenanceOf(row.node) or {}).get("adherence") if column == _ADHERENCE else None
-        if not measured or measured.get("real_dice") is None or measured.get("ball_dice") is None:
-            return ""
-        return _(
-            "Dice of the segmenter with the drawn {structure}: {own:.2f}. On real images of the model's test patients"
-            " it gets {real:.2f} on average; a ball in the middle, drawn without looking at the image, gets {ball:.2f}."
-        ).format(
-            structure=measured["class"],
-            own=measured["dice"],
-            real=measured["real_dice"],
-            ball=measured["ball_dice"],
-        )
+        return adherenceOf(row.node).explanation if column == _ADHERENCE and row.adherence else ""
 
     def _onSceneChanged(self, caller=None, event=None) -> None:
         self._timer.start()
@@ -283,13 +272,19 @@ class ResultsPanel(VTKObservationMixin):
         problems = obstacles(node, session.engine)
         if problems:  # what is chosen now has nothing to do with this volume
             return problems
-        missing = applySettings(session.parameters, node, session.engine)
-        session.parameters.fixedSeed = False
-        problem = session.generation.problem(session.parameters)
-        if problem:
-            return [*missing, problem]
-        run = session.generation.start(session.parameters)
-        return [*missing, _("Run {number} is in the queue, see Generate.").format(number=run.number)]
+        parameters = session.parameters
+        fixedSeed, seed = parameters.fixedSeed, parameters.seed
+        missing = applySettings(parameters, node, session.engine)
+        try:
+            parameters.fixedSeed = False
+            problem = session.generation.problem(parameters)
+            if problem:
+                return [*missing, problem]
+            run = session.generation.start(parameters)
+        finally:  # the next run is the user's again
+            parameters.seed, parameters.fixedSeed = seed, fixedSeed
+        text = _("Run {number} is in the queue, see Generate. The settings of '{name}' are set now, but not its seed.")
+        return [*missing, text.format(number=run.number, name=node.GetName())]
 
     def _onCopyCommand(self) -> None:
         from SynthDiffusionLib.jobs.command_line import as_text, command_line

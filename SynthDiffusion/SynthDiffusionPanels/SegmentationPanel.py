@@ -268,6 +268,8 @@ class SegmentationPanel:
             return []
         if parameters.segmentation is None:
             return [_("To begin, load a segmentation, take a sample, or make a new drawing.")]
+        if self._session.model is None and not self._session.engine.status.ready:
+            return [_("Which classes the segments go to is shown once the set-up is complete and a model is chosen.")]
         if self._session.model is None:
             return [_("Which classes the segments go to is shown once a model is chosen.")]
         if not any(row.drawn for row in rows):

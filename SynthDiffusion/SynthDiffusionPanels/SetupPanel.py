@@ -129,7 +129,7 @@ class SetupPanel:
     def _refreshButtons(self) -> None:
         ui, engine = self.ui, self._session.engine
         free = not self.installation.busy and self._calibration is None
-        ui.checkButton.enabled = free and engine.status.state != "checking"
+        ui.checkButton.enabled = free  # also while a check is under way, which may hang
         ui.torchButton.enabled = free and not self.installation.torchProblem()
         ui.packagesButton.enabled = free and not self.installation.packagesProblem()
         ui.calibrateButton.enabled = (

@@ -25,7 +25,8 @@ def makesText(description: Mapping) -> str:
     )
     inpaint = description.get("inpaint")
     if "inpaint" in description["modes"] and inpaint:
-        text += " " + _("In a real volume: structures up to {size} mm.").format(size=f"{inpaint['max_region_mm']:g}")
+        region = _("In a real volume: structures up to {size} mm, a little less in coarse images.")
+        text += " " + region.format(size=f"{inpaint['max_region_mm']:g}")
     return text
 
 
@@ -83,18 +84,21 @@ def qualityText(description: Mapping) -> str:
         "inpainting": _("in a real volume"),
         "moved": _("structure at an unusual place"),
     }
-    found = [
-        _("{ratio} ({arm})").format(ratio=f"{arms[arm]['ratio']:.2f}", arm=name)
-        for arm, name in names.items()
-        if isinstance(arms.get(arm), Mapping) and arms[arm].get("ratio") is not None
-    ]
+    ratios = {
+        arm: f"{row['ratio']:.2f}"
+        for arm, row in arms.items()
+        if isinstance(row, Mapping) and row.get("ratio") is not None
+    }
+    if "ball_moved" in ratios:  # without it nobody can tell what the figure is worth
+        names["moved"] += _("; a ball in the middle gets {ratio} there").format(ratio=ratios["ball_moved"])
+    found = [_("{ratio} ({arm})").format(ratio=ratios[arm], arm=name) for arm, name in names.items() if arm in ratios]
     if not found:
         return _("Not measured.")
     text = _("How closely the drawing is followed, where 1 is as on real images: {figures}.")
     text = text.format(figures=", ".join(found))
-    ball = (arms.get("ball") or {}).get("ratio")
-    if ball is not None:  # without it nobody can tell what the figures are worth
-        text += " " + _("Knowing nothing but the place gives {ratio}.").format(ratio=f"{ball:.2f}")
+    if "ball" in ratios:
+        ball = _("A ball in the middle, drawn without looking at the image, gets {ratio}.")
+        text += " " + ball.format(ratio=ratios["ball"])
     return text
 
 
@@ -105,7 +109,7 @@ def qualityMeanings(description: Mapping | None) -> dict[str, str]:
     texts = {
         "fast": _("rough first look"),
         "balanced": _("as measured in the model card"),
-        "best": _("finest, takes longer"),
+        "best": _("most steps, takes longer"),
     }
     if description is None:
         return texts
@@ -114,9 +118,10 @@ def qualityMeanings(description: Mapping | None) -> dict[str, str]:
     if fast < balanced:
         texts["fast"] = _("rough first look, {n}% of the time").format(n=round(100 * fast / balanced))
     if best > balanced:
-        texts["best"] = _("finest, {n} times longer").format(n=f"{best / balanced:.2g}")
+        # What the card measures is Balanced.
+        texts["best"] = _("most steps, {n} times longer, not measured").format(n=f"{best / balanced:.2g}")
     else:
-        texts["best"] = _("no finer than Balanced with this model")
+        texts["best"] = _("the same as Balanced with this model")
     return texts
 
 

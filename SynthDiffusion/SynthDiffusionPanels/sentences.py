@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from html import escape
 
@@ -80,5 +81,33 @@ def plainText(text: str) -> str:
 
 
 def failureText(message: str, hint: str) -> str:
-    """Cause and mend as one text."""
-    return f"{message.rstrip('.')}. {hint}".strip() if hint else message
+    """Cause and mend as one text, in the words of the panel."""
+    return panelWords(f"{message.rstrip('.')}. {hint}".strip() if hint else message)
+
+
+def panelWords(text: str) -> str:
+    """A message of the engine, in which options of the command line are called as the panel calls them."""
+    options = (
+        (
+            r"--image and --mode inpaint|--mode inpaint --image( REAL_VOLUME)?|--mode inpaint",
+            _("'Into the real volume'"),
+        ),
+        (r"--image( REAL_VOLUME)?", _("the real volume")),
+        (r"--crop", _("'Cut to fit the model'")),
+        (r"--vram-limit", _("'Memory limit' under Advanced")),
+        (r"--precision( (?=fp|bf))?", _("'Precision' under Advanced: ")),
+        (r"--device( (?=c))?", _("'Device' under Advanced: ")),
+        (r"--margin", _("'Rim' under Advanced")),
+        (r"--guidance", _("'Guidance' under Advanced")),
+        (r"--steps", _("'Steps' under Advanced")),
+        (r"--samples", _("'Number of images'")),
+        (r"--seed", _("'Fixed number'")),
+        (r"--inpaint-method|--sampler", _("'Sampler' under Advanced")),
+        (r"--labels", _("classes in the table")),
+        (r"--case", _("'Case name' under Advanced")),
+        (r"--out", _("folder")),
+        (r"(: )?synthdiffusion models \w+( [A-Z_]+)*", _(" (section Model and quality)")),
+    )
+    for pattern, words in options:
+        text = re.sub(pattern, words, text)
+    return text

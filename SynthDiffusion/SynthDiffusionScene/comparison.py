@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 
 import numpy as np
 import slicer
@@ -21,15 +22,27 @@ from SynthDiffusionScene.difference import (
     suggestedLimit,
     unitOf,
 )
+from SynthDiffusionScene.digests import drawingChanged
 from SynthDiffusionScene.displayState import OthersHidden, Outlines, WindowLevels
 from SynthDiffusionScene.errors import SceneError
 from SynthDiffusionScene.histogram import HistogramPair, histogramPair
+from SynthDiffusionScene.runs import SEGMENTATION_ROLE
 from SynthDiffusionScene.segmentations import segmentBounds
-from SynthDiffusionScene.statistics import Adherence, SegmentRow, adherenceOf, compareSegments, segmentVoxels
+from SynthDiffusionScene.statistics import (
+    Adherence,
+    SegmentRow,
+    adherenceOf,
+    commonVoxels,
+    compareSegments,
+    segmentVoxels,
+)
 from SynthDiffusionScene.volumes import checkVolume
 
 DIFFERENCE, FLICKER, FADE = "difference", "flicker", "fade"
 MODES = (DIFFERENCE, FLICKER, FADE)
+
+NOTE_DRAWING_CHANGED = "The drawing was changed after this volume was made."
+NOTE_OTHER_DRAWING = "The segmentation is not the drawing that this volume was made from."
 
 
 class Comparison:
@@ -69,6 +82,7 @@ class Comparison:
         self.limit = 1.0
         self._differenceNodes, self._observers = [], []
         self._levels = self._tables = None
+        self._differenceNote = self._drawingNote = ""
         self._segmentationStates = []
 
     # Beginning and end
@@ -161,8 +175,8 @@ class Comparison:
 
     @property
     def note(self) -> str:
-        """One sentence that has to stand beside the difference: what it means for this volume."""
-        return differenceNote(self.synthetic)
+        """What has to stand beside the difference and the table: what they mean for these nodes, a few sentences."""
+        return " ".join(note for note in (self._differenceNote, self._drawingNote) if note)
 
     def setOrientation(self, orientation: str) -> None:
         """Turns the three views: "Axial", "Sagittal" or "Coronal"."""
@@ -214,22 +228,26 @@ class Comparison:
         self._jumpToSegment()
 
     def updateHistograms(self) -> None:
-        """Counts anew, over the window that is shown now."""
+        """Counts anew, over the window that is shown now, in the part that both volumes show."""
         window, level = self._levels.window, self._levels.level
         ends = (level - window / 2, level + window / 2)
-        arrays = [slicer.util.arrayFromVolume(node) for node in (self.real, self.synthetic)]
-        self.whole = histogramPair(*arrays, *ends)
+        pairs = ((self.real, self.synthetic), (self.synthetic, self.real))
+        self.whole = histogramPair(*(commonVoxels(node, other) for node, other in pairs), *ends)
         self.within, segment = None, self._segment()
         if segment is not None:
-            voxels = [segmentVoxels(segment, node) for node in (self.real, self.synthetic)]
-            self.within = histogramPair(*voxels, *ends)
+            self.within = histogramPair(*(segmentVoxels(segment, node, other) for node, other in pairs), *ends)
         self._tables.showHistograms(self.whole, self.within, segment.GetName() if segment else "", self.unit)
 
     def refresh(self) -> None:
         """Measures the segments anew, after the segmentation was edited."""
-        self.rows = []
+        self.rows, self._drawingNote, self.adherence = [], "", adherenceOf(self.synthetic)
         if self.segmentation is not None:
             self.rows = compareSegments(self.segmentation, self.real, self.synthetic)
+            if drawingChanged(self.synthetic, self.segmentation):
+                isSource = self.synthetic.GetNodeReference(SEGMENTATION_ROLE) is self.segmentation
+                self._drawingNote = NOTE_DRAWING_CHANGED if isSource else NOTE_OTHER_DRAWING
+                ofDrawing = "the earlier drawing" if isSource else "another drawing"
+                self.adherence = replace(self.adherence, ofDrawing=ofDrawing)
         self._tables.showRows(self.rows, self.adherence, self.unit)
         self.updateHistograms()
 
@@ -248,7 +266,7 @@ class Comparison:
         self.limit = suggestedLimit(difference)
         self._differenceNodes = addDifferenceVolume(self.scene, self.synthetic, difference, self.limit)
         self._tables = ComparisonTables(self.scene, self.layout.plotView, self.layout.tableView)
-        self.adherence = adherenceOf(self.synthetic)
+        self._differenceNote = differenceNote(self.synthetic, self.real)
         self.segmentId = segmentId or _smallestSegment(self.segmentation)
         self.refresh()
         for place, node in ((REAL, self.real), (SYNTHETIC, self.synthetic)):

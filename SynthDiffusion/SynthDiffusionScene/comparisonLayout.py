@@ -199,6 +199,13 @@ def layoutXml(orientation: str) -> str:
     )
 
 
+def userComposites(scene) -> list:
+    """The vtkMRMLSliceCompositeNodes of the user's views. In the comparison's only what it compares may be shown."""
+    name = "vtkMRMLSliceCompositeNode"
+    found = [scene.GetNthNodeByClass(index, name) for index in range(scene.GetNumberOfNodesByClass(name))]
+    return [composite for composite in found if composite.GetLayoutName() not in TAGS.values()]
+
+
 def recoverLayout(layoutNode) -> bool:
     """Shows Slicer's first layout if the current one is unknown, as in a scene that was saved while comparing.
 

@@ -54,7 +54,7 @@ class ComparisonTables:
         """Plots the histograms: dashed for the whole volumes, solid within the segment.
 
         Args:
-            whole: of all voxels.
+            whole: of all voxels that both volumes show.
             within: of the voxels in a segment, on the same bins; None to leave it out.
             segmentName: name of that segment.
             unit: of the voxels, or "".

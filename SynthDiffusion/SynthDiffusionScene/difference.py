@@ -5,17 +5,23 @@ from __future__ import annotations
 import numpy as np
 import slicer.util
 
+from SynthDiffusionScene.digests import realVolumeChanged, voxelsChanged
 from SynthDiffusionScene.grids import resample
 from SynthDiffusionScene.names import holdsRealPixels
+from SynthDiffusionScene.runs import REAL_VOLUME_ROLE
 from SynthDiffusionScene.temporaryNodes import addTemporary
 from SynthDiffusionScene.volumes import ijkToRas, provenanceOf
 
 NOTE_WHOLE = (
     "A wholly synthetic volume shows new anatomy around the drawing, so differences from a real volume are not errors."
 )
-NOTE_INPAINTED = (
-    "The synthetic volume was inpainted into a real one: against that one only the drawn region and its rim differ."
+NOTE_INPAINTED = "The synthetic volume was inpainted into this real one: only the drawn region and its rim differ."
+NOTE_INPAINTED_ELSEWHERE = (
+    "The synthetic volume was inpainted into another real volume, so differences from this one are not errors."
 )
+NOTE_INPAINTED_UNKNOWN = "The synthetic volume was inpainted into a real one, which may be another one than this."
+NOTE_REAL_CHANGED = "The real volume was changed after this volume was made."
+NOTE_SYNTHETIC_CHANGED = "The synthetic volume was changed after it was made."
 
 # Stands where the real volume does not reach; a difference never comes near it. It is below the display's threshold.
 OUTSIDE = -1.0e9
@@ -37,9 +43,22 @@ def differenceTitle(unit: str) -> str:
     return "Difference (synthetic minus real)" + (f", {unit}" if unit else "")
 
 
-def differenceNote(syntheticNode) -> str:
-    """One sentence on what the difference means for this volume; belongs beside every difference that is shown."""
-    return NOTE_INPAINTED if holdsRealPixels(provenanceOf(syntheticNode) or {}) else NOTE_WHOLE
+def differenceNote(syntheticNode, realNode) -> str:
+    """What the difference means for these volumes, in a sentence or two; belongs beside every one that is shown.
+
+    Both volumes are looked at as a whole, which takes a moment.
+    """
+    changed = [NOTE_SYNTHETIC_CHANGED] if voxelsChanged(syntheticNode) else []
+    if not holdsRealPixels(provenanceOf(syntheticNode) or {}):
+        return " ".join([NOTE_WHOLE, *changed])
+    source = syntheticNode.GetNodeReference(REAL_VOLUME_ROLE)
+    if source is None:
+        return " ".join([NOTE_INPAINTED_UNKNOWN, *changed])
+    if source is not realNode:
+        return " ".join([NOTE_INPAINTED_ELSEWHERE, *changed])
+    if realVolumeChanged(syntheticNode, realNode):
+        changed.append(NOTE_REAL_CHANGED)
+    return " ".join(changed) or NOTE_INPAINTED
 
 
 def differenceArray(syntheticNode, realNode) -> np.ndarray:

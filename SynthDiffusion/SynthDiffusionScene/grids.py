@@ -73,19 +73,45 @@ def countOutside(mask: np.ndarray, block: np.ndarray, shape: tuple[int, int, int
         grid: (4, 4), the grid's voxel indices to the same mm.
     """
     toGrid = np.linalg.inv(grid) @ block
-    size = np.array(shape[::-1])
-
-    def inside(points: np.ndarray) -> np.ndarray:
-        return np.all((points >= -0.5 - _INSIDE_TOLERANCE) & (points <= size - 0.5 + _INSIDE_TOLERANCE), axis=-1)
-
-    if inside((_corners(mask.shape, 0) @ toGrid.T)[:, :3]).all():
+    if _areInside(_corners(mask.shape, 0) @ toGrid.T, shape).all():
         return 0
     outside = 0
     for k, plane in enumerate(mask):  # a plane at a time: a lung has tens of millions of voxels
         j, i = np.nonzero(plane)
         points = np.stack([i, j, np.full(len(i), k)], -1) @ toGrid[:3, :3].T + toGrid[:3, 3]
-        outside += int(np.count_nonzero(~inside(points)))
+        outside += int(np.count_nonzero(~_areInside(points, shape)))
     return outside
+
+
+def insideGrid(
+    blockShape: tuple[int, int, int], block: np.ndarray, shape: tuple[int, int, int], grid: np.ndarray
+) -> np.ndarray | None:
+    """Which voxels of a block have their centre inside of a grid's voxels.
+
+    Args:
+        blockShape: (K, J, I) of the block.
+        block: (4, 4), its voxel indices (i, j, k) to mm.
+        shape: (K, J, I) of the grid.
+        grid: (4, 4), the grid's voxel indices to the same mm.
+
+    Returns:
+        bool, shape of the block; None if all of them are inside.
+    """
+    toGrid = np.linalg.inv(grid) @ block
+    if min(blockShape) == 0 or _areInside(_corners(blockShape, 0) @ toGrid.T, shape).all():
+        return None
+    inside = np.ones(blockShape, bool)
+    indices = np.ogrid[tuple(slice(n) for n in blockShape[1:])]
+    for row, size in zip(toGrid[:3], shape[::-1]):
+        # Where the axes are parallel, a place depends on one index, and numpy has to look at a line of voxels only.
+        alongK, *others = (
+            step if abs(step) * n > _INSIDE_TOLERANCE else 0.0 for step, n in zip(row[2::-1], blockShape)
+        )
+        start = sum((step * index for step, index in zip(others, indices) if step), np.array(row[3]))
+        for k in range(blockShape[0]):  # a plane at a time, for memory
+            place = start + alongK * k
+            inside[k] &= (place >= -0.5 - _INSIDE_TOLERANCE) & (place <= size - 0.5 + _INSIDE_TOLERANCE)
+    return inside
 
 
 def shifted(affine: np.ndarray, box: tuple[slice, slice, slice]) -> np.ndarray:
@@ -99,6 +125,12 @@ def _corners(shape: tuple[int, int, int], margin: float) -> np.ndarray:
     """(8, 4) homogeneous voxel indices (i, j, k) of the corner voxels' centres, moved outwards by `margin`."""
     ends = [(-margin, n - 1 + margin) for n in shape[::-1]]
     return np.array([(i, j, k, 1) for i in ends[0] for j in ends[1] for k in ends[2]], float)
+
+
+def _areInside(points: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Whether voxel indices (i, j, k, and what follows) lie inside of the voxels of a grid; bool, one a point."""
+    places, size = points[:, :3], np.array(shape[::-1])
+    return np.all((places >= -0.5 - _INSIDE_TOLERANCE) & (places <= size - 0.5 + _INSIDE_TOLERANCE), axis=1)
 
 
 def _wholeVoxelShift(toSource: np.ndarray, shape: tuple[int, int, int]) -> list[int] | None:

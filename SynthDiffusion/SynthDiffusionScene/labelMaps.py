@@ -10,6 +10,7 @@ import vtk
 from SynthDiffusionScene.drawing import AIR_HU, BLANK, isBlank
 from SynthDiffusionScene.errors import SceneError
 from SynthDiffusionScene.hierarchy import itemOfNode, studyOfNode, subjectHierarchy
+from SynthDiffusionScene.runFolders import removeNode
 from SynthDiffusionScene.segmentations import hasGrid, isLabelmap, segmentsOf
 from SynthDiffusionScene.volumes import setDisplay
 
@@ -39,7 +40,7 @@ def segmentationFromLabelMap(scene, labelMapNode) -> slicer.vtkMRMLSegmentationN
     study = studyOfNode(scene, labelMapNode)
     if study is not None:
         subjectHierarchy(scene).SetItemParent(itemOfNode(scene, node), study)
-    scene.RemoveNode(labelMapNode)
+    removeNode(scene, labelMapNode)
     return node
 
 
@@ -106,7 +107,7 @@ def moveToGridOf(scene, segmentationNode, volumeNode) -> None:
     ]
     used = any(other.GetNodeReference(_referenceRole()) is old for other in others)
     if old is not None and isBlank(old) and not used:
-        scene.RemoveNode(old)
+        removeNode(scene, old)
 
 
 def volumeToDrawOn(scene, segmentationNode) -> slicer.vtkMRMLScalarVolumeNode | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import slicer
 import slicer.util
 
+from SynthDiffusionScene.comparisonLayout import userComposites
 from SynthDiffusionScene.volumes import SYNTHETIC, ijkToRas, loadVolume, setDisplay
 
 PREVIEW = "SynthDiffusion.Preview"
@@ -17,7 +18,7 @@ _NAME = "SynthDiffusion preview"
 
 
 class Preview:
-    """Shows previews in all slice views, and leaves the views as they were.
+    """Shows previews in all slice views of the user, and leaves the views as they were.
 
     A view that shows a volume in its background gets the preview over it, in its foreground; a view without one gets it
     in its background. Where the user then chooses something else for that layer, the choice stays. The volume node is
@@ -113,7 +114,7 @@ class Preview:
 
     def _place(self) -> None:
         """Puts the preview into every view that it has not been put into yet."""
-        for composite in _composites(self._scene):
+        for composite in userComposites(self._scene):
             known = self._shown.get(composite.GetID())
             if known is not None and known.composite is composite:
                 continue
@@ -192,8 +193,3 @@ class _Layer:
         self.composite.SetForegroundVolumeID(volumeId)
         self.composite.SetForegroundOpacity(self.opacity)
         self.composite.SetClipToBackgroundVolume(self.clipped)
-
-
-def _composites(scene) -> list:
-    name = "vtkMRMLSliceCompositeNode"
-    return [scene.GetNthNodeByClass(index, name) for index in range(scene.GetNumberOfNodesByClass(name))]

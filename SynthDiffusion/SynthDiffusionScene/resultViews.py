@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import slicer
 
-from SynthDiffusionScene.comparisonLayout import TAGS
+from SynthDiffusionScene.comparisonLayout import userComposites
 from SynthDiffusionScene.drawing import isBlank
 from SynthDiffusionScene.runs import REAL_VOLUME_ROLE, SEGMENTATION_ROLE
 from SynthDiffusionScene.volumes import SYNTHETIC
@@ -29,7 +29,7 @@ def showResult(scene, volumeNode, fitView: Callable[[object], None] | None = Non
         In how many views it is shown.
     """
     sources, shown = _sourcesOf(volumeNode), 0
-    for composite in _composites(scene):
+    for composite in userComposites(scene):
         background = scene.GetNodeByID(composite.GetBackgroundVolumeID() or "")
         foreground = scene.GetNodeByID(composite.GetForegroundVolumeID() or "")
         free = foreground is None or _isResult(foreground) or composite.GetForegroundOpacity() == 0
@@ -58,10 +58,3 @@ def _sourcesOf(volumeNode) -> list:
 
 def _isResult(volumeNode) -> bool:
     return volumeNode.GetAttribute(SYNTHETIC) == "YES"
-
-
-def _composites(scene) -> list:
-    """Those of the user's views; the comparison's are its own."""
-    name = "vtkMRMLSliceCompositeNode"
-    found = [scene.GetNthNodeByClass(index, name) for index in range(scene.GetNumberOfNodesByClass(name))]
-    return [composite for composite in found if composite.GetLayoutName() not in TAGS.values()]

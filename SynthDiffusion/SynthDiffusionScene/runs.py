@@ -22,6 +22,7 @@ from SynthDiffusionScene.runFolders import (
     removeNode,
 )
 from SynthDiffusionScene.segmentations import importSegmentation
+from SynthDiffusionScene.statistics import adherenceFrom
 from SynthDiffusionScene.volumes import REAL_PIXELS, SYNTHETIC, addSyntheticVolume, provenanceOf
 
 SECONDS = "SynthDiffusion.Seconds"
@@ -49,7 +50,8 @@ class RunRow:
         seed: of the noise, "" if unknown.
         mode: "whole" or "inpaint", "" if unknown.
         seconds: wall time of the whole run, None if unknown.
-        adherence: Dice of the drawn target class, "" where it was not measured.
+        adherence: Dice of the drawn target class, such as "0.88" or, where not all of it is found, "0.41, 1 of 2
+            found"; "" where it was not measured.
         adherenceNote: why it was not measured, "" if it was or nobody asked.
     """
 
@@ -153,9 +155,12 @@ def renameVolume(volumeNode, name: str) -> None:
     name = name.strip()
     if not name:
         raise SceneError("The name of a volume cannot be empty", "Give it a name.")
-    word = "inpainted" if volumeNode.GetAttribute(REAL_PIXELS) == "YES" else "synthetic"
-    if word not in name.lower():
-        name += f" ({word})"
+    mark = "(inpainted)" if volumeNode.GetAttribute(REAL_PIXELS) == "YES" else "(synthetic)"
+    provenance = provenanceOf(volumeNode) or {}
+    case = provenance.get("case")
+    # Not the word alone: it is in "not synthetic", too.
+    if mark not in name.lower() and not (case and syntheticName(str(case), provenance) in name):
+        name += f" {mark}"
     volumeNode.SetName(name)
     region = volumeNode.GetNodeReference(REGION_ROLE)
     if region is not None:
@@ -228,8 +233,7 @@ def _readProvenance(path: str | Path | None) -> dict:
 
 def _addVolume(scene, output: Mapping, segmentationNode) -> slicer.vtkMRMLScalarVolumeNode:
     path, provenance = output.get("volume") or "", _readProvenance(output.get("provenance"))
-    measured = provenance.get("adherence", output.get("adherence"))
-    adherence = f"{float(measured['dice']):.2f}" if measured else ""
+    adherence = adherenceFrom({"adherence": output.get("adherence")} | provenance).brief
     case = provenance.get("case") or (segmentationNode.GetName() if segmentationNode is not None else nameOfFile(path))
     name = uniqueNodeName(scene, syntheticName(str(case), provenance))
     node = addSyntheticVolume(scene, path, provenance, name=name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,6 +17,15 @@ from SynthDiffusionScene.bundle import (
     writeBundle,
 )
 from SynthDiffusionScene.errors import SceneError
+
+# Slicer's writer samples a segment anew that is not stored on the lattice of its segmentation's reference geometry, and
+# so does File > Save Data.
+_SEGMENT = re.compile("(voxels|geometry) of segment")
+_ONE_GRID = (
+    "The segment is stored on other voxels than its segmentation. In the Segment Editor, choose the source volume "
+    "again and set the grid beside it (Specify geometry), which moves all segments onto that grid; or convert the "
+    "segmentation to a label map and back (Segmentations module)."
+)
 
 
 def exportScene(scene, path: str | Path, preview=None) -> Path:
@@ -54,9 +64,10 @@ def exportScene(scene, path: str | Path, preview=None) -> Path:
         differences += [name for name, value in others.items() if found.get(name) != value]
         opened.Clear(True)
         if differences:
+            moved = sorted(name for name in differences if _SEGMENT.match(name))
             raise SceneError(
-                f"The saved scene differs from the one that is open: {differences[0]}",
-                "Save it with File > Save Data.",
+                f"The saved scene differs from the one that is open: {(moved or differences)[0]}",
+                _ONE_GRID if moved else "Save it with File > Save Data.",
                 kind="internal",
             )
         moveIntoPlace(bundle, path)

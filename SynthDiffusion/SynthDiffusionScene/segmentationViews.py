@@ -1,19 +1,22 @@
-"""Brings a segmentation into the slice views that show no image: Slicer fits views to volumes only."""
+"""Brings a segmentation, or the volume that it is drawn on, into the user's slice views."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import slicer.util
 
-from SynthDiffusionScene.comparisonLayout import TAGS
+from SynthDiffusionScene.comparisonLayout import userComposites
 
 _MARGIN = 1.1
 
 
 def fitToSegmentation(scene, segmentationNode) -> int:
     """Shows the whole segmentation, its middle in every plane, in each slice view without a volume.
+
+    Slicer itself fits views to volumes only.
 
     Args:
         scene: the MRML scene.
@@ -41,13 +44,30 @@ def fitToSegmentation(scene, segmentationNode) -> int:
     return fitted
 
 
+def showVolume(scene, volumeNode, fitView: Callable[[object], None] | None = None) -> None:
+    """Puts a volume to draw on into the slice views, alone, where it is not to be seen yet.
+
+    Args:
+        scene: the MRML scene.
+        volumeNode: the volume.
+        fitView: called with the vtkMRMLSliceCompositeNode of every view, see `preview.fitThrough`.
+    """
+    for composite in userComposites(scene):
+        seen = [composite.GetBackgroundVolumeID()]
+        if composite.GetForegroundOpacity() > 0:
+            seen.append(composite.GetForegroundVolumeID())
+        if volumeNode.GetID() not in seen:
+            composite.SetBackgroundVolumeID(volumeNode.GetID())
+            composite.SetForegroundVolumeID(None)
+            composite.SetLabelVolumeID(None)
+        if fitView is not None:
+            fitView(composite)
+
+
 def _emptyViews(scene) -> list:
     """Slice nodes of the user's views that have neither background nor foreground."""
-    name, found = "vtkMRMLSliceCompositeNode", []
-    for index in range(scene.GetNumberOfNodesByClass(name)):
-        composite = scene.GetNthNodeByClass(index, name)
-        if composite.GetLayoutName() in TAGS.values():
-            continue  # the comparison's own
+    found = []
+    for composite in userComposites(scene):
         if composite.GetBackgroundVolumeID() or composite.GetForegroundVolumeID():
             continue
         sliceNode = scene.GetSingletonNode(composite.GetLayoutName(), "vtkMRMLSliceNode")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import slicer.util
 
-from SynthDiffusionScene.grids import boxOfBlock, countOutside, resample, shifted
+from SynthDiffusionScene.grids import boxOfBlock, countOutside, insideGrid, resample, shifted
 from SynthDiffusionScene.segmentations import segmentBounds
 from SynthDiffusionScene.volumes import ijkToRas, provenanceOf
 
@@ -18,19 +18,23 @@ _LABELMAP = "Binary labelmap"
 
 @dataclass(frozen=True)
 class RegionStatistics:
-    """A segment in one volume.
+    """A segment in one volume, in the part of it that the other volume shows too.
+
+    Where one volume is a crop, what lies beside it is other tissue, which must not count in the other volume only.
 
     Args:
-        voxels: voxels of the volume's own grid whose centres lie in the segment.
+        voxels: voxels of the volume's own grid whose centres lie in the segment and in the other volume.
         mean: their mean, in the volume's unit; None without voxels.
         deviation: their standard deviation (n - 1, as in Slicer's Segment Statistics and ITK); None without voxels.
         outsideMl: how much of what was drawn lies beyond the volume, in ml.
+        leftOut: voxels of the volume in the segment that are not counted, since the other volume does not show them.
     """
 
     voxels: int
     mean: float | None
     deviation: float | None
     outsideMl: float
+    leftOut: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,31 +71,71 @@ class Adherence:
     Args:
         className: the model's class that was measured; "" if none was.
         dice: Dice of found and drawn voxels, 0 to 1; None if it was not measured.
-        realDice: mean Dice of the same segmenter on real images; None if not known.
-        ballDice: that of a ball in the middle that does not look at the image; None if not known.
         note: why there is no Dice, or "".
         segments: names of the segments that were drawn for this class.
+        structures: how many connected structures are drawn; None if not known, as in volumes of earlier versions.
+        found: how many of them the segmenter finds; None if not known.
+        realDice: mean Dice of the same segmenter on real images; None if not known.
+        ballDice: for this drawing, that of a ball that does not look at the image; None if not known.
+        cartoonDice: mean Dice of the same segmenter on a blurred blob in flat lung; None if not known.
+        ofDrawing: "the earlier drawing" or the like if it was not measured with the drawing that is shown; else "".
     """
 
     className: str
     dice: float | None
-    realDice: float | None
-    ballDice: float | None
-    note: str
-    segments: tuple[str, ...]
+    note: str = ""
+    segments: tuple[str, ...] = ()
+    structures: int | None = None
+    found: int | None = None
+    realDice: float | None = None
+    ballDice: float | None = None
+    cartoonDice: float | None = None
+    ofDrawing: str = ""
 
     @property
     def text(self) -> str:
-        """For a cell: "0.71 (real images: 0.68, blind ball: 0.42)", or the note."""
+        """For a cell: "0.88, 1 of 1 found", or the note."""
         if self.dice is None:
             return self.note
-        rows = (("real images", self.realDice), ("blind ball", self.ballDice))
-        known = ", ".join(f"{name}: {dice:.2f}" for name, dice in rows if dice is not None)
-        return f"{self.dice:.2f} ({known})" if known else f"{self.dice:.2f}"
+        counted = f"{self.dice:.2f}" if self.found is None else f"{self.dice:.2f}, {self._count}"
+        return f"{counted}, of {self.ofDrawing}" if self.ofDrawing else counted
+
+    @property
+    def brief(self) -> str:
+        """For a narrow cell: "0.88", with ", 1 of 2 found" only where not all are; "" if it was not measured."""
+        if self.dice is None:
+            return ""
+        return f"{self.dice:.2f}" if self.found == self.structures else self.text
+
+    @property
+    def explanation(self) -> str:
+        """For a tooltip: what the figure is, what to compare it with and what it does not show; or the note."""
+        if self.dice is None:
+            return self.note
+        what = f"Dice of the model's segmenter with the drawn {self.className or 'structure'}: {self.dice:.2f}"
+        what += "." if self.found is None else f", {self._count}."
+        rows = (
+            (self.realDice, "real images get {:.2f} on average"),
+            (self.ballDice, "a ball that does not look at the image gets {:.2f} for this drawing"),
+            (self.cartoonDice, "a flat picture with a blurred blob gets {:.2f} on average"),
+        )
+        known = [text.format(dice) for dice, text in rows if dice is not None]
+        compared = [f"For comparison: {', '.join(known)}."] if known else []
+        limit = (
+            "A low value may mean that a structure is missing or misplaced; a value at or above that of real images "
+            "does not mean that the image is realistic."
+        )
+        return " ".join([what, *compared, limit])
+
+    @property
+    def _count(self) -> str:
+        return f"{self.found} of {self.structures} found"
 
 
 def compareSegments(segmentationNode, realNode, syntheticNode) -> list[SegmentRow]:
     """Measures every segment in both volumes, each on its own grid (nearest neighbour of the segment's label map).
+
+    Means are of the part that both volumes show; the volume in ml is of all that is drawn.
 
     All three are taken in their own coordinates: they belong under the same transform.
     """
@@ -102,10 +146,22 @@ def compareSegments(segmentationNode, realNode, syntheticNode) -> list[SegmentRo
     ]
 
 
-def segmentVoxels(segment, volumeNode) -> np.ndarray:
-    """Voxels of a volume whose centres lie in a segment, one after the other; none if it has no label map."""
+def segmentVoxels(segment, volumeNode, otherNode) -> np.ndarray:
+    """Voxels of a volume whose centres lie in a segment and in another volume, one after the other.
+
+    None if the segment has no label map.
+    """
     mask, box = segmentOnGrid(segment, volumeNode)
-    return slicer.util.arrayFromVolume(volumeNode)[box][mask]
+    return slicer.util.arrayFromVolume(volumeNode)[box][_shownToo(mask, box, volumeNode, otherNode)]
+
+
+def commonVoxels(volumeNode, otherNode) -> np.ndarray:
+    """Voxels of a volume whose centres lie in another volume; in the volume's shape if all of them do."""
+    array, other = slicer.util.arrayFromVolume(volumeNode), slicer.util.arrayFromVolume(otherNode)
+    box = boxOfBlock(other.shape, ijkToRas(otherNode), array.shape, ijkToRas(volumeNode))
+    part = array[box]
+    inside = insideGrid(part.shape, shifted(ijkToRas(volumeNode), box), other.shape, ijkToRas(otherNode))
+    return part if inside is None else part[inside]
 
 
 def segmentOnGrid(segment, volumeNode) -> tuple[np.ndarray, tuple[slice, slice, slice]]:
@@ -127,19 +183,32 @@ def segmentOnGrid(segment, volumeNode) -> tuple[np.ndarray, tuple[slice, slice, 
 
 def adherenceOf(syntheticNode) -> Adherence:
     """What the engine measured when it made the volume, from its provenance."""
-    provenance = provenanceOf(syntheticNode) or {}
+    return adherenceFrom(provenanceOf(syntheticNode) or {})
+
+
+def adherenceFrom(provenance: Mapping) -> Adherence:
+    """What a provenance says of adherence. Those of earlier versions say less."""
     measured = provenance.get("adherence")
-    if not isinstance(measured, Mapping):
-        return Adherence("", None, None, None, str(provenance.get("adherence_note") or "not measured"), ())
+    if not isinstance(measured, Mapping) or measured.get("dice") is None:
+        return Adherence("", None, str(provenance.get("adherence_note") or "not measured"))
     className = str(measured.get("class") or "")
     entries = (provenance.get("mapping") or {}).get("segments") or []
-    segments = tuple(str(entry.get("name")) for entry in entries if entry.get("class") == className)
-    figures = [measured.get(name) for name in ("dice", "real_dice", "ball_dice")]
-    return Adherence(className, *figures, "" if figures[0] is not None else "not measured", segments)
+    isCounted = measured.get("structures") is not None and measured.get("found") is not None
+    return Adherence(
+        className,
+        measured["dice"],
+        segments=tuple(str(entry.get("name")) for entry in entries if entry.get("class") == className),
+        structures=measured["structures"] if isCounted else None,
+        found=measured["found"] if isCounted else None,
+        realDice=measured.get("real_dice"),
+        # Without the counts it is the ball's mean over other drawings.
+        ballDice=measured.get("ball_dice") if isCounted else None,
+        cartoonDice=measured.get("cartoon_dice"),
+    )
 
 
 def _row(segmentId: str, segment, realNode, syntheticNode) -> SegmentRow:
-    real, synthetic = _region(segment, realNode), _region(segment, syntheticNode)
+    real, synthetic = _region(segment, realNode, syntheticNode), _region(segment, syntheticNode, realNode)
     drawn = volumeMl = difference = None
     if segment.GetRepresentation(_LABELMAP) is not None:
         mask, place = segmentBounds(segment)
@@ -152,17 +221,26 @@ def _row(segmentId: str, segment, realNode, syntheticNode) -> SegmentRow:
     )
 
 
-def _region(segment, volumeNode) -> RegionStatistics:
-    values = segmentVoxels(segment, volumeNode).astype(np.float64)
-    mask, place = segmentBounds(segment)
-    outside = 0
-    if mask.size:
-        shape = slicer.util.arrayFromVolume(volumeNode).shape
-        outside = countOutside(mask, place, shape, ijkToRas(volumeNode))
+def _region(segment, volumeNode, otherNode) -> RegionStatistics:
+    mask, box = segmentOnGrid(segment, volumeNode)
+    array = slicer.util.arrayFromVolume(volumeNode)
+    values = array[box][_shownToo(mask, box, volumeNode, otherNode)].astype(np.float64)
+    drawn, place = segmentBounds(segment)
+    outsideMl = 0.0
+    if drawn.size:
+        outsideMl = countOutside(drawn, place, array.shape, ijkToRas(volumeNode)) * _voxelMl(place)
+    leftOut = int(mask.sum()) - int(values.size)
     if not values.size:
-        return RegionStatistics(0, None, None, outside * _voxelMl(place))
+        return RegionStatistics(0, None, None, outsideMl, leftOut)
     deviation = float(values.std(ddof=1)) if values.size > 1 else 0.0
-    return RegionStatistics(int(values.size), float(values.mean()), deviation, outside * _voxelMl(place))
+    return RegionStatistics(int(values.size), float(values.mean()), deviation, outsideMl, leftOut)
+
+
+def _shownToo(mask: np.ndarray, box: tuple[slice, slice, slice], volumeNode, otherNode) -> np.ndarray:
+    """The voxels of a mask (see `segmentOnGrid`) whose centres lie in another volume."""
+    other = slicer.util.arrayFromVolume(otherNode)
+    inside = insideGrid(mask.shape, shifted(ijkToRas(volumeNode), box), other.shape, ijkToRas(otherNode))
+    return mask if inside is None else mask & inside
 
 
 def _note(drawn: int | None, real: RegionStatistics, synthetic: RegionStatistics) -> str:
@@ -172,12 +250,17 @@ def _note(drawn: int | None, real: RegionStatistics, synthetic: RegionStatistics
         return "Nothing is drawn."
     notes = []
     for title, region in (("real", real), ("synthetic", synthetic)):
-        if region.outsideMl and not region.voxels:
+        isSeen = region.voxels or region.leftOut
+        if region.outsideMl and not isSeen:
             notes.append(f"It lies outside of the {title} volume.")
         elif region.outsideMl:
             notes.append(f"{formatMl(region.outsideMl)} ml of it lie outside of the {title} volume.")
-        elif not region.voxels:
+        elif not isSeen:
             notes.append(f"It is smaller than the voxels of the {title} volume.")
+    if real.leftOut or synthetic.leftOut:
+        isShared = real.voxels or synthetic.voxels
+        both = "Means, SD and voxels are of the part that both volumes show." if isShared else "No part is in both."
+        notes.append(both)
     return " ".join(notes)
 
 

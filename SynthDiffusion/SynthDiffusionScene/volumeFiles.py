@@ -48,6 +48,11 @@ def writeVolume(volumeNode, path: str | Path, segmentationNode=None) -> Path:
     else:
         _checkImageFor(volumeNode, segmentationNode)
         affine = ijkToRas(volumeNode)
+    if not np.isfinite(affine).all():
+        raise SceneError(
+            f"The volume '{volumeNode.GetName()}' has no valid position",
+            "Check its origin and spacing (Volumes module).",
+        )
     copy = slicer.vtkMRMLScalarVolumeNode()
     copy.SetAndObserveImageData(volumeNode.GetImageData())
     copy.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(affine))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Mapping
+from typing import Any
 
 from SynthDiffusionLib.cli.paths import path_arg
 from SynthDiffusionLib.jobs.request import GenerateRequest
@@ -88,7 +91,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     add(
         "--vram-limit",
         metavar="SIZE",
-        help="largest use of GPU memory, such as 8GiB (default: what is free, at most 24GiB)",
+        help="refuse what would take more GPU memory, or on the CPU a larger process, such as 8GiB "
+        "(default: what is free, on a GPU at most 24GiB)",
     )
     parser.set_defaults(run=run)
     return parser
@@ -139,6 +143,19 @@ def run(args: argparse.Namespace) -> int:
         line.close()
     for output in result.outputs:
         print(output["volume"])
+        if request.adherence:
+            print(_adherence_text(output), file=sys.stderr)
     if args.json:
         print(json.dumps(result.to_json()))
     return 0
+
+
+def _adherence_text(output: Mapping[str, Any]) -> str:
+    """What `--adherence` has measured, beside what no skill and real images get."""
+    measured = output["adherence"]
+    if measured is None:
+        return f"  adherence: not measured, {output['adherence_note']}"
+    rows = (("real images", "real_dice"), ("blind ball", "ball_dice"), ("flat picture with a blob", "cartoon_dice"))
+    known = ", ".join(f"{name} {measured[key]:.2f}" for name, key in rows if measured[key] is not None)
+    found = f"Dice {measured['dice']:.2f}, {measured['found']} of {measured['structures']} found"
+    return f"  adherence of {measured['class']}: {found}" + (f" ({known})" if known else "")

@@ -25,11 +25,15 @@ class InpaintCrop:
         condition: classes on the crop's grid.
         image: real values on the crop's grid, in the volume's unit.
         known: (I, J, K) bool, voxels that lie in the volume and outside the region and its rim.
+        inside: (I, J, K) bool, voxels that lie in the volume.
+        drawn: (I, J, K) bool, voxels of the region itself.
     """
 
     condition: Condition
     image: Volume
     known: np.ndarray
+    inside: np.ndarray
+    drawn: np.ndarray
 
 
 def largest_region_mm(max_size: Sequence[int], spacing_mm: Sequence[float], rim_mm: float, limit_mm: float) -> float:
@@ -109,7 +113,7 @@ def cut_crop(
     if not inside.all():  # the anatomy goes on beyond the border: a class that is given is not absent there
         nearest = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
         classes = classes[tuple(nearest)]
-    return InpaintCrop(Condition(classes, grid, scheme, given), image, inside & ~unknown)
+    return InpaintCrop(Condition(classes, grid, scheme, given), image, inside & ~unknown, inside, region_here)
 
 
 def paste(volume: Volume, region: Region, synthetic: Volume, margin_mm: float) -> Volume:

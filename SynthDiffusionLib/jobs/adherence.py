@@ -1,8 +1,11 @@
-"""Whether the package's segmenter finds the drawn structure in a sample: one Dice, with what to compare it with.
+"""Whether the package's segmenter finds the drawn structures in a sample: a Dice, with what to compare it with.
 
 The figures of the model card come from `evaluation.adherence`; this is the same segmenter on one sample. It has learnt
 on crops with the structure near their middle, and hardly finds one elsewhere, however plain it is. So it is shown every
 drawn structure in the middle of a window, as in the cubes that the card's figures are measured on.
+
+A low value may mean that a structure is missing or misplaced. A high one does not mean that the image is realistic: a
+blurred blob in flat lung scores as high as a real image.
 """
 
 from __future__ import annotations
@@ -12,17 +15,24 @@ from typing import Any
 
 import numpy as np
 
-from SynthDiffusionLib.evaluation.adherence import WINDOW
+from SynthDiffusionLib.evaluation import noskill
+from SynthDiffusionLib.evaluation.adherence import FOUND_FRACTION, WINDOW
 from SynthDiffusionLib.jobs.events import OnEvent
 from SynthDiffusionLib.models import ModelPackage
 from SynthDiffusionLib.models.spec import ModelSpec
 from SynthDiffusionLib.volumes import Volume
 
 Segment = Callable[[np.ndarray], np.ndarray]
-View = tuple[Volume, np.ndarray]  # a volume on the model's grid, and its class map
+# A volume on the model's grid, its class map, and bool voxels: the structures to measure there are those that have one.
+View = tuple[Volume, np.ndarray, np.ndarray]
 
 # What the segmenter's training patches were moved by, both ways together: the window is larger than a patch by that.
 SHIFT_VOXELS = 11
+
+# Of the ball that does not look at the image, where the package does not say its own ("ball_radius_mm" of "segmenter"):
+# about that of the ball with the median volume of the nodules that `lung-nodule-ct` was trained on, which is what the
+# ball of the model card is.
+BALL_RADIUS_MM = 5.0
 
 NO_SEGMENTER = "no segmenter"
 NOT_DRAWN = "the target class is not drawn"
@@ -47,16 +57,25 @@ def adherence_of(
     """Measures one sample.
 
     Args:
-        views: gives the sample on the model's grid: once for a whole volume, a crop for each inpainted region. Crops
+        views: gives the sample on the model's grid: once for a whole volume, a crop for each inpainted region. Views
             without the target (regions that are removed) do not count; the others are pooled.
         spec: of the model.
         segment: from `load_segmenter`.
         on_event: gets a warning if the segmenter fails; a run does not end for that.
 
     Returns:
-        for the provenance and the `done` event: "adherence" with class, Dice, volumes in ml, and the package's mean
-        Dice on the real images of its test masks and of the ball that does not look at the image; or "adherence" None
-        and "adherence_note".
+        for the provenance and the `done` event: "adherence" with
+
+        - class: the target;
+        - dice: of what the segmenter marks and what is drawn, all structures together;
+        - structures: connected structures drawn, on the model's grid;
+        - found: those of them that it covers by `FOUND_FRACTION` at least, which is how the model card counts;
+        - drawn_ml, found_ml: volumes of what is drawn and of what it marks;
+        - ball_dice: for this drawing, of a ball in the middle of every window that does not look at the image;
+        - real_dice, cartoon_dice: the package's measured means on its test masks, of the segmenter on the real images
+          and on a blurred blob in flat lung; None where not measured;
+
+        or "adherence" None and "adherence_note".
     """
     if segment is None:
         return _none(NO_SEGMENTER)
@@ -64,42 +83,43 @@ def adherence_of(
         return _none(NOT_DRAWN)
     wanted = spec.label_scheme.containing(spec.target_class)
     side = int(spec.segmenter.details.get("patch", WINDOW)) + SHIFT_VOXELS
-    both = drawn = found = 0
-    drawn_ml = found_ml = 0.0
+    radius = float(spec.segmenter.details.get("ball_radius_mm", BALL_RADIUS_MM))
+    marks, balls = _Overlap(), _Overlap()
     try:
-        for volume, classes in views():
-            voxel_ml = abs(float(np.linalg.det(volume.affine[:3, :3]))) / 1000.0
-            for hu, own, others in windows(volume.array, np.isin(classes, wanted), side):
-                marked = segment(hu) & ~others
-                both += int((marked & own).sum())
-                drawn += int(own.sum())
-                found += int(marked.sum())
-                drawn_ml += voxel_ml * int(own.sum())
-                found_ml += voxel_ml * int(marked.sum())
+        for volume, classes, here in views():
+            for hu, own, others in windows(volume.array, np.isin(classes, wanted), here, side):
+                marks.add(segment(hu) & ~others, own, volume.affine)
+                balls.add(_ball(hu.shape, volume.affine, radius) & ~others, own, volume.affine)
     except Exception as error:
         note = f"the segmenter failed ({type(error).__name__}: {error})"
         on_event({"event": "warning", "message": f"Adherence was not measured: {note}"})
         return _none(note)
-    if not drawn:
+    if not marks.structures:
         return _none(NOT_DRAWN)
     return {
         "adherence": {
             "class": spec.target_class,
-            "dice": round(2.0 * both / (drawn + found), 4),
-            "drawn_ml": round(drawn_ml, 4),
-            "found_ml": round(found_ml, 4),
+            "dice": marks.dice(),
+            "structures": marks.structures,
+            "found": marks.found,
+            "drawn_ml": round(marks.drawn_ml, 4),
+            "found_ml": round(marks.marked_ml, 4),
+            "ball_dice": balls.dice(),
             "real_dice": _measured_dice(spec, "real"),
-            "ball_dice": _measured_dice(spec, "ball"),
+            "cartoon_dice": _measured_dice(spec, "blob_flat_lung"),
         }
     }
 
 
-def windows(hu: np.ndarray, target: np.ndarray, side: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def windows(
+    hu: np.ndarray, target: np.ndarray, here: np.ndarray, side: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """A window round every connected structure, in its middle.
 
     Args:
         hu: (I, J, K).
         target: (I, J, K) bool, all that is drawn.
+        here: (I, J, K) bool; structures without a voxel of it have no window of their own.
         side: of a window in voxels; one that is smaller than a structure is widened.
 
     Yields:
@@ -108,9 +128,9 @@ def windows(hu: np.ndarray, target: np.ndarray, side: int) -> Iterator[tuple[np.
     """
     from scipy.ndimage import find_objects, label
 
-    labels, count = label(target, np.ones((3, 3, 3)))
+    labels, _ = label(target, np.ones((3, 3, 3)))
     boxes = find_objects(labels)
-    for number in range(1, count + 1):
+    for number in np.unique(labels[here & target]):
         box = boxes[number - 1]
         sides = [max(side, b.stop - b.start) for b in box]
         starts = [(b.start + b.stop - s) // 2 for b, s in zip(box, sides)]
@@ -118,6 +138,31 @@ def windows(hu: np.ndarray, target: np.ndarray, side: int) -> Iterator[tuple[np.
         cut = tuple(slice(start + low, start + low + s) for start, s, (low, _) in zip(starts, sides, pads))
         drawn = np.pad(labels, pads)[cut]
         yield np.pad(hu, pads, mode="edge")[cut], drawn == number, (drawn > 0) & (drawn != number)
+
+
+class _Overlap:
+    """What is marked and what is drawn, over all windows."""
+
+    def __init__(self) -> None:
+        self.structures = self.found = 0
+        self.drawn_ml = self.marked_ml = self._both_ml = 0.0
+
+    def add(self, marked: np.ndarray, own: np.ndarray, affine: np.ndarray) -> None:
+        both, drawn = int((marked & own).sum()), int(own.sum())
+        self.structures += 1
+        self.found += both / drawn >= FOUND_FRACTION
+        voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
+        self.drawn_ml += voxel_ml * drawn
+        self.marked_ml += voxel_ml * int(marked.sum())
+        self._both_ml += voxel_ml * both
+
+    def dice(self) -> float:
+        return round(2.0 * self._both_ml / (self.drawn_ml + self.marked_ml), 4)
+
+
+def _ball(shape: tuple[int, int, int], affine: np.ndarray, radius_mm: float) -> np.ndarray:
+    """The ball of the model card's no-skill row, in the very middle."""
+    return noskill.ball(shape, affine, noskill.TrainingStatistics({}, {}, radius_mm, np.zeros(3)))
 
 
 def _none(note: str) -> dict[str, Any]:

@@ -79,13 +79,11 @@ class Result:
         volume: on the grid of the output.
         class_map: (I, J, K) on the same grid.
         changed: (I, J, K) bool, for inpainting: the voxels that may have changed.
-        on_model_grid: a whole volume as the model made it.
     """
 
     volume: Volume
     class_map: np.ndarray
     changed: np.ndarray | None = None
-    on_model_grid: Volume | None = None
 
 
 def prepare_whole(request: GenerateRequest, spec: ModelSpec, inputs: Inputs) -> Prepared:
@@ -173,12 +171,10 @@ def whole(
             **_estimates(on_estimate, in_unit),
         )
     )
-    # One more voxel on every side: the model's box may end up to half a voxel within the segmentation's.
-    padded = made.with_array(np.pad(made.array, 1, mode="edge"), affine=shifted_affine(made.affine, (-1, -1, -1)))
     target = prepared.class_map
-    placed = resample_to(padded, target.shape, target.affine)
+    placed = resample_to(_with_rim(made), target.shape, target.affine)
     volume = Volume(np.rint(placed.array).astype(np.int16), target.affine, spec.intensity.unit)
-    return Result(volume, target.array, on_model_grid=made.with_array(np.rint(made.array)))
+    return Result(volume, target.array)
 
 
 def prepare_inpaint(request: GenerateRequest, spec: ModelSpec, inputs: Inputs) -> Prepared:
@@ -283,13 +279,25 @@ def inpaint(
     return Result(volume, prepared.class_map.array, changed)
 
 
-def model_views(spec: ModelSpec, prepared: Prepared, result: Result) -> Iterator[tuple[Volume, np.ndarray]]:
-    """A finished sample as the model sees it, with class maps: a whole volume, or a crop for each inpainted region."""
-    if result.on_model_grid is not None:
-        yield result.on_model_grid, prepared.condition.class_map
+def model_views(spec: ModelSpec, prepared: Prepared, result: Result) -> Iterator[tuple[Volume, np.ndarray, np.ndarray]]:
+    """A finished sample as it is written, brought back to the model's grid: all of a whole volume, or a crop for each
+    inpainted region.
+
+    Yields:
+        the volume; its class map, 0 beyond the sample; and bool voxels that say what is looked at in this view:
+        everywhere, or what is drawn of this region, since a crop shows its neighbours too.
+    """
+    if prepared.condition is not None:
+        classes, affine = prepared.condition.class_map, prepared.condition.affine
+        yield resample_to(_with_rim(result.volume), classes.shape, affine), classes, np.ones(classes.shape, bool)
     for region in prepared.regions:
         crop = _crop(prepared, region, result.volume, spec)
-        yield crop.image, crop.condition.class_map
+        yield crop.image, crop.condition.class_map * crop.inside, crop.drawn
+
+
+def _with_rim(volume: Volume) -> Volume:
+    """With one more voxel on every side, for another grid whose box ends up to half a voxel beyond the volume's."""
+    return volume.with_array(np.pad(volume.array, 1, mode="edge"), affine=shifted_affine(volume.affine, (-1, -1, -1)))
 
 
 def _estimates(on_estimate: OnEstimate | None, in_unit: Callable[[np.ndarray], Volume]) -> dict[str, Callable]:

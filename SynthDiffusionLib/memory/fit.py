@@ -10,6 +10,9 @@ from SynthDiffusionLib.errors import BadInput, OutOfMemory
 GIB = 1024**3
 DEFAULT_LIMIT = 24 * GIB
 LOWER_PRECISION = 0.6  # working memory of bf16 and fp16 by autocast, as a share of that of fp32
+# Resident memory of a process that has loaded PyTorch, MONAI, diffusers and a small model, before it denoises: 470 MiB
+# with PyTorch 2.13 on Linux (Testing/Engine/test_jobs_memory.py compares the prediction with a real process).
+PROCESS_BYTES = 480 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,7 @@ class Fit:
     """What a grid takes, and what it may take.
 
     Args:
-        predicted_bytes: predicted peak of the denoiser.
+        predicted_bytes: predicted peak: of the whole process on the CPU, of what is on a GPU there.
         limit_bytes: memory that must not be passed; None on the CPU unless the user has set one.
     """
 
@@ -85,6 +88,8 @@ def check_fits(
 ) -> Fit:
     """Predicts what a grid takes and compares it with what there is.
 
+    On the CPU the whole process counts, on a GPU what is on it.
+
     Args:
         device: "cpu" or "cuda:N".
         precision: "fp32", "bf16" or "fp16".
@@ -99,11 +104,12 @@ def check_fits(
         OutOfMemory: the prediction passes the limit; the message names the largest cube that fits.
     """
     per_voxel = bytes_per_voxel * (1.0 if precision == "fp32" else LOWER_PRECISION)
-    predicted = int(weight_bytes + per_voxel * grid[0] * grid[1] * grid[2])
+    fixed = weight_bytes + (PROCESS_BYTES if device == "cpu" else 0)
+    predicted = int(fixed + per_voxel * grid[0] * grid[1] * grid[2])
     limit = vram_limit if device == "cpu" else min(vram_limit or DEFAULT_LIMIT, free_bytes)
     ceiling = min(limit or free_bytes, free_bytes)
     if predicted > ceiling:
-        side = int(max(0.0, (ceiling - weight_bytes) / per_voxel) ** (1 / 3)) // 8 * 8
+        side = int(max(0.0, (ceiling - fixed) / per_voxel) ** (1 / 3)) // 8 * 8
         mend = "raise --vram-limit" if ceiling < free_bytes else "close other programs"
         raise OutOfMemory(
             f"A grid of {'x'.join(map(str, grid))} needs about {predicted / GIB:.2f} GiB, "

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from scipy.spatial.distance import dice as dice_dissimilarity
 from tiny_package import DESCRIPTION, ROLES, Painter, edit_description, make_working_package
 
@@ -39,10 +41,8 @@ def package(tmp_path_factory) -> Path:
     save_file(weights, folder / "segmenter.safetensors")
     description = {k: v for k, v in raw.items() if k not in ("files", "format")}
     description["segmenter"] = {"network": {"class": "UNet", "channels": CHANNELS}, "measured": {}, "patch": 16}
-    description["measured"] = {
-        "quality": {"adherence": {"real": {"dice": 0.68, "ratio": 1.0}, "ball": {"dice": 0.42}}},
-        "performance": {},
-    }
+    rows = {"real": {"dice": 0.68, "ratio": 1.0}, "ball": {"dice": 0.42}, "blob_flat_lung": {"dice": 0.72}}
+    description["measured"] = {"quality": {"adherence": rows}, "performance": {}}
     seal_package(folder, description, ROLES)
     return folder
 
@@ -72,6 +72,11 @@ def drawing(shape=(20, 20, 20)) -> np.ndarray:
     return array
 
 
+def ball_in_the_middle(side: int, radius: float) -> np.ndarray:
+    """A ball of a radius in voxels in a cube of an odd side."""
+    return np.linalg.norm(np.indices((side,) * 3) - side // 2, axis=0) <= radius
+
+
 def read(path: Path) -> np.ndarray:
     return np.asanyarray(nib.load(path).dataobj)
 
@@ -88,10 +93,13 @@ def test_the_package_segmenter_on_the_written_volume(model, package, tmp_path):
     expected = {
         "class": "nodule",
         "dice": round(1 - dice_dissimilarity(found.ravel(), target.ravel()), 4),
+        "structures": 1,
+        "found": int((found & target).sum() >= 0.1 * target.sum()),
         "drawn_ml": round(target.sum() / 1000, 4),
         "found_ml": round(found.sum() / 1000, 4),
+        "ball_dice": round(1 - dice_dissimilarity(ball_in_the_middle(27, 5.0).ravel(), target.ravel()), 4),
         "real_dice": 0.68,
-        "ball_dice": 0.42,
+        "cartoon_dice": 0.72,
     }
     assert output["adherence"] == expected
     assert json.loads(output["provenance"].read_text(encoding="utf-8"))["adherence"] == expected
@@ -113,13 +121,109 @@ def test_not_asked_for(model, tmp_path):
     assert "adherence" not in json.loads(result.outputs[0]["provenance"].read_text(encoding="utf-8"))
 
 
-def test_perfect_and_on_another_grid(model, tmp_path, threshold):
+def test_on_another_grid(model, tmp_path, threshold, monkeypatch):
     """The segmentation has half the model's voxel size and another orientation; what is drawn is found there too."""
+    monkeypatch.setattr(evaluation, "package_segmenter", lambda package: lambda hu: hu > -300)  # half way
     array = drawing((24, 24, 24))
     seg = save(tmp_path / "seg.nii.gz", array, np.diag([0.5, 0.5, 0.5, 1.0]))
     (output,) = run(GenerateRequest(seg, model, tmp_path, seed=2, adherence=True)).outputs
-    assert output["adherence"]["dice"] == 1.0
+    assert output["adherence"]["dice"] > 0.9 and output["adherence"]["found"] == 1
     assert output["adherence"]["drawn_ml"] == pytest.approx((array == NODULE).sum() * 0.5**3 / 1000, rel=0.35)
+
+
+def test_the_written_volume_is_measured(model, tmp_path, threshold, monkeypatch):
+    """On a grid of 4 mm much of the painted nodule is lost: what SimpleITK finds in the file, on the model's grid."""
+    seen: list[np.ndarray] = []
+
+    def segment(hu: np.ndarray) -> np.ndarray:
+        seen.append(hu)
+        return hu > -300
+
+    monkeypatch.setattr(evaluation, "package_segmenter", lambda package: segment)
+    array = np.full((10, 10, 10), LUNG, np.uint8)
+    array[4:7, 4:7, 5:7] = NODULE
+    seg = save(tmp_path / "seg.nii.gz", array, np.diag([-4.0, -4.0, 4.0, 1.0]))
+    (output,) = run(GenerateRequest(seg, model, tmp_path, seed=2, adherence=True)).outputs
+    written = sitk.ReadImage(str(output["volume"]), sitk.sitkFloat32)
+    grid = sitk.Image(40, 40, 40, sitk.sitkFloat32)
+    grid.SetOrigin([o - 1.5 for o in written.GetOrigin()])
+    assert written.GetDirection() == grid.GetDirection()
+    mask = sitk.GetImageFromArray((array == NODULE).astype(np.float32).transpose())
+    mask.CopyInformation(written)
+    fine, share = (
+        sitk.GetArrayFromImage(sitk.Resample(image, grid, sitk.Transform(), sitk.sitkLinear)).transpose()
+        for image in (written, mask)
+    )
+    found, drawn = np.rint(fine) > -300, share >= 0.5
+    expected = 1 - dice_dissimilarity(found.ravel(), drawn.ravel())
+    assert 0.3 < expected < 0.9
+    assert output["adherence"]["dice"] == pytest.approx(expected, abs=1e-4)
+    assert output["adherence"]["found_ml"] == found.sum() / 1000
+    assert output["adherence"]["drawn_ml"] == drawn.sum() / 1000
+    (hu,) = seen
+    assert hu.max() == pytest.approx(np.rint(fine).max(), abs=1)
+
+
+def test_a_missing_structure_is_counted(model, tmp_path, monkeypatch):
+    """Of a large nodule, which is painted, and a small one, which is not: 1 of 2, whatever the Dice of both."""
+
+    class Forgetful(Painter):
+        def sample(self, condition, plan, **settings) -> np.ndarray:
+            values = super().sample(condition, plan, **settings)
+            values[24:] = -1.0
+            return values
+
+    monkeypatch.setattr(runner, "load_backend", lambda package: Forgetful())
+    monkeypatch.setattr(evaluation, "package_segmenter", lambda package: lambda hu: hu > 0)
+    array = np.full((40, 24, 24), LUNG, np.uint8)
+    array[4:14, 6:16, 6:16] = NODULE
+    array[30:33, 8:11, 8:11] = NODULE
+    seg = save(tmp_path / "seg.nii.gz", array)
+    (output,) = run(GenerateRequest(seg, model, tmp_path, seed=2, adherence=True)).outputs
+    measured = output["adherence"]
+    assert (measured["structures"], measured["found"]) == (2, 1)
+    assert measured["dice"] == round(2 * 1000 / (2 * 1000 + 27), 4) > 0.98
+
+
+@pytest.mark.parametrize(("marked", "found"), [(49, 0), (50, 1)])
+def test_found_is_what_the_card_counts(package, marked, found):
+    """A tenth of a structure of 500 voxels."""
+    from SynthDiffusionLib.jobs.adherence import adherence_of
+    from SynthDiffusionLib.volumes import Volume
+
+    spec = load_package(str(package), verify=False).spec
+    classes = np.full((27, 27, 27), LUNG, np.uint8)
+    classes[9:19, 9:19, 11:16] = NODULE
+    hu = np.full(classes.shape, -1000.0)
+    hu[tuple(np.argwhere(classes == NODULE)[:marked].T)] = 40
+    view = (Volume(hu, LPS, "HU"), classes, np.ones(classes.shape, bool))
+    entry = adherence_of(lambda: [view], spec, lambda hu: hu > 0, print)["adherence"]
+    assert (entry["structures"], entry["found"]) == (1, found)
+    assert entry["dice"] == round(2 * marked / (500 + marked), 4)
+
+
+@pytest.mark.parametrize(("own", "radius"), [(None, 5.0), (8.0, 8.0)])
+@pytest.mark.parametrize("half", [4, 20])
+def test_the_ball_is_for_this_drawing(package, own, radius, half):
+    """A cube round the ball, or one within it: 2 V / (ball + cube) with V the smaller one, by the volumes' formulas."""
+    from dataclasses import replace
+
+    from SynthDiffusionLib.jobs.adherence import adherence_of
+    from SynthDiffusionLib.volumes import Volume
+
+    spec = load_package(str(package), verify=False).spec
+    details = spec.segmenter.details | ({"ball_radius_mm": own} if own else {})
+    spec = replace(spec, segmenter=replace(spec.segmenter, details=details))
+    classes = np.full((60, 60, 60), LUNG, np.uint8)
+    classes[(slice(31 - half, 31 + half + 1),) * 3] = NODULE
+    spacing = 0.5
+    side = spacing * (2 * half + 1)
+    assert math.sqrt(3) * side / 2 < radius or side / 2 > radius
+    view = (Volume(np.zeros(classes.shape), np.diag([-spacing, -spacing, spacing, 1.0]), "HU"), classes, classes > 0)
+    entry = adherence_of(lambda: [view], spec, lambda hu: hu > 0, print)["adherence"]
+    cube, ball = side**3, 4 / 3 * math.pi * radius**3
+    assert entry["dice"] == 0.0
+    assert entry["ball_dice"] == pytest.approx(2 * min(cube, ball) / (cube + ball), abs=0.01)
 
 
 def test_inpainted_regions_are_pooled(model, tmp_path, threshold, monkeypatch):
@@ -143,6 +247,21 @@ def test_inpainted_regions_are_pooled(model, tmp_path, threshold, monkeypatch):
     measured = output["adherence"]
     assert measured["drawn_ml"] == round((large + small) / 1000, 4) and measured["found_ml"] == round(found / 1000, 4)
     assert measured["dice"] == pytest.approx(2 * min(found, large) / (found + large + small), abs=0.01)
+    assert (measured["structures"], measured["found"]) == (2, 1)
+
+
+def test_inpainted_neighbours_count_once(model, tmp_path, threshold):
+    """Two nodules near each other, one of them at the volume's edge: a crop shows both, and air beyond the edge."""
+    array = np.full((40, 34, 34), LUNG, np.uint8)
+    array[0:6, 14:20, 14:20] = NODULE
+    array[18:23, 14:19, 14:19] = NODULE
+    image = save(tmp_path / "real.nii.gz", np.full(array.shape, -800, np.int16))
+    seg = save(tmp_path / "seg.nii.gz", array)
+    request = GenerateRequest(seg, model, tmp_path, mode="inpaint", image=image, seed=2, adherence=True)
+    measured = run(request).outputs[0]["adherence"]
+    assert (measured["structures"], measured["found"]) == (2, 2)
+    assert measured["drawn_ml"] == round((array == NODULE).sum() / 1000, 4)
+    assert measured["dice"] > 0.95
 
 
 def test_every_structure_is_shown_in_the_middle():
@@ -153,7 +272,7 @@ def test_every_structure_is_shown_in_the_middle():
     target[6:8, 22:24, 9:10] = True  # near the other one
     target[10:28, 2:4, 2:4] = True  # longer than the window
     hu = np.where(target, 40.0, np.arange(30.0)[:, None, None] - 900)
-    found = list(windows(hu, target, 12))
+    found = list(windows(hu, target, np.ones(target.shape, bool), 12))
     assert [w[0].shape for w in found] == [(12, 12, 12), (12, 12, 12), (18, 12, 12)]
     assert [int(own.sum()) for _, own, _ in found] == [60, 4, 72]
     for values, own, others in found:
@@ -163,6 +282,11 @@ def test_every_structure_is_shown_in_the_middle():
     assert [int(others.sum()) > 0 for _, _, others in found] == [True, True, False]
     # Beyond the edge the last voxel is repeated, here that of the first plane.
     assert (found[0][0][:3, 0, 0] == found[0][0][3, 0, 0]).all()
+    # Of the second one alone; the others are others all the same.
+    here = np.zeros(target.shape, bool)
+    here[6, 22, 9] = True
+    ((_, own, others),) = windows(hu, target, here, 12)
+    assert np.array_equal(own, found[1][1]) and np.array_equal(others, found[1][2])
 
 
 def test_where_the_structure_lies_does_not_matter(model, tmp_path, threshold, monkeypatch):
@@ -235,10 +359,14 @@ def test_weights_that_do_not_fit_are_refused_before_the_work(package, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("quality", "real", "ball"),
-    [({}, None, None), ({"adherence": {"real": {"dice": 0.5}}}, 0.5, None), ({"adherence": {"ball": 3}}, None, None)],
+    ("quality", "real", "cartoon"),
+    [
+        ({}, None, None),
+        ({"adherence": {"real": {"dice": 0.5}}}, 0.5, None),
+        ({"adherence": {"blob_flat_lung": 3}}, None, None),
+    ],
 )
-def test_figures_that_were_not_measured(package, tmp_path, threshold, quality, real, ball):
+def test_figures_that_were_not_measured(package, tmp_path, threshold, quality, real, cartoon):
     copy = tmp_path / "tiny-ct"
     copy.mkdir()
     for file in package.iterdir():
@@ -246,7 +374,7 @@ def test_figures_that_were_not_measured(package, tmp_path, threshold, quality, r
     edit_description(copy, lambda raw: raw["measured"].update(quality=quality))
     seg = save(tmp_path / "seg.nii.gz", drawing())
     (output,) = run(GenerateRequest(seg, str(copy), tmp_path, seed=2, adherence=True)).outputs
-    assert (output["adherence"]["real_dice"], output["adherence"]["ball_dice"]) == (real, ball)
+    assert (output["adherence"]["real_dice"], output["adherence"]["cartoon_dice"]) == (real, cartoon)
 
 
 def test_the_shipped_model_has_its_figures():
@@ -256,7 +384,20 @@ def test_the_shipped_model_has_its_figures():
     spec = load_package("lung-nodule-ct", verify=False).spec
     classes = np.zeros((9, 9, 9), np.uint8)
     classes[3:6, 3:6, 3:6] = spec.label_scheme["nodule"].value
-    entry = adherence_of(lambda: [(Volume(classes, LPS), classes)], spec, lambda hu: hu > 0, print)["adherence"]
+    view = (Volume(classes, LPS), classes, classes > 0)
+    entry = adherence_of(lambda: [view], spec, lambda hu: hu > 0, print)["adherence"]
     measured = spec.raw["measured"]["quality"]["adherence"]
     assert entry["dice"] == 1.0 and entry["class"] == DESCRIPTION["target_class"]
-    assert (entry["real_dice"], entry["ball_dice"]) == (measured["real"]["dice"], measured["ball"]["dice"])
+    figures = (measured["real"]["dice"], measured["blob_flat_lung"]["dice"])
+    assert (entry["real_dice"], entry["cartoon_dice"]) == figures and None not in figures
+
+
+def test_the_command_line_says_it(model, tmp_path, threshold, capsys):
+    from SynthDiffusionLib import cli
+
+    seg = save(tmp_path / "seg.nii.gz", drawing())
+    arguments = ["generate", str(seg), "--model", model, "--out", str(tmp_path), "--seed", "2", "--adherence"]
+    assert cli.main(arguments) == 0
+    said = capsys.readouterr()
+    assert "adherence of nodule: Dice 1.00, 1 of 1 found (real images 0.68, blind ball " in said.err
+    assert said.out.splitlines() == [str(tmp_path / "seg_tiny-ct_seed2.nii.gz")]

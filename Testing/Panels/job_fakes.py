@@ -44,7 +44,15 @@ def provenance(seed: int = 7, mode: str = "whole", **changes) -> dict:
         },
         "given_classes": ["lung", "nodule"],
         "contains_real_patient_pixels": inpainted,
-        "adherence": {"class": "nodule", "dice": 0.71, "real_dice": 0.68, "ball_dice": 0.42},
+        "adherence": {
+            "class": "nodule",
+            "dice": 0.71,
+            "structures": 1,
+            "found": 1,
+            "real_dice": 0.68,
+            "ball_dice": 0.42,
+            "cartoon_dice": 0.73,
+        },
     } | changes
 
 

@@ -81,14 +81,22 @@ def test_the_image_that_was_drawn_on_is_proposed(harness, pair, tmp_path):
 def test_without_a_real_volume_it_asks_for_one(harness, pair, tmp_path):
     from SynthDiffusionScene.drawing import newSegmentation
 
-    chosen = pair[0]
-    harness.parameters.compareReal = chosen
     blank = newSegmentation(harness.scene, None, (20, 20, 20), 1.0, "blank drawing")
     (node,) = add_results(harness, tmp_path / "c", blank, provenance(9))
     harness.panel.compare(node)
     assert not harness.panel.isActive and harness.parameters.compareSynthetic is node
     assert harness.ui.messageLabel.text == "Choose the real volume to compare with."
-    assert harness.parameters.compareReal is chosen  # the user's own choice stays
+    harness.parameters.compareReal = chosen = pair[0]
+    harness.panel.compare(node)
+    assert not harness.panel.isActive and harness.parameters.compareReal is chosen  # the user's own choice stays
+    assert "is not known. Click Compare if" in harness.ui.messageLabel.text and harness.ui.compareButton.enabled
+    harness.scene.RemoveNode(pair[0])  # the blank volume and the synthetic ones are no real ones
+    harness.panel.compare(node)
+    assert "There is no real volume in the scene" in harness.ui.messageLabel.text
+    assert "another synthetic volume" in harness.ui.messageLabel.text
+    harness.ui.realSelector.setCurrentNode(pair[1])
+    harness.ui.compareButton.click()
+    assert harness.panel.isActive  # as it says
 
 
 def test_one_click_compares_and_another_gives_the_views_back(harness, pair):
@@ -125,7 +133,7 @@ def test_the_table_holds_what_numpy_counts(active, pair):
         found = [float(text) for key, text in row.items() if key.startswith("Mean, ")]
         assert found == pytest.approx(means, abs=0.05)
         assert float(row["Volume, ml"].split()[0]) == pytest.approx(side**3 / 1000, rel=0.01)
-    assert table["tumour"]["Adherence (Dice)"].startswith("0.71 (real images: 0.68")
+    assert table["tumour"]["Adherence (Dice)"].startswith("0.71, 1 of 1 found")
     assert table["lung"]["Adherence (Dice)"] == ""
 
 

@@ -137,8 +137,11 @@ def test_another_python_is_remembered_runs_clean_and_can_be_given_up(engine, sta
         ("import sys; print('no such module', file=sys.stderr); sys.exit(1)", "no such module"),
         ("print('hello')", "without an answer"),
         ("import os; os.abort()", ""),
+        ("""print('{"event": "done", "devices": []}')""", "without an answer"),
+        ("""print('{"event": "done", "devices": [{"id": "cpu"}]}')""", "without an answer"),
+        ("""print('{"event": "done", "devices": "abc", "missing": []}')""", "without an answer"),
     ],
-    ids=["error", "silent", "crash"],
+    ids=["error", "silent", "crash", "keys missing", "devices of another form", "devices a text"],
 )
 def test_a_program_that_is_no_python_with_an_engine(engine, standin, tmp_path, code, said):
     program = fake_python(tmp_path, code)
@@ -216,3 +219,15 @@ def test_a_question_whose_folder_cannot_be_written(engine, standin, monkeypatch)
     engine.ask(["anything"], lambda result, message: answers.append((result, message)))
     assert not answers[0][0].done and "No such file" in answers[0][1]
     assert engine._running == []
+
+
+def test_a_full_disk_is_not_blamed_on_the_installation(engine, standin, tmp_path, monkeypatch):
+    from collections import namedtuple
+
+    from SynthDiffusionJobs import JobFolders
+
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(JobFolders.shutil, "disk_usage", lambda path: usage(1000, 1000, 0))
+    engine.setOtherPython(str(fake_python(tmp_path, "print('half an ans')")))
+    standin.wait(lambda: engine.status.state == "failed", seconds=20, what="the answer")
+    assert "disk of the temporary files is full" in engine.status.hint

@@ -101,6 +101,23 @@ def test_checked_volumes_are_written_into_the_folder(harness, volumes, standin, 
     assert standin.dialogs.opened_urls[-1].removeprefix("file://") == str(folder)
 
 
+def test_the_list_says_what_the_files_will_be_called(harness, volumes, standin, tmp_path):
+    volumes[1].SetName("<b>large</b> synthetic")
+    harness.panel.refresh()
+    tips = [harness.ui.volumesList.item(row).toolTip() for row in range(2)]
+    assert tips[0] == f"{volumes[0].GetName()}\nFile: drawing_lung-nodule-ct_seed7.nii.gz"
+    assert "&lt;b&gt;large" in tips[1] and "_b_large__b_ synthetic/drawing_lung-nodule-ct_seed8.nii.gz" in tips[1]
+    harness.ui.formatCombo.setCurrentIndex(1)
+    assert harness.ui.volumesList.item(0).toolTip().endswith("_seed7.nrrd")
+    harness.ui.segmentationCheck.click()
+    harness.panel.exportVolumes(str(tmp_path))
+    lines = wait(harness, standin).splitlines()
+    assert [line.replace("\\", "/") for line in lines] == [
+        "Written: drawing_lung-nodule-ct_seed7.nrrd",
+        "Written: _b_large__b_ synthetic/drawing_lung-nodule-ct_seed8.nrrd",
+    ]
+
+
 def test_without_segmentations(harness, volumes, standin, tmp_path):
     harness.ui.segmentationCheck.click()
     standin.dialogs.answer(str(tmp_path))
@@ -195,6 +212,8 @@ def test_the_keyboard_goes_from_top_to_bottom(harness, volumes):
 
 def test_the_panel_fits_its_width(harness, volumes, standin, tmp_path):
     volumes[0].SetName("a very long name of a volume that nobody can read in a narrow panel, synthetic")
+    # Within the module, its margins and a scroll bar take some of the width.
+    harness.panel.widget.layout().setContentsMargins(30, 0, 30, 0)
     harness.panel.saveScene(str(tmp_path / "a_very_long_name_without_any_blank_in_it" / "x.mrb"))
     harness.panel.exportVolumes(str(tmp_path))
     assert not any(widths(harness.panel, tmp_path, "export_running").values())

@@ -72,6 +72,9 @@ def test_problems_in_the_order_in_which_they_are_to_be_mended(harness, generatio
     assert "segmentation" in generation.problem(parameters)
     engine.status = EngineStatus(state="missing")
     assert generation.problem(parameters) == "The set-up is not complete."
+    for state in ("unknown", "checking"):
+        engine.status = EngineStatus(state=state)
+        assert generation.problem(parameters) == "The set-up is being checked."
 
 
 def test_an_empty_segmentation_is_a_problem_until_something_is_drawn(harness, generation):
@@ -308,6 +311,44 @@ def test_results_are_loaded_and_the_copies_of_the_inputs_go(harness, standin, tm
     assert nodes[0].GetNodeReference("SynthDiffusion.Segmentation") is harness.parameters.segmentation
     left = {path.name for path in run.folder.iterdir()}
     assert "request.json" in left and not {"results", "previews", "segmentation.seg.nrrd"} & left
+
+
+def test_results_remember_what_was_written_not_what_is_there_when_they_come(harness, standin, tmp_path):
+    import slicer.util
+
+    from SynthDiffusionScene.digests import (
+        DRAWING_DIGEST,
+        REAL_VOLUME_DIGEST,
+        drawingChanged,
+        realVolumeChanged,
+        segmentationDigest,
+        volumeDigest,
+        voxelsChanged,
+    )
+
+    parameters, generation = harness.parameters, harness.session.generation
+    parameters.mode, parameters.realVolume = "inpaint", add_volume(harness.scene, shape=(40, 40, 40))
+    written = {
+        DRAWING_DIGEST: segmentationDigest(parameters.segmentation),
+        REAL_VOLUME_DIGEST: volumeDigest(parameters.realVolume),
+    }
+    made = outputs(tmp_path, provenance(7, "inpaint"))
+    harness.session.engine.steps = [1.0, {"event": "done", "outputs": made}]
+    run = generation.start(parameters)
+    parameters.segmentation.GetSegmentation().RemoveSegment("Segment_2")
+    slicer.util.arrayFromVolume(parameters.realVolume)[1, 2, 3] += 5
+    second = generation.start(parameters)
+    standin.wait(lambda: run.ended and second.ended, seconds=20, what="the runs")
+    node = harness.scene.GetNodeByID(run.context["nodes"][0])
+    assert {name: node.GetAttribute(name) for name in written} == written
+    assert drawingChanged(node, parameters.segmentation) and realVolumeChanged(node, parameters.realVolume)
+    other = harness.scene.GetNodeByID(second.context["nodes"][0])
+    assert not drawingChanged(other, parameters.segmentation)
+    # Nobody has said that the volume was changed, so the file that the second run got holds it as it was.
+    assert other.GetAttribute(REAL_VOLUME_DIGEST) == written[REAL_VOLUME_DIGEST]
+    assert not voxelsChanged(node)
+    slicer.util.arrayFromVolume(node)[0, 0, 0] += 1
+    assert voxelsChanged(node) and not voxelsChanged(other)
 
 
 def test_a_source_that_is_gone_meanwhile_does_not_matter(harness, standin, tmp_path):

@@ -234,3 +234,17 @@ def test_shutdown_ends_the_dry_run(setup):
     process.kill = lambda: ended.append(process)
     setup.installation.shutdown()
     assert ended == [process]
+
+
+@pytest.mark.parametrize("action", ["installPackages", "installTorch"])
+def test_a_temporary_folder_that_cannot_be_written_is_said(setup, monkeypatch, action):
+    def refuse(purpose):
+        raise OSError(28, "No space left on device")
+
+    installation = setup.installation
+    monkeypatch.setattr(installation._folders, "new", refuse)
+    monkeypatch.setattr(installation, "torchProblem", lambda: "")
+    monkeypatch.setattr(installation, "packagesProblem", lambda: "")
+    getattr(installation, action)(*([lambda plan: True] if action == "installPackages" else []))
+    assert installation.state == "idle"
+    assert "No space left on device" in installation.message

@@ -136,8 +136,11 @@ def test_what_a_model_is_in_plain_words(harness):
     assert f"{measured['peak_bytes'] / 2**30:.1f} GB" in ui.performanceLabel.text
     assert "CPU, 2 threads" in ui.performanceLabel.text and "Balanced" in ui.performanceLabel.text
     arms = description["measured"]["quality"]["adherence"]
-    for arm in ("nodule", "anatomy", "inpainting", "moved", "ball"):
+    for arm in ("nodule", "anatomy", "inpainting", "moved", "ball_moved", "ball"):
         assert f"{arms[arm]['ratio']:.2f}" in ui.measuredLabel.text
+    moved = f"{arms['ball_moved']['ratio']:.2f}"
+    assert f"(structure at an unusual place; a ball in the middle gets {moved} there)." in ui.measuredLabel.text
+    assert "structures up to 40 mm, a little less in coarse images" in ui.makesLabel.text
 
 
 def test_what_was_not_measured_is_said_to_be_so(harness):
@@ -329,7 +332,7 @@ def test_an_installation_can_be_cancelled(real_engine, standin, tmp_path):
     install(harness, standin, ROOT / "Resources" / "Models" / MODEL_ID)
     harness.ui.libraryCancelButton.click()
     standin.wait(lambda: not harness.panel.library.busy, 2, "the end")
-    assert harness.ui.libraryLabel.text == "Cancelled."
+    assert harness.ui.libraryLabel.text == "Canceled."
     assert not list((tmp_path / "models").glob(MODEL_ID))
 
 

@@ -37,7 +37,6 @@ def test_missing_engine_is_told_with_the_mend(standin, monkeypatch):
     loaded = standin.load_module(MODULE_FILE)
     monkeypatch.setattr(loaded.python.SynthDiffusionLogic, "_repositoryFolder", staticmethod(lambda: ""))
     monkeypatch.setitem(sys.modules, "SynthDiffusionLib", None)  # import raises ImportError
-    monkeypatch.setattr(loaded.python.importlib.util, "find_spec", lambda name: None)
     widget = loaded.make_widget()
     loaded.enter()
     assert widget.panel is None
@@ -79,3 +78,37 @@ def test_self_test_of_the_module_passes_on_slicer_core(module):
     case = module.SynthDiffusionTest()
     assert len(case.moduleTestNames) >= 4
     case.runTest()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("quality", "ultra", "balanced"),
+        ("mode", "joint", "whole"),
+        ("precision", "fp8", "auto"),
+        ("seed", "99999999999", 2**31 - 1 - 20),
+        ("seed", "-5", 0),
+        ("samples", "0", 1),
+        ("steps", "-1", 0),
+        ("guidance", "nan", 0.0),
+        ("steps", "abc", 0),  # not even a number: Slicer's wrapper cannot be made, so all are reset
+    ],
+)
+def test_settings_of_a_scene_of_another_version_are_put_right(standin, name, text, expected):
+    loaded = standin.load_module(MODULE_FILE)
+    widget = loaded.make_widget()
+    node = widget.logic.getParameterNode()
+    widget.logic.parameters()  # writes the defaults
+    node.SetParameter(name, text)
+    loaded.enter()
+    assert getattr(widget.panel.session.parameters, name) == expected
+    widget.panel.refresh()
+
+
+def test_the_engine_beside_the_module_goes_before_another_one(standin, monkeypatch, tmp_path):
+    (tmp_path / "SynthDiffusionLib").mkdir()
+    (tmp_path / "SynthDiffusionLib" / "__init__.py").write_text("")
+    loaded = standin.load_module(MODULE_FILE)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *(p for p in sys.path if p != str(ROOT))])
+    loaded.python.SynthDiffusionLogic().engineFolder()
+    assert sys.path.index(str(ROOT)) < sys.path.index(str(tmp_path))

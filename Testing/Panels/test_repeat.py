@@ -79,6 +79,19 @@ def test_the_next_request_is_the_one_that_made_the_volume(harness, drawing, tmp_
     assert harness.parameters.fixedSeed and now.adherence
 
 
+def test_only_what_the_user_had_chosen_is_chosen_again(harness, drawing, tmp_path):
+    """What the model gives a segment anyway is not "chosen by you" in the table; the request says it all the same."""
+    spoil(harness)
+    apply(harness, made(harness, tmp_path, drawing))
+    assert dict(harness.parameters.classes) == {}
+    assert "chosen" not in {row.how for row in harness.session.generation.mapping(harness.parameters)}
+    segments = provenance()["mapping"]["segments"]
+    segments[2] |= {"class": "bone", "how": "explicit"}
+    apply(harness, made(harness, tmp_path / "b", drawing, mapping={"segments": segments}))
+    assert dict(harness.parameters.classes) == {"Segment_3": "bone"}
+    assert request(harness).labels == {"lung": "lung", "tumour": "nodule", "stomach": "bone"}
+
+
 def test_a_quality_is_put_back_as_such_and_other_steps_as_ones_own(harness, drawing, tmp_path):
     from SynthDiffusionLib.sampling.quality import quality_settings
 
@@ -159,16 +172,26 @@ def test_what_is_missing_is_said(harness, drawing, tmp_path, change):
         assert (harness.parameters.device, harness.parameters.precision) == ("auto", "auto")
 
 
-def test_a_drawing_that_was_changed_since_is_said(harness, drawing, tmp_path):
+@pytest.mark.parametrize("mode", ["whole", "inpaint"])
+def test_sources_that_were_changed_since_are_said(harness, drawing, tmp_path, mode):
     import slicer.util
 
-    volume = made(harness, tmp_path, drawing)
-    mask = np.zeros((40, 40, 40), np.uint8)
-    mask[5:10, 5:10, 5:10] = 1
+    from SynthDiffusionScene.digests import DRAWING_DIGEST, REAL_VOLUME_DIGEST, segmentationDigest, volumeDigest
+
     reference = add_volume(harness.scene, shape=(40, 40, 40))
+    real = reference if mode == "inpaint" else None
+    volume = made(harness, tmp_path, drawing, real)
+    volume.SetAttribute(DRAWING_DIGEST, segmentationDigest(drawing))
+    if real:
+        volume.SetAttribute(REAL_VOLUME_DIGEST, volumeDigest(real))
+    assert apply(harness, volume) == []
+    mask = np.zeros((40, 40, 40), np.uint8)
+    mask[6:10, 5:9, 5:9] = 1  # as many voxels as before, one voxel further
     slicer.util.updateSegmentBinaryLabelmapFromArray(mask, drawing, "Segment_2", reference)
-    missing = apply(harness, volume)
-    assert len(missing) == 1 and "drawn into since" in missing[0]
+    assert apply(harness, volume) == ["The drawing was changed since: the next volume follows it as it is now."]
+    slicer.util.arrayFromVolume(reference)[1, 2, 3] += 1
+    said = apply(harness, volume)
+    assert len(said) == (2 if real else 1) and ("The real volume was changed since" in said[-1]) == bool(real)
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,8 @@ def test_the_table_says_what_was_made_and_how_well(harness, volumes):
     table = harness.ui.volumesTable
     assert table.horizontalHeaderItem(4).text() == "Adherence (Dice)"
     tip = table.item(0, 4).toolTip()
-    assert "0.71" in tip and "0.68" in tip and "0.42" in tip and "ball" in tip
+    assert all(figure in tip for figure in ("0.71", "0.68", "0.42", "0.73"))
+    assert "ball" in tip and "does not mean that the image is realistic" in tip
     assert table.item(2, 4).toolTip() == "no segmenter"
     assert table.item(0, 0).toolTip() == f"{volumes[0].GetName()}\nRun 1: {MODEL_ID}, seeds 7 to 8"
 
@@ -175,13 +176,20 @@ def test_again_with_a_new_seed(harness, volumes, drawing):
     harness.session.engine.steps = [30]
     other = add_segmentation(harness.scene, {"lung": 9}, "other")
     harness.parameters.segmentation = other
+    harness.parameters.fixedSeed, harness.parameters.seed = True, 77
     pick(harness, 1)
     harness.ui.againButton.click()
     (run,) = harness.session.queue.runs
     request = json.loads((run.folder / "request.json").read_text(encoding="utf-8"))
     assert run.context["segmentation"] == drawing.GetID() and request["seed"] == run.context["seed"]
     assert (request["steps"], request["guidance"], request["samples"]) == (33, 2.5, 1)
-    assert harness.ui.messageLabel.text == "Run 1 is in the queue, see Generate."
+    text = harness.ui.messageLabel.text
+    assert text.startswith("Run 1 is in the queue, see Generate.")
+    assert f"The settings of '{volumes[1].GetName()}' are set now, but not its seed." in text
+    assert request["seed"] not in (8, 77)
+    harness.ui.againButton.click()
+    assert len({run.context["seed"] for run in harness.session.queue.runs}) == 2
+    assert (harness.parameters.fixedSeed, harness.parameters.seed) == (True, 77)
 
 
 def test_again_is_refused_when_what_it_was_made_from_is_gone(harness, volumes, drawing):
@@ -238,8 +246,8 @@ def test_a_volume_of_the_user_s_own_is_not_in_the_table(harness, volumes):
 
 def test_markup_in_names(harness, volumes, standin):
     pick(harness, 0)
-    write_name(harness, 0, "<b>x</b> & y synthetic")
-    assert cells(harness)[0][0] == "<b>x</b> & y synthetic"
+    write_name(harness, 0, "<b>x</b> & y (synthetic)")
+    assert cells(harness)[0][0] == "<b>x</b> & y (synthetic)"
     assert "&lt;b&gt;x&lt;/b&gt; &amp; y" in harness.ui.volumesTable.item(0, 0).toolTip()
     standin.dialogs.answer("Cancel")
     harness.ui.deleteButton.click()

@@ -60,8 +60,12 @@ def add(queue, steps, **arguments):
     return queue.add(Run("a run", folder, **arguments))
 
 
-def worker_processes():
-    return [p for p in psutil.process_iter(["cmdline"]) if str(WORKER) in (p.info["cmdline"] or [])]
+def worker_processes(folder=None):
+    """Of this test process, other ones may have theirs; or all that work in a folder."""
+    if folder is not None:
+        return [p for p in psutil.process_iter(["cmdline"]) if str(folder) in (p.info["cmdline"] or [])]
+    children = psutil.Process().children(recursive=True)
+    return [p for p in children if p.status() != psutil.STATUS_ZOMBIE and str(WORKER) in p.cmdline()]
 
 
 def test_events_become_the_runs_state(queue, standin):
@@ -230,8 +234,66 @@ def test_a_worker_ends_when_slicer_is_killed(standin, tmp_path):
     deadline = time.monotonic() + 20
     while not (tmp_path / "arguments.json").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert worker_processes()
+    workers = worker_processes(tmp_path)
+    assert workers
     parent.kill()
     parent.wait()
-    gone = psutil.wait_procs(worker_processes(), timeout=3)[1]
-    assert gone == []
+    assert psutil.wait_procs(workers, timeout=3)[1] == [], "still alive"
+
+
+def test_a_cancel_file_that_cannot_be_deleted_does_not_stop_the_queue(queue, standin, monkeypatch):
+    """On Windows a virus scanner may hold it."""
+    first, second = add(queue, [PROGRESS, 60]), add(queue, [DONE])
+    standin.wait(lambda: first.step == 3, seconds=20, what="progress")
+    unlink = Path.unlink
+
+    def refuse(self, missing_ok=False):
+        if self.name == "cancel" and self.exists():
+            raise PermissionError(13, "held", str(self))
+        return unlink(self, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    queue.cancel(first)
+    standin.wait(lambda: second.ended, seconds=20, what="the second run")
+    assert [first.state, second.state] == ["cancelled", "done"]
+
+
+def test_a_receiver_that_fails_does_not_stop_the_queue(queue, standin, caplog):
+    def fail(run):
+        raise KeyError("a fault of a panel")
+
+    queue.progressed.connect(fail)
+    run, second = add(queue, [PROGRESS, DONE]), add(queue, [DONE])
+    standin.wait(lambda: second.ended, seconds=20, what="both runs")
+    assert [run.state, second.state] == ["done", "done"]
+    assert "a fault of a panel" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"event": "progress"},
+        {"event": "progress", "stage": "denoise", "step": [1], "total": None},
+        {"event": "progress", "stage": "denoise", "step": 1, "total": 2, "eta_s": float("nan")},
+        {"event": "warning"},
+        {"event": "warning", "message": 5},
+        {"event": "preview"},
+        {"event": "error", "message": None},
+        {"event": "error", "kind": {}, "message": {"a": 1}, "hint": 3},
+        {"event": "done"},
+        {"event": "done", "outputs": None},
+    ],
+    ids=json.dumps,
+)
+def test_events_of_the_wrong_form_do_not_stop_the_queue(queue, standin, event):
+    run, second = add(queue, [event, "exit 1"]), add(queue, [DONE])
+    standin.wait(lambda: second.ended, seconds=20, what="both runs")
+    assert (run.state, second.state) == ("failed", "done")
+    assert run.message and all(isinstance(text, str) for text in (run.kind, run.message, run.hint, *run.warnings))
+
+
+def test_a_process_that_others_have_told_to_end_was_not_cancelled_by_the_user(queue, standin):
+    run = add(queue, [{"event": "error", "kind": "cancelled", "message": "Cancelled"}, "exit 130"])
+    standin.wait(lambda: run.ended, seconds=20, what="the run")
+    assert (run.state, run.kind) == ("failed", "killed")
+    assert "ended from outside" in run.message

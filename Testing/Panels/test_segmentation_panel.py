@@ -342,6 +342,24 @@ def test_segments_of_the_models_classes_are_ready_made(harness, standin):
     ]
 
 
+def test_before_the_set_up_there_are_no_classes_and_it_says_what_comes_first(harness):
+    from SynthDiffusionJobs.Engine import EngineStatus
+
+    harness.parameters.segmentation = add_segmentation(harness.scene, {"lung": 20})
+    harness.ui.drawSection.collapsed = False
+    assert harness.ui.drawLabel.isVisibleTo(harness.panel.widget)
+    ready, harness.session.engine.status = harness.session.engine.status, EngineStatus(state="missing")
+    harness.setModels()
+    assert "once the set-up is complete" in harness.ui.notesLabel.text
+    assert not harness.ui.drawLabel.isVisibleTo(harness.panel.widget) and harness.panel.draw._buttons == []
+    harness.session.engine.status = ready
+    harness.setModels()
+    assert harness.ui.notesLabel.text.endswith("shown once a model is chosen.")
+    assert "set-up" not in harness.ui.notesLabel.text
+    harness.setModels(shipped_model())
+    assert harness.ui.drawLabel.isVisibleTo(harness.panel.widget) and harness.ui.notesLabel.text == ""
+
+
 def test_without_a_segmentation_no_segment_can_be_added(harness):
     assert [button.enabled for button in harness.panel.draw._buttons] == [False] * 5
 
@@ -380,6 +398,7 @@ def test_the_editor_is_made_when_it_is_opened_and_let_go_when_the_module_is_left
     assert editor.mrmlSegmentEditorNode().GetSingletonTag() == "SynthDiffusion.SegmentEditor"
     assert editor._obj.shortcuts == 1
     editor.setActiveEffectByName("Paint")
+    assert editor._obj.observed
     harness.panel.exit()
     assert editor.activeEffect() is None and editor._obj.shortcuts == 0 and not editor._obj.observed
     harness.panel.enter()
@@ -387,6 +406,9 @@ def test_the_editor_is_made_when_it_is_opened_and_let_go_when_the_module_is_left
     editor.setActiveEffectByName("Paint")
     harness.ui.drawSection.collapsed = True
     assert editor.activeEffect() is None and editor._obj.shortcuts == 0
+    editor.setupViewObservations()  # as other code may ask, without a tool
+    harness.panel.exit()
+    assert not editor._obj.observed
 
 
 def test_painting_a_nodule_leaves_the_lung_under_it(harness):

@@ -192,6 +192,45 @@ def test_segment_editor_needs_its_node_and_holds_what_it_is_given(standin):
     assert editor.mrmlSegmentEditorNode().GetActiveEffectName() == "Paint"
 
 
+def test_segment_editor_shows_its_source_volume_and_observes_the_views_while_a_tool_is_active(standin):
+    import slicer
+    import slicer.util
+
+    def add_volume():
+        return slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
+
+    def shown():
+        composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+        return {(c.GetBackgroundVolumeID(), c.GetForegroundVolumeID()) for c in composites}
+
+    first, second, third = add_volume(), add_volume(), add_volume()
+    editor = slicer.qMRMLSegmentEditorWidget()
+    editor.setMRMLSegmentEditorNode(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentEditorNode"))
+    editor.setMRMLScene(slicer.mrmlScene)
+    editor.setSegmentationNode(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode"))
+    slicer.util.setSliceViewerLayers(background=first, foreground=second)
+    editor.setSourceVolumeNode(second)
+    assert shown() == {(first.GetID(), second.GetID())}  # it is there already
+    editor.setSourceVolumeNode(third)
+    assert shown() == {(third.GetID(), None)}
+    slicer.util.setSliceViewerLayers(background=first)
+    changed = slicer.app.layoutManager()._obj.layoutChanged
+    changed.emit(3)
+    assert shown() == {(first.GetID(), None)}
+    editor.setActiveEffectByName("Paint")
+    assert editor.activeEffect().name == "Paint" and editor._obj.observed
+    changed.emit(3)
+    assert shown() == {(third.GetID(), None)}
+    editor.autoShowSourceVolumeNode = False
+    editor.setSourceVolumeNode(first)
+    changed.emit(3)
+    assert shown() == {(third.GetID(), None)}
+    editor.setActiveEffect(None)
+    assert editor.activeEffect() is None and not editor._obj.observed
+    editor.setActiveEffectByName("no such tool")
+    assert editor.activeEffect() is None
+
+
 UI = """<ui version="4.0"><class>Panel</class>
 <widget class="qMRMLWidget" name="Panel"><layout class="QFormLayout" name="form">
  <item row="0" column="0"><widget class="QLabel" name="label"><property name="text"><string>Node:</string></property>

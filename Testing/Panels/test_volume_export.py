@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -156,6 +158,96 @@ def test_two_volumes_of_one_seed_do_not_replace_each_other(harness, export, reco
     assert len(names(tmp_path / "out")) == 4
 
 
+@pytest.fixture
+def made(harness, record, tmp_path):
+    """Makes a volume as the engine does: its record has the checksum of its file. `made(value, **changes)`."""
+    from SynthDiffusionScene.runs import addRun
+
+    drawing = add_segmentation(harness.scene, DRAWN)
+
+    def make(value: int, **changes):
+        path, text = write_volume(tmp_path / f"made{value}.nrrd", value), tmp_path / f"made{value}.json"
+        sums = {"output_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        text.write_text(json.dumps(record(**changes) | sums), encoding="utf-8")
+        return addRun(harness.scene, [{"volume": str(path), "provenance": str(text)}], drawing)[0]
+
+    return make
+
+
+def exported(harness, standin, nodes, folder, suffix="nrrd") -> list[str]:
+    """One export, and what it has written, within the folder."""
+    paths, problem = Export(harness, standin).run(nodes, folder, suffix)
+    assert problem == ""
+    return [Path(path).relative_to(folder).as_posix() for path in paths]
+
+
+def values(path) -> set[int]:
+    """The voxels of a file, as another reader has them."""
+    import SimpleITK
+
+    return set(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path))).ravel().tolist())
+
+
+STEM = "drawing_lung-nodule-ct_seed7"
+
+
+def test_a_later_export_does_not_replace_another_volume_but_its_own_files(harness, standin, made, tmp_path):
+    first, second, third = made(-500), made(-400), made(-300)
+    out = tmp_path / "out"
+    out.mkdir()
+    assert exported(harness, standin, [first], out) == [f"{STEM}.nrrd"]
+    folders = [f"{node.GetName()}/{STEM}.nrrd" for node in (second, third)]
+    assert folders[0] == f"drawing synthetic (lung-nodule-ct, seed 7) (2)/{STEM}.nrrd"
+    assert exported(harness, standin, [second], out) == folders[:1]
+    written = names(out)
+    for _time in range(2):  # in another order, and again
+        assert exported(harness, standin, [third, first, second], out) == [folders[1], f"{STEM}.nrrd", folders[0]]
+    assert names(out) == sorted([*written, folders[1], folders[1].replace(".nrrd", ".json")])
+    assert [values(out / path) for path in (f"{STEM}.nrrd", *folders)] == [{-500}, {-400}, {-300}]
+
+
+def test_files_of_unknown_origin_stay(harness, standin, made, tmp_path):
+    node = made(-500)
+    (tmp_path / f"{STEM}.nii.gz").write_text("a file of the user's own")
+    folder = "drawing synthetic (lung-nodule-ct, seed 7)"
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / f"{STEM}.json").write_text("no record")
+    assert exported(harness, standin, [node], tmp_path, "nii.gz") == [f"{folder} (2)/{STEM}.nii.gz"]
+    assert (tmp_path / f"{STEM}.nii.gz").read_text() == "a file of the user's own"
+
+
+def test_a_volume_that_was_renamed_is_found_by_its_name(harness, standin, made, tmp_path):
+    from SynthDiffusionJobs.VolumeExport import targetName
+    from SynthDiffusionScene.runs import renameVolume
+
+    first, second = made(-500), made(-400)
+    renameVolume(first, "large: nodule")
+    for node in (first, second):
+        assert exported(harness, standin, [node], tmp_path) == [targetName(node, "nrrd")]
+    assert targetName(first, "nrrd") == f"large_ nodule (synthetic)/{STEM}.nrrd"
+    assert targetName(second, "nii.gz") == f"{STEM}.nii.gz"
+    assert values(tmp_path / targetName(first, "nrrd")) == {-500}
+
+
+def test_a_segmentation_is_not_replaced_by_another_one_of_its_name(harness, standin, made, tmp_path):
+    import slicer.util
+
+    node, out = made(-500), tmp_path / "out"
+    out.mkdir()
+    drawing = node.GetNodeReference("SynthDiffusion.Segmentation")
+    for _time in range(2):
+        Export(harness, standin).run([node], out, segmentations=True)
+        assert [name for name in names(out) if ".seg." in name] == ["drawing.seg.nrrd"]
+    before = (out / "drawing.seg.nrrd").read_bytes()
+    mask = np.zeros((40, 40, 40), np.uint8)
+    mask[5:10, 5:10, 5:10] = 1
+    reference = add_volume(harness.scene, shape=(40, 40, 40))
+    slicer.util.updateSegmentBinaryLabelmapFromArray(mask, drawing, "Segment_2", reference)
+    paths, problem = Export(harness, standin).run([node], out, segmentations=True)
+    assert problem == "" and Path(paths[0]).name == "drawing (2).seg.nrrd"
+    assert (out / "drawing.seg.nrrd").read_bytes() == before != Path(paths[0]).read_bytes()
+
+
 def test_the_engine_s_refusal_is_shown_and_what_was_written_stays(harness, export, record, tmp_path):
     drawing = add_segmentation(harness.scene, DRAWN)
     nodes = add_results(harness, tmp_path / "a", drawing, record(1))
@@ -190,3 +282,46 @@ def test_an_exported_volume_is_what_the_command_line_reads(harness, export, reco
     answer = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert answer.returncode == 0, answer.stderr
     assert json.loads(answer.stdout.splitlines()[-1])["volume"].endswith("drawing_lung-nodule-ct_seed5.nii.gz")
+
+
+def test_a_volume_that_was_changed_says_so_and_has_no_adherence(harness, export, record, tmp_path):
+    import slicer.util
+
+    from SynthDiffusionScene.digests import VOXEL_DIGEST, volumeDigest
+
+    drawing = add_segmentation(harness.scene, DRAWN)
+    nodes = add_results(harness, tmp_path / "made", drawing, record(7), record(8))
+    for node in nodes:
+        node.SetAttribute(VOXEL_DIGEST, volumeDigest(node))
+    slicer.util.arrayFromVolume(nodes[0])[3, 2, 1] += 1
+    (tmp_path / "out").mkdir()
+    paths, said = export.run(nodes, tmp_path / "out")
+    assert said == f"'{nodes[0].GetName()}' was changed after it was made: its record says so, and holds no adherence."
+    changed, kept = (json.loads(Path(path).with_suffix(".json").read_text(encoding="utf-8")) for path in paths)
+    assert changed["modified_after_generation"] is True and not [name for name in changed if "adherence" in name]
+    assert "modified_after_generation" not in kept and kept["adherence"]["dice"] == 0.71
+
+
+def test_a_segmentation_that_was_changed_is_not_called_the_one_of_the_volume(harness, export, record, tmp_path):
+    from SynthDiffusionLib.volumes import read_segmentation
+    from SynthDiffusionScene.digests import DRAWING_DIGEST, segmentationDigest
+    from SynthDiffusionScene.segmentations import writeJobInput
+
+    drawing = add_segmentation(harness.scene, DRAWN)
+    drawing.GetSegmentation().GetSegment("Segment_3").SetName("tumour")  # a second one of that name
+    nodes = add_results(harness, tmp_path / "made", drawing, record(7), record(8))
+    (tmp_path / "job").mkdir()
+    names = list(writeJobInput(drawing, tmp_path / "job").values())
+    nodes[0].SetAttribute(DRAWING_DIGEST, segmentationDigest(drawing))
+    drawing.GetSegmentation().RemoveSegment("Segment_1")
+    nodes[1].SetAttribute(DRAWING_DIGEST, segmentationDigest(drawing))
+    (tmp_path / "out").mkdir()
+    paths, said = export.run(nodes, tmp_path / "out", segmentations=True)
+    assert said == (
+        f"The drawing was changed after '{nodes[0].GetName()}' was made: the exported segmentation is not the one that "
+        "it was made from."
+    )
+    # Told apart by the names that the command line of a volume has.
+    found = [segment.name for segment in read_segmentation(paths[0]).segments]
+    assert found == names[1:] == ["tumour", "tumour (2)"]
+    assert [drawing.GetSegmentation().GetNthSegment(n).GetName() for n in (0, 1)] == ["tumour", "tumour"]

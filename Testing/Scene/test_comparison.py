@@ -11,11 +11,14 @@ import slicer  # noqa: E402
 import slicer.util  # noqa: E402
 import vtk  # noqa: E402
 import vtk.util.numpy_support  # noqa: E402
-from comparison_examples import add_volume, grid  # noqa: E402
+from comparison_examples import add_segmentation, add_volume, grid  # noqa: E402
 from comparison_world import AFFINE, LUNG, NODULE, opened  # noqa: E402
 
 from SynthDiffusionScene.comparisonLayout import PLOT_TAG, TABLE_TAG, TAGS  # noqa: E402
+from SynthDiffusionScene.comparisonTables import tableCells  # noqa: E402
+from SynthDiffusionScene.difference import NOTE_WHOLE  # noqa: E402
 from SynthDiffusionScene.errors import SceneError  # noqa: E402
+from SynthDiffusionScene.volumes import markSynthetic  # noqa: E402
 
 
 @pytest.fixture
@@ -261,3 +264,45 @@ def test_what_makes_no_pair_is_refused(world):
     colored = scene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "colored")
     slicer.util.updateVolumeFromArray(colored, np.zeros((4, 4, 4, 3), np.uint8))
     assert "3 values" in _refused(world, world.real, colored).message
+
+
+def test_histograms_are_of_the_part_that_both_volumes_show(world):
+    voxels = slicer.util.arrayFromVolume(world.real).copy()
+    move = np.eye(4)
+    move[:3, 3] = (4, 0, 5)
+    cropped = add_volume(world.scene, voxels[5:15, :, 4:], AFFINE @ move, "cropped")
+    world.comparison.start(world.real, cropped, world.segmentation, segmentId="lung")
+    for pair in (world.comparison.whole, world.comparison.within):
+        np.testing.assert_array_equal(pair.real, pair.synthetic)
+        assert pair.realOutside == pair.syntheticOutside and pair.real.sum() == pytest.approx(100)
+
+
+def test_a_drawing_that_was_changed_is_not_the_one_that_the_volume_follows(world):
+    from SynthDiffusionScene.digests import DRAWING_DIGEST, segmentationDigest
+    from SynthDiffusionScene.runs import SEGMENTATION_ROLE
+
+    measured = {"class": "nodule", "dice": 0.5}
+    segments = [{"name": "nodule", "class": "nodule"}]
+    markSynthetic(world.synthetic, {"mode": "whole", "adherence": measured, "mapping": {"segments": segments}})
+    world.synthetic.SetNodeReferenceID(SEGMENTATION_ROLE, world.segmentation.GetID())
+
+    def adherenceCell() -> str:
+        headers, cells = tableCells(comparison.rows, comparison.adherence, "HU")
+        return cells[1][headers.index("Adherence (Dice)")]
+
+    comparison = world.start()
+    assert comparison.note == NOTE_WHOLE  # of an earlier version, which says nothing of the drawing
+    world.synthetic.SetAttribute(DRAWING_DIGEST, segmentationDigest(world.segmentation))
+    comparison.refresh()
+    assert comparison.note == NOTE_WHOLE and "earlier" not in adherenceCell()
+    lung = world.segmentation.GetSegmentation().GetSegment("lung").GetRepresentation("Binary labelmap")
+    lung.SetScalarComponentFromDouble(16, 16, 10, 0, 0)  # one voxel erased
+    comparison.refresh()
+    assert comparison.note == f"{NOTE_WHOLE} The drawing was changed after this volume was made."
+    assert adherenceCell().startswith("0.50") and adherenceCell().endswith("of the earlier drawing")
+    other = add_segmentation(world.scene, {"nodule": NODULE}, AFFINE, "another")
+    comparison.start(world.real, world.synthetic, other)
+    assert comparison.adherence.text == "0.50, of another drawing"
+    assert comparison.note == f"{NOTE_WHOLE} The segmentation is not the drawing that this volume was made from."
+    comparison.start(world.real, world.synthetic)
+    assert comparison.note == NOTE_WHOLE

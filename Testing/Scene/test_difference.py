@@ -11,7 +11,9 @@ import slicer.util  # noqa: E402
 from comparison_examples import add_volume, ball, grid, matrix_of, to_sitk  # noqa: E402
 
 from SynthDiffusionScene import difference  # noqa: E402
+from SynthDiffusionScene.digests import REAL_VOLUME_DIGEST, VOXEL_DIGEST, volumeDigest  # noqa: E402
 from SynthDiffusionScene.grids import countOutside, resample  # noqa: E402
+from SynthDiffusionScene.runs import REAL_VOLUME_ROLE  # noqa: E402
 from SynthDiffusionScene.volumes import markSynthetic  # noqa: E402
 
 SHAPE = (14, 18, 22)
@@ -150,7 +152,7 @@ def test_difference_node_is_hidden_unsaved_and_symmetric(scene, texture):
 @pytest.mark.parametrize(
     ("provenance", "note", "unit"),
     [
-        ({"mode": "inpaint", "modality": "CT"}, difference.NOTE_INPAINTED, "HU"),
+        ({"mode": "inpaint", "modality": "CT"}, difference.NOTE_INPAINTED_UNKNOWN, "HU"),
         ({"mode": "whole", "modality": "MR"}, difference.NOTE_WHOLE, ""),
         ({}, difference.NOTE_WHOLE, "HU"),
     ],
@@ -158,7 +160,27 @@ def test_difference_node_is_hidden_unsaved_and_symmetric(scene, texture):
 def test_title_and_note_say_what_the_difference_is(scene, texture, provenance, note, unit):
     synthetic = add_volume(scene, texture, grid(), "synthetic")
     markSynthetic(synthetic, provenance)
-    assert difference.differenceNote(synthetic) == note
+    assert difference.differenceNote(synthetic, add_volume(scene, texture, grid(), "real")) == note
     assert difference.unitOf(synthetic) == unit
     title = difference.differenceTitle(unit)
     assert title.startswith("Difference (synthetic minus real)") and title.endswith(", HU") == (unit == "HU")
+
+
+def test_that_only_the_region_differs_is_said_of_the_source_alone_and_while_it_is_as_it_was(scene, texture):
+    real, other = (add_volume(scene, texture, grid(), name) for name in ("real", "other"))
+    synthetic = add_volume(scene, texture, grid(), "synthetic")
+    markSynthetic(synthetic, {"mode": "inpaint"})
+    synthetic.SetNodeReferenceID(REAL_VOLUME_ROLE, real.GetID())
+    assert difference.differenceNote(synthetic, real) == difference.NOTE_INPAINTED  # of an earlier version
+    synthetic.SetAttribute(REAL_VOLUME_DIGEST, volumeDigest(real))
+    synthetic.SetAttribute(VOXEL_DIGEST, volumeDigest(synthetic))
+    assert difference.differenceNote(synthetic, real) == difference.NOTE_INPAINTED
+    assert difference.differenceNote(synthetic, other) == difference.NOTE_INPAINTED_ELSEWHERE
+    slicer.util.arrayFromVolume(real)[2, 3, 4] += 1
+    assert difference.differenceNote(synthetic, real) == "The real volume was changed after this volume was made."
+    slicer.util.arrayFromVolume(real)[2, 3, 4] -= 1
+    slicer.util.arrayFromVolume(synthetic)[2, 3, 4] += 1
+    assert difference.differenceNote(synthetic, real) == difference.NOTE_SYNTHETIC_CHANGED
+    scene.RemoveNode(real)
+    note = difference.differenceNote(synthetic, other)
+    assert note == f"{difference.NOTE_INPAINTED_UNKNOWN} {difference.NOTE_SYNTHETIC_CHANGED}"

@@ -52,7 +52,9 @@ def test_a_label_map_becomes_a_segmentation_voxel_by_voxel(scene, affine, label_
     hierarchy.SetItemParent(hierarchy.CreateItem(hierarchy.GetSceneItemID(), node), study)
     transform = transform_of(scene)
     node.SetAndObserveTransformNodeID(transform.GetID())
+    node.CreateDefaultDisplayNodes()
     segmentation = segmentationFromLabelMap(scene, node)
+    assert scene.GetNumberOfNodesByClass("vtkMRMLLabelMapVolumeDisplayNode") == 0
     nameByValue(segmentation)
     assert scene.GetNumberOfNodesByClass("vtkMRMLLabelMapVolumeNode") == 0
     assert segmentation.GetParentTransformNode() is transform

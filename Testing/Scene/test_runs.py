@@ -145,6 +145,8 @@ def test_table_is_read_from_the_scene_alone_also_when_reopened(scene, outputs, s
     runs.addRun(scene, outputs([5], adherence=measured), segmentation, seconds=3)
     runs.addRun(scene, outputs([8], adherence=None, adherence_note="no segmenter"), segmentation)
     runs.addRun(scene, outputs([9, 10], inpaint=True), segmentation, "third", seconds=100.06)
+    runs.addRun(scene, outputs([11], adherence=measured | {"structures": 2, "found": 1}), segmentation)
+    runs.addRun(scene, outputs([12], adherence=measured | {"structures": 2, "found": 2}), segmentation)
     preview = Preview(scene)
     preview.show(outputs([1])[0]["volume"])
     rows = runs.runsOf(scene)
@@ -153,8 +155,10 @@ def test_table_is_read_from_the_scene_alone_also_when_reopened(scene, outputs, s
         ("2", "8", None, "", "no segmenter"),
         ("3", "9", 100.1, "", ""),
         ("3", "10", 100.1, "", ""),
+        ("4", "11", None, "0.71, 1 of 2 found", ""),
+        ("5", "12", None, "0.71", ""),
     ]
-    assert [row.title for row in rows][2:] == ["third", "third"]
+    assert [row.title for row in rows][2:4] == ["third", "third"]
     assert {row.model for row in rows} == {"lung-nodule-ct"} and [row.mode for row in rows][1:3] == ["whole", "inpaint"]
 
     bundle.writeBundle(scene, tmp_path / "scene.mrb")
@@ -169,10 +173,10 @@ def test_table_is_read_from_the_scene_alone_also_when_reopened(scene, outputs, s
     assert again[0].node.GetNodeReference(runs.SEGMENTATION_ROLE).GetName() == segmentation.GetName()
     # The reopened scene goes on where the saved one was.
     [node] = runs.addRun(opened, outputs([5]), None)
-    assert node.GetAttribute("SynthDiffusion.Run") == "4"
+    assert node.GetAttribute("SynthDiffusion.Run") == "6"
     for row in again:
         runs.deleteVolume(opened, row.node)
-    assert [row.run for row in runs.runsOf(opened)] == ["4"]
+    assert [row.run for row in runs.runsOf(opened)] == ["6"]
     assert "third" not in _names_of_items(opened)
 
 
@@ -285,7 +289,13 @@ def test_renaming(scene, outputs, segmentation):
     assert node.GetName() == "nodule at the apex (inpainted)"
     assert node.GetNodeReference(runs.REGION_ROLE).GetName() == "nodule at the apex (inpainted) region"
     runs.renameVolume(other, "Synthetic 3")
-    assert other.GetName() == "Synthetic 3"
+    assert other.GetName() == "Synthetic 3 (synthetic)"
+    for name in ("CT unsynthetic real", "not synthetic", "not synthetic (lung-nodule-ct, seed 5)"):
+        runs.renameVolume(other, name)
+        assert other.GetName() == f"{name} (synthetic)"
+    for name in ("A (Synthetic)", "best: case7 synthetic (lung-nodule-ct, seed 5)", "A (synthetic) (2)"):
+        runs.renameVolume(other, name)
+        assert other.GetName() == name
     for refused in (
         lambda: runs.renameRun(scene, "1", "  "),
         lambda: runs.renameRun(scene, "7", "x"),

@@ -234,6 +234,32 @@ def test_path_that_cannot_be_written(full, tmp_path, name, message, code):
     assert caught.value.hint and caught.value.exitCode == code and not list(tmp_path.iterdir())
 
 
+def test_a_segment_beside_the_grid_of_its_segmentation_has_a_mend(scene, add_segmentation, affine, tmp_path):
+    """As after the reference geometry was changed without moving the segments: Slicer's writer samples them anew."""
+    mask = np.zeros(SHAPE, bool)
+    mask[3:9, 4:8, 2:6] = True
+    node = add_segmentation({"lung": (mask, LUNG)}, shape=SHAPE)
+    segment = node.GetSegmentation().GetNthSegment(0)
+    affine[:3, 3] += affine[:3, :3] @ (0.4, 0.3, 0.2)
+    segment.GetRepresentation("Binary labelmap").SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(affine))
+    with pytest.raises(SceneError, match="(voxels|geometry) of segment 1 'lung'") as caught:
+        sceneExport.exportScene(scene, tmp_path / "a.mrb")
+    assert "Specify geometry" in caught.value.hint and "Save Data" not in caught.value.hint
+    assert not list(tmp_path.iterdir())
+    # The mend, as the Segment Editor does it.
+    from SynthDiffusionScene import segmentations
+
+    grid = slicer.vtkOrientedImageData()
+    slicer.vtkSegmentationConverter.DeserializeImageGeometry(
+        node.GetSegmentation().GetConversionParameter(segmentations._gridParameter()), grid
+    )
+    moved = slicer.vtkOrientedImageData()
+    labelmap = segment.GetRepresentation("Binary labelmap")
+    slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(labelmap, grid, moved)
+    labelmap.DeepCopy(moved)
+    sceneExport.exportScene(scene, tmp_path / "a.mrb")
+
+
 def _lose_a_voxel(scene):
     slicer.util.arrayFromVolume(scene.GetFirstNodeByName("case7 synthetic (m, seed 3)"))[3, 2, 1] += 1
 

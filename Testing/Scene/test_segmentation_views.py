@@ -55,6 +55,34 @@ def test_all_of_it_is_seen_and_views_with_an_image_stay(scene, two_overlapping, 
         assert abs(x.mean() - 150) < 1 and abs(y.mean() - 100) < 1
 
 
+def test_a_volume_to_draw_on_is_shown_where_it_is_not_seen_but_never_in_a_comparison(scene, add_volume):
+    from SynthDiffusionScene.comparisonLayout import TAGS
+    from SynthDiffusionScene.segmentationViews import showVolume
+
+    volume, other = (add_volume(np.zeros(SHAPE, np.int16), name) for name in ("volume", "other"))
+    cases = {  # background, foreground and its opacity, before; background and foreground after
+        "Empty": ((None, None, 0.0), (volume, None)),
+        "Behind": ((volume, other, 0.5), (volume, other)),
+        "Before": ((other, volume, 0.5), (other, volume)),
+        "Unseen": ((other, volume, 0.0), (volume, None)),
+        "Other": ((other, None, 0.0), (volume, None)),
+        TAGS["synthetic"]: ((other, None, 0.0), (other, None)),
+    }
+    composites = {}
+    for name, ((background, foreground, opacity), _after) in cases.items():
+        add_view(scene, name, "Axial")
+        composites[name] = composite = scene.GetNthNodeByClass(len(composites), "vtkMRMLSliceCompositeNode")
+        composite.SetBackgroundVolumeID(background.GetID() if background else None)
+        composite.SetForegroundVolumeID(foreground.GetID() if foreground else None)
+        composite.SetForegroundOpacity(opacity)
+    fitted = []
+    showVolume(scene, volume, fitted.append)
+    for name, (_before, after) in cases.items():
+        shown = (composites[name].GetBackgroundVolumeID(), composites[name].GetForegroundVolumeID())
+        assert shown == tuple(node and node.GetID() for node in after), name
+    assert fitted == [composite for name, composite in composites.items() if name != TAGS["synthetic"]]
+
+
 def test_nothing_drawn_changes_nothing(scene):
     from SynthDiffusionScene.segmentationViews import fitToSegmentation
 

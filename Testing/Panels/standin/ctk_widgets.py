@@ -245,6 +245,14 @@ class ctkComboBox(QtWidgets.QComboBox):
     def setCurrentUserDataAsString(self, data: str) -> None:
         self.setCurrentIndex(self.findData(data))
 
+    def wheelEvent(self, event) -> None:
+        if self.scrollWheelEffect == self.AlwaysScroll:
+            super().wheelEvent(event)
+        elif self.scrollWheelEffect == self.NeverScroll:
+            event.ignore()
+        else:
+            raise NotImplementedError("ctkComboBox: a wheel effect that the stand-in does not make yet")
+
 
 class ctkSearchBox(QtWidgets.QLineEdit):
     standin_name = "ctkSearchBox"

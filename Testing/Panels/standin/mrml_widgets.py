@@ -115,8 +115,18 @@ class qMRMLSegmentsTableView(qMRMLWidget):
             self._table.setItem(row, 1, color)
 
 
+class qSlicerSegmentEditorAbstractEffect(QtCore.QObject):
+    """A tool of the segment editor, which does nothing but have a name."""
+
+    standin_name = "qSlicerSegmentEditorAbstractEffect"
+
+    def __init__(self, name: str, parent) -> None:
+        super().__init__(parent)
+        self.name = self.title = name
+
+
 class qMRMLSegmentEditorWidget(qMRMLWidget):
-    """Holds the nodes and the chosen effect; draws nothing.
+    """Holds the nodes and the chosen effect, and shows the source volume in the slice views as Slicer's does.
 
     Attributes (for tests):
         shortcuts: keyboard shortcuts installed minus uninstalled; observed: view observations set up or not.
@@ -135,7 +145,8 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
 
     def __init__(self, parent=None) -> None:
         super().__init__(parent)
-        self._editor_node, self._effect, self._order = None, "", EFFECTS
+        self._editor_node, self._effect, self._order, self._source = None, None, EFFECTS, None
+        self._effects = {name: qSlicerSegmentEditorAbstractEffect(name, self) for name in EFFECTS}
         self.shortcuts, self.observed = 0, False
         for name in ("addRemoveSegmentButtonsVisible", "maskingSectionVisible", "show3DButtonVisible", "undoEnabled"):
             setattr(self, name, True)
@@ -155,12 +166,19 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         layout.addWidget(self._segments)
         layout.addWidget(note)
 
+    def setMRMLScene(self, scene) -> None:
+        super().setMRMLScene(scene)
+        layout_manager = QtWidgets.QApplication.instance().layoutManager()
+        layout_manager.layoutChanged.connect(self.onLayoutChanged, Qt.ConnectionType.UniqueConnection)
+
     def mrmlSegmentEditorNode(self):
         return self._editor_node
 
     def setMRMLSegmentEditorNode(self, node) -> None:
         self._editor_node = node
         self._segments.setSegmentationNode(self.segmentationNode())
+        self._follow_source()
+        self._follow_effect()
 
     def segmentationNode(self):
         return self._editor_node.GetSegmentationNode() if self._editor_node is not None else None
@@ -173,6 +191,7 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         self._needs_editor_node().SetAndObserveSegmentationNode(node)
         self._segments.setSegmentationNode(node)
         self.segmentationNodeChanged.emit(node)
+        self._follow_source()
         ids = self._segments.displayedSegmentIDs()
         self.setCurrentSegmentID(ids[0] if ids else "")
 
@@ -188,7 +207,7 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
 
     def setSourceVolumeNode(self, node) -> None:
         self._needs_editor_node().SetAndObserveSourceVolumeNode(node)
-        self.sourceVolumeNodeChanged.emit(node)
+        self._follow_source()
 
     def setSourceVolumeNodeID(self, node_id: str) -> None:
         self.setSourceVolumeNode(self._scene.GetNodeByID(node_id) if node_id else None)
@@ -212,15 +231,19 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         self._order = tuple(order)
 
     def setActiveEffectByName(self, name: str) -> None:
-        self._effect = name
+        self.setActiveEffect(self._effects.get(name))
+
+    def activeEffect(self) -> qSlicerSegmentEditorAbstractEffect | None:
+        return self._effect
+
+    def setActiveEffect(self, effect) -> None:
         if self._editor_node is not None:
-            self._editor_node.SetActiveEffectName(name)
+            self._editor_node.SetActiveEffectName(effect.name if effect is not None else "")
+            self._follow_effect()
 
-    def activeEffect(self) -> None:
-        """No effects here, so none is active; what was asked for is in the editor node."""
-
-    def setActiveEffect(self, _effect) -> None:
-        self.setActiveEffectByName("")
+    def onLayoutChanged(self, _layout: int) -> None:
+        if self.observed and self.autoShowSourceVolumeNode:
+            self._show_source()
 
     def installKeyboardShortcuts(self, _parent=None) -> None:
         self.shortcuts += 1
@@ -236,6 +259,37 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
 
     def updateWidgetFromMRML(self) -> None:
         self._segments.setSegmentationNode(self.segmentationNode())
+
+    def _follow_effect(self) -> None:
+        """Takes the tool that the editor node names; the mouse events of the views are its own while it is active."""
+        effect = self._effects.get(self._editor_node.GetActiveEffectName()) if self._editor_node is not None else None
+        if effect is not self._effect:
+            self._effect = effect
+            if effect is not None:
+                self.setupViewObservations()
+            else:
+                self.removeViewObservations()
+
+    def _follow_source(self) -> None:
+        """Takes the source volume of the editor node; without a segmentation Slicer's editor does not look at it."""
+        node = self.sourceVolumeNode()
+        if self.segmentationNode() is None or node is self._source:
+            return
+        self._source = node
+        if node is not None and self.autoShowSourceVolumeNode:
+            self._show_source()
+        self.sourceVolumeNodeChanged.emit(node)
+
+    def _show_source(self) -> None:
+        """The source volume in the background of every slice view that does not show it, whoever's the view is."""
+        node = self.sourceVolumeNode()
+        logics = QtWidgets.QApplication.instance().layoutManager().mrmlSliceLogics()
+        for index in range(logics.GetNumberOfItems() if node is not None else 0):
+            composite = logics.GetItemAsObject(index).GetSliceCompositeNode()
+            if node.GetID() not in (composite.GetBackgroundVolumeID(), composite.GetForegroundVolumeID()):
+                composite.SetBackgroundVolumeID(node.GetID())
+                composite.SetForegroundVolumeID(None)
+                composite.SetLabelVolumeID(None)
 
     def _setter(name: str):  # noqa: N805 - makes the slots that set a property
         return lambda self, value: setattr(self, name, value)

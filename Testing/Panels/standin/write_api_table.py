@@ -45,6 +45,7 @@ CLASSES = (
     "qSlicerModuleSelectorToolBar",
     "qSlicerScriptedLoadableModule",
     "qSlicerScriptedLoadableModuleWidget",
+    "qSlicerSegmentEditorAbstractEffect",
     "qSlicerWidget",
 )
 
