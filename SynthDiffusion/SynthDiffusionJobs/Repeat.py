@@ -38,14 +38,19 @@ def applySettings(parameters, volumeNode, engine: Engine) -> list[str]:
             name=volumeNode.GetName(), entries=", ".join(absent)
         )
         raise SceneError(message, _("Choose another volume."))
+    missing = obstacles(volumeNode, engine)
     with slicer.util.NodeModify(parameters.parameterNode):  # one change, not twenty
-        return [
-            *obstacles(volumeNode, engine),
-            *_applySources(parameters, volumeNode, settings, engine),
-            *_applyModel(parameters, volumeNode, settings, engine),
-            *_applyNumbers(parameters, settings),
-            *_applyDevice(parameters, settings, engine),
-        ]
+        for apply, arguments in (
+            (_applySources, (volumeNode, settings, engine)),
+            (_applyModel, (volumeNode, settings, engine)),
+            (_applyNumbers, (settings,)),
+            (_applyDevice, (settings, engine)),
+        ):
+            try:
+                missing += apply(parameters, *arguments)
+            except (ValueError, TypeError) as error:  # a record of another version, or from elsewhere
+                missing.append(_("Not all settings can be put back: {reason}").format(reason=error))
+    return missing
 
 
 def obstacles(volumeNode, engine: Engine) -> list[str]:

@@ -201,6 +201,9 @@ def test_sources_that_were_changed_since_are_said(harness, drawing, tmp_path, mo
         ("inpaint_method", "replacement", "'replacement'"),
         ("margin_mm", 0.0, "0 for 'margin'"),
         ("seed", 2**31 - 3, "too large"),
+        ("guidance", 30.0, "Not all settings can be put back"),
+        ("mode", "joint", "Not all settings can be put back"),
+        ("seed", -1, "Not all settings can be put back"),
     ],
 )
 def test_what_only_the_command_line_can_do_is_said(harness, drawing, tmp_path, entry, value, part):

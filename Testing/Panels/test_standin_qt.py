@@ -227,13 +227,3 @@ def test_dialogs_are_answered_as_the_test_says(qt, standin):
     assert (last.text, last.details) == ("It broke", "a log")
     with pytest.raises(AssertionError, match="Sure"):
         slicer.util.confirmOkCancelDisplay("Sure?")
-
-
-def test_none_is_not_used_up(standin):
-    """Where Qt's functions take references to None away, so many calls would end the interpreter."""
-    import qt
-
-    label = qt.QLabel("")
-    for _ in range(300_000):
-        label.setNum(1)
-    assert label.text == "1"

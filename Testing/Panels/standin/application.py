@@ -8,7 +8,6 @@ import tempfile
 
 from PySide6 import QtCore, QtGui, QtWidgets
 
-from . import lasting_singletons
 from .mrml_widgets import qSlicerWidget
 from .qt_proxy import proxy_of
 
@@ -387,7 +386,6 @@ def application() -> qSlicerApplication:
     Raises:
         RuntimeError: a test made a plain QApplication before.
     """
-    lasting_singletons.keep()
     found = QtWidgets.QApplication.instance()
     if found is None:
         os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
