@@ -384,5 +384,5 @@ def test_weights_that_do_not_fit_the_network(refused, own_model):
 
 
 def test_too_little_memory(refused):
-    cause = "A grid of 40x40x40 needs about 0.12 GiB, but 0.10 GiB may be used"
+    cause = "A grid of 40x40x40 needs about 0.59 GiB, but 0.10 GiB may be used"
     refused("--vram-limit=100MiB", "--precision=fp32", cause=cause, mend="raise --vram-limit", code=1, torch=True)

@@ -6,6 +6,7 @@ import gc
 import json
 import shutil
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -103,8 +104,13 @@ class Ledger:
 
 
 def own_objects() -> Counter:
-    """How many objects of the module's own classes live."""
-    return Counter(type(item).__name__ for item in gc.get_objects() if str(type(item).__module__).split(".")[0] in _OWN)
+    """How many objects of the module's own classes live. Every test imports the module anew: those of others are not
+    counted, which pytest may keep alive.
+    """
+    modules = [module for name, module in sys.modules.items() if name.split(".")[0] in _OWN]
+    found = [value for module in modules for value in vars(module).values() if isinstance(value, type)]
+    classes = {cls for cls in found if cls.__module__.split(".")[0] in _OWN}
+    return Counter(type(item).__name__ for item in gc.get_objects() if type(item) in classes)
 
 
 def _receivers(slicer: Slicer) -> int:
