@@ -17,6 +17,8 @@ from SynthDiffusionJobs.Signal import Signal
 
 GIB = 1024**3
 _PYTHON_SETTING = "SynthDiffusion/WorkerPython"
+# Parts of a model.json that its JSON schema demands and the panels read.
+_SHOWN = {"name", "version", "modes", "label_scheme", "sampling", "diffusion", "grid", "files", "training", "license"}
 
 
 @dataclass(frozen=True)
@@ -151,8 +153,10 @@ class Engine:
             if question is not None:
                 question.kill()
         if not quietly:
-            self._setStatus(EngineStatus(state="checking"))
+            self.status = EngineStatus(state="checking")
         self._probe = self.ask(["SynthDiffusionLib.jobs.probe"], self._onProbed)
+        if not quietly:
+            self.changed.emit()
 
     def refreshModels(self) -> None:
         """Asks for the models only, after one was installed or removed."""
@@ -248,9 +252,9 @@ class Engine:
         hint = _("Choose Slicer's own Python under Advanced, or one of version 3.11 or 3.12.")
         if not self.otherPython:
             hint = _("Install the SynthDiffusion extension again.")
-        if full := self.folders.fullText():  # the answer goes through a file
+        if full := self.folders.fullText(problem):  # the answer goes through a file
             hint = full
-        return EngineStatus(state="failed", problem=f"{program}: {problem}", hint=answer.get("hint") or hint)
+        return EngineStatus(state="failed", problem=f"{program}: {problem}", hint=str(answer.get("hint") or hint))
 
     def _onModels(self, result: ProcessResult, message: str) -> None:
         self._modelsQuestion = None
@@ -269,23 +273,37 @@ class Engine:
 
 def _statusOf(answer: dict) -> EngineStatus:
     """What the probe says. Raises what Python raises if it is not an answer of the probe."""
-    devices = [Device(d["id"], d["name"], d["total_bytes"], d["free_bytes"], d["precision"]) for d in answer["devices"]]
+    devices = [_deviceOf(entry) for entry in answer["devices"]]
     devices.sort(key=lambda device: device.id == "cpu")  # "auto" takes a GPU where there is one
     return EngineStatus(
         state="missing" if answer["missing"] or answer["torch_problem"] else "ready",
         python=answer["python"],
         version=answer["version"],
         torch=answer["torch"] or "",
-        missing=tuple(answer["missing"]),
+        missing=tuple({key: entry[key] for key in ("name", "requirement", "installed")} for entry in answer["missing"]),
         devices=tuple(devices),
-        problem=answer["torch_problem"] or "",
+        problem=str(answer["torch_problem"] or ""),
     )
+
+
+def _deviceOf(entry: dict) -> Device:
+    total, free = _number(entry["total_bytes"]), _number(entry["free_bytes"])
+    return Device(str(entry["id"]), str(entry["name"]), total, free, entry["precision"])
+
+
+def _number(value: object) -> int | None:
+    return None if value is None else int(value)
 
 
 def _modelsOf(answer: dict) -> tuple[ModelInfo, ...]:
-    return tuple(
-        ModelInfo(m["id"], m["origin"], m["folder"], m["problem"] or "", m["model"] or {}) for m in answer["models"]
-    )
+    """The models of an answer. One whose description lacks what the panels show cannot be used."""
+    models = []
+    for m in answer["models"]:
+        description, problem = m["model"] or {}, str(m["problem"] or "")
+        if description and not description.keys() >= _SHOWN:
+            description, problem = {}, problem or _("its description is incomplete")
+        models.append(ModelInfo(str(m["id"]), str(m["origin"]), str(m["folder"]), problem, description))
+    return tuple(models)
 
 
 def _lastLine(path: Path) -> str:

@@ -367,5 +367,15 @@ class Estimate:
         if result.cancelled:
             return
         self._process = None
-        fallback = {"event": "error", "kind": "internal", "message": message, "hint": ""}
-        self._onAnswer(result.event or fallback)
+        answer = result.event
+        if not _isAnswer(answer):
+            answer = {"event": "error", "kind": "internal", "message": message, "hint": ""}
+        self._onAnswer(answer)
+
+
+def _isAnswer(event: dict) -> bool:
+    """Whether an event is one of `jobs.preflight`, with all that is shown of it."""
+    if event.get("event") == "error":
+        return all(isinstance(event.get(name), str) for name in ("kind", "message", "hint"))
+    numbers = (event.get("seconds") or 0, event.get("predicted_bytes"), event.get("free_bytes") or 0)
+    return all(isinstance(n, (int, float)) for n in numbers) and {"seconds_from", "strategy"} <= event.keys()

@@ -6,6 +6,8 @@ the module is cleaned up. What a crashed session has left is removed by a later 
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import tempfile
 import time
@@ -46,12 +48,13 @@ class JobFolders:
         if folder is not None and self._session is not None and folder.parent == self._session:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def fullText(self) -> str:
-        """What to do, if the disk of the temporary files is as good as full; else ""."""
+    def fullText(self, problem: str = "") -> str:
+        """What to do, if the disk of the temporary files is as good as full, or `problem` says so; else ""."""
         try:
             full = shutil.disk_usage(self._parent).free < _LEAST_FREE_BYTES
         except OSError:
-            return ""
+            full = False
+        full = full or any(sign in problem for sign in (os.strerror(errno.ENOSPC), "Errno 28", "quota"))
         return _("The disk of the temporary files is full: free some space.") if full else ""
 
     def removeAll(self) -> None:

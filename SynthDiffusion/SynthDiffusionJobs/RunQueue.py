@@ -108,8 +108,8 @@ class RunQueue:
         """Puts a run at the end of the queue and starts it when it is its turn."""
         run.number = next(self._numbers)
         self.runs.append(run)
-        self.changed.emit(None)
         self._startNext()
+        self.changed.emit(None)
         return run
 
     def cancel(self, run: Run) -> None:
@@ -129,8 +129,8 @@ class RunQueue:
                     (run.folder / name).unlink(missing_ok=True)
             self.runs.remove(run)
             self.runs.append(run)
-            self.changed.emit(None)
             self._startNext()
+            self.changed.emit(None)
 
     def remove(self, run: Run) -> None:
         """Forgets an ended run and deletes its folder."""
@@ -168,8 +168,8 @@ class RunQueue:
         self._process = EngineProcess(
             self._engine.command(*arguments), self._engine.environment(), run.folder, self._onEvent, self._onFinished
         )
+        self._process.start()  # before anybody is told: who fails then must not keep it from starting
         self.changed.emit(run)
-        self._process.start()
 
     def _onEvent(self, event: dict) -> None:
         run, kind = self._current, event.get("event")  # None for JSON that some library prints

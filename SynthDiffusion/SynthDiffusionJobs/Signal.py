@@ -20,8 +20,15 @@ class Signal:
             self._receivers.remove(receiver)
 
     def emit(self, *arguments: object) -> None:
+        """Calls all of them. If one fails the others are called all the same, and the first failure is raised then."""
+        failure = None
         for receiver in list(self._receivers):
-            receiver(*arguments)
+            try:
+                receiver(*arguments)
+            except Exception as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
 
     def disconnectAll(self) -> None:
         self._receivers.clear()

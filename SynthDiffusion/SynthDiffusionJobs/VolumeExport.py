@@ -184,9 +184,13 @@ class VolumeExport:
         """
         stem = _stemOf(node)
         folders = (self._target / name for name in _numbered(fileName(node.GetName())))
-        if not _isRenamed(node) and _isFreeFor(node, self._target / stem) and self._take(self._target / stem):
+
+        def isFree(place: Path) -> bool:
+            return _isFreeFor(node, place / stem, self._suffix) and self._take(place / stem)
+
+        if not _isRenamed(node) and isFree(self._target):
             return self._target
-        return next(place for place in folders if _isFreeFor(node, place / stem) and self._take(place / stem))
+        return next(place for place in folders if isFree(place))
 
     def _onAnswer(self, result: ProcessResult, message: str, note: str) -> None:
         if result.cancelled:
@@ -229,12 +233,14 @@ def _isRenamed(node) -> bool:
     return not re.fullmatch(re.escape(name) + r"( \(\d+\))?", node.GetName())
 
 
-def _isFreeFor(node, path: Path) -> bool:
-    """Whether files of this name, to which the suffix is missing, may be written: none is there, or the volume's own.
+def _isFreeFor(node, path: Path, suffix: str) -> bool:
+    """Whether files of this name, to which the suffix is missing, may be written: none is there, or the volume's own,
+    of the same format and in the same state.
 
     Raises:
         OSError: the folder cannot be looked into.
     """
+    from SynthDiffusionScene.digests import voxelsChanged
     from SynthDiffusionScene.volumes import provenanceOf
 
     record = path.with_name(f"{path.name}.json")
@@ -244,8 +250,11 @@ def _isFreeFor(node, path: Path) -> bool:
         found = json.loads(record.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return False
+    if path.with_name(f"{path.name}.{next(s for s in FORMATS if s != suffix)}").exists():
+        return False  # the record that lies there is of that file
     own = _generatedSum(provenanceOf(node))
-    return own is not None and own == _generatedSum(found)
+    edited = bool(isinstance(found, dict) and found.get("modified_after_generation"))
+    return own is not None and own == _generatedSum(found) and edited == voxelsChanged(node)
 
 
 def _generatedSum(record) -> str | None:

@@ -11,6 +11,7 @@ from slicer.i18n import tr as _
 
 from SynthDiffusionJobs.EngineProcess import EngineProcess, ProcessResult
 from SynthDiffusionJobs.Session import Session
+from SynthDiffusionPanels.sentences import panelWords
 
 _ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")  # as in model.schema.json
 # argparse and the engine begin their last line with the name of the command.
@@ -115,7 +116,7 @@ class ModelLibrary:
             elif result.cancelled:
                 self._show(_("Canceled."))
             else:
-                self._show(_COMMAND_PREFIX.sub("", message) or _("It ended without a message."))
+                self._show(panelWords(_COMMAND_PREFIX.sub("", message)) or _("It ended without a message."))
 
         command = ["SynthDiffusionLib", "models", *arguments, "--json"]
         self._process = self._session.engine.ask(command, answered)

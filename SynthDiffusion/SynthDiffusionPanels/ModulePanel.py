@@ -11,6 +11,7 @@ import vtk
 from slicer.util import VTKObservationMixin
 
 from SynthDiffusionJobs import RunQueue
+from SynthDiffusionJobs.Parameters import makeValid
 from SynthDiffusionJobs.Session import Session
 from SynthDiffusionPanels.ComparePanel import ComparePanel
 from SynthDiffusionPanels.ExportPanel import ExportPanel
@@ -144,10 +145,17 @@ class ModulePanel(VTKObservationMixin):
 
         # A scene that was saved from Slicer's menu during a comparison asks for views that are not there.
         recoverLayout(slicer.app.layoutManager().layoutLogic().GetLayoutNode())
-        if self._visible:
+        if self._visible or self.session.parameters is not None:
             self._takeParameters()
 
     def _onParametersModified(self, caller=None, event=None) -> None:
+        if self.session.scene.IsImporting():
+            return  # they are taken, and put right, at its end
+        try:
+            makeValid(self.session.parameters)
+        except (ValueError, TypeError):  # not even of the right type: written by hand
+            self._takeParameters()
+            return
         self._observeSegmentation()
         self.session.parametersChanged.emit()
         self.refresh()

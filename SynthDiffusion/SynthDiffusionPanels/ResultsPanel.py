@@ -40,6 +40,7 @@ class ResultsPanel(VTKObservationMixin):
         self.ui = ui = slicer.util.childWidgetVariables(self.widget)
         self._rows: list = []
         self._cells: list[tuple[str, ...]] = []
+        self._edited: dict[tuple[str, int], bool] = {}
         self._message = ""
         header = ui.volumesTable.horizontalHeader()
         for column in (_MODEL, _SEED, _TIME, _ADHERENCE):
@@ -150,11 +151,23 @@ class ResultsPanel(VTKObservationMixin):
             height = rows + table.horizontalHeader().sizeHint.height() + 2 * table.frameWidth
         table.setMaximumHeight(height)
 
-    @staticmethod
-    def _textsOf(row) -> tuple[str, ...]:
+    def _textsOf(self, row) -> tuple[str, ...]:
         time = _("not known") if row.seconds is None else durationText(row.seconds)
         adherence = row.adherence or row.adherenceNote or _("not measured")
+        if row.adherence and self._isEdited(row.node):
+            adherence = _("{figure}, before it was edited").format(figure=row.adherence)
         return row.name, row.model, row.seed, time, adherence
+
+    def _isEdited(self, node) -> bool:
+        """Whether the voxels are not those that were made; counted anew only when the node has changed."""
+        from SynthDiffusionScene.digests import voxelsChanged
+        from SynthDiffusionScene.modified import modifiedTime
+
+        key = node.GetID(), modifiedTime(node)
+        if key not in self._edited:
+            self._edited = {k: v for k, v in self._edited.items() if k[0] != node.GetID()}
+            self._edited[key] = voxelsChanged(node)
+        return self._edited[key]
 
     @staticmethod
     def _tipOf(row, column: int) -> str:

@@ -99,6 +99,9 @@ def qualityText(description: Mapping) -> str:
     if "ball" in ratios:
         ball = _("A ball in the middle, drawn without looking at the image, gets {ratio}.")
         text += " " + ball.format(ratio=ratios["ball"])
+    if "blob_flat_lung" in ratios:  # the figures above say nothing of realism
+        blob = _("A flat picture with a blurred blob gets {ratio}: this does not measure how realistic an image is.")
+        text += " " + blob.format(ratio=ratios["blob_flat_lung"])
     return text
 
 
@@ -119,7 +122,7 @@ def qualityMeanings(description: Mapping | None) -> dict[str, str]:
         texts["fast"] = _("rough first look, {n}% of the time").format(n=round(100 * fast / balanced))
     if best > balanced:
         # What the card measures is Balanced.
-        texts["best"] = _("most steps, {n} times longer, not measured").format(n=f"{best / balanced:.2g}")
+        texts["best"] = _("most steps, {n} times as long, not measured").format(n=f"{best / balanced:.2g}")
     else:
         texts["best"] = _("the same as Balanced with this model")
     return texts

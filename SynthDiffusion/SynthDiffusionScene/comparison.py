@@ -22,7 +22,7 @@ from SynthDiffusionScene.difference import (
     suggestedLimit,
     unitOf,
 )
-from SynthDiffusionScene.digests import drawingChanged
+from SynthDiffusionScene.digests import drawingChanged, voxelsChanged
 from SynthDiffusionScene.displayState import OthersHidden, Outlines, WindowLevels
 from SynthDiffusionScene.errors import SceneError
 from SynthDiffusionScene.histogram import HistogramPair, histogramPair
@@ -248,6 +248,8 @@ class Comparison:
                 self._drawingNote = NOTE_DRAWING_CHANGED if isSource else NOTE_OTHER_DRAWING
                 ofDrawing = "the earlier drawing" if isSource else "another drawing"
                 self.adherence = replace(self.adherence, ofDrawing=ofDrawing)
+        if voxelsChanged(self.synthetic):
+            self.adherence = replace(self.adherence, ofDrawing="the volume as it was made")
         self._tables.showRows(self.rows, self.adherence, self.unit)
         self.updateHistograms()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,12 +156,13 @@ def renameVolume(volumeNode, name: str) -> None:
     name = name.strip()
     if not name:
         raise SceneError("The name of a volume cannot be empty", "Give it a name.")
-    mark = "(inpainted)" if volumeNode.GetAttribute(REAL_PIXELS) == "YES" else "(synthetic)"
+    mark = "inpainted" if volumeNode.GetAttribute(REAL_PIXELS) == "YES" else "synthetic"
     provenance = provenanceOf(volumeNode) or {}
     case = provenance.get("case")
-    # Not the word alone: it is in "not synthetic", too.
-    if mark not in name.lower() and not (case and syntheticName(str(case), provenance) in name):
-        name += f" {mark}"
+    # At the end, and not the word alone: "not synthetic" and "no (synthetic), real" have that, too.
+    given = re.escape(syntheticName(str(case), provenance)) if case else "(?!)"
+    if not re.fullmatch(rf"(.*\({mark}\)|{given})( \(\d+\))?", name, re.IGNORECASE):
+        name += f" ({mark})"
     volumeNode.SetName(name)
     region = volumeNode.GetNodeReference(REGION_ROLE)
     if region is not None:

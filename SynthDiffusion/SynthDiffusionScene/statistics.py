@@ -122,8 +122,8 @@ class Adherence:
         known = [text.format(dice) for dice, text in rows if dice is not None]
         compared = [f"For comparison: {', '.join(known)}."] if known else []
         limit = (
-            "A low value may mean that a structure is missing or misplaced; a value at or above that of real images "
-            "does not mean that the image is realistic."
+            "A low value may mean that a structure is missing or misplaced; small and long structures get less, "
+            "whatever the image. A value at or above that of real images does not mean that the image is realistic."
         )
         return " ".join([what, *compared, limit])
 

@@ -52,7 +52,11 @@ def load_segmenter(package: ModelPackage) -> Segment | None:
 
 
 def adherence_of(
-    views: Callable[[], Iterable[View]], spec: ModelSpec, segment: Segment | None, on_event: OnEvent
+    views: Callable[[], Iterable[View]],
+    spec: ModelSpec,
+    segment: Segment | None,
+    on_event: OnEvent,
+    inpainted: bool = False,
 ) -> dict[str, Any]:
     """Measures one sample.
 
@@ -62,6 +66,7 @@ def adherence_of(
         spec: of the model.
         segment: from `load_segmenter`.
         on_event: gets a warning if the segmenter fails; a run does not end for that.
+        inpainted: the sample is a real image but for the regions; then the cartoon is a blob pasted into one.
 
     Returns:
         for the provenance and the `done` event: "adherence" with
@@ -106,7 +111,7 @@ def adherence_of(
             "found_ml": round(marks.marked_ml, 4),
             "ball_dice": balls.dice(),
             "real_dice": _measured_dice(spec, "real"),
-            "cartoon_dice": _measured_dice(spec, "blob_flat_lung"),
+            "cartoon_dice": _measured_dice(spec, "blob_flat_lung_pasted" if inpainted else "blob_flat_lung"),
         }
     }
 

@@ -140,7 +140,8 @@ def _carry_out(
         measured: dict[str, Any] = {}
         if request.adherence:
             progress.stage("adherence")
-            measured = adherence_of(partial(model_views, spec, prepared, result), spec, segment, on_event)
+            views = partial(model_views, spec, prepared, result)
+            measured = adherence_of(views, spec, segment, on_event, inpainted=request.mode == "inpaint")
         paths = sample_paths(request, spec, resolved, inputs.case, out, index)
         paths = write_sample(result, record | measured, paths, inputs, spec, progress.stage)
         outputs.append({"seed": sample.seed, **measured, **paths})

@@ -231,3 +231,27 @@ def test_a_full_disk_is_not_blamed_on_the_installation(engine, standin, tmp_path
     engine.setOtherPython(str(fake_python(tmp_path, "print('half an ans')")))
     standin.wait(lambda: engine.status.state == "failed", seconds=20, what="the answer")
     assert "disk of the temporary files is full" in engine.status.hint
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"devices": [ANSWER["devices"][0] | {"total_bytes": "abc"}]},
+        {"missing": ["monai"]},
+        {"missing": {"a": 1}},
+        {"missing": [{"name": "monai"}]},
+    ],
+    ids=str,
+)
+def test_an_answer_of_another_form_is_none(engine, standin, tmp_path, changes):
+    engine.setOtherPython(str(answering(tmp_path, **changes)))
+    standin.wait(lambda: engine.status.state == "failed", seconds=20, what="the answer")
+
+
+def test_a_model_whose_description_lacks_what_is_shown_cannot_be_used(engine, standin, tmp_path):
+    entry = {"id": "a", "origin": "user", "folder": str(tmp_path), "problem": None, "model": {"id": "a"}}
+    lines = {"probe": json.dumps(ANSWER), "models": json.dumps({"models": [entry]})}
+    code = f"import sys\nlines = {lines!r}\nprint(lines['probe' if 'probe' in sys.argv[3] else 'models'])"
+    engine.setOtherPython(str(fake_python(tmp_path, code)))
+    standin.wait(lambda: engine.models, seconds=20, what="the models")
+    assert not engine.models[0].usable and "incomplete" in engine.models[0].problem

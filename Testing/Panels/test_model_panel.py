@@ -168,7 +168,7 @@ def test_the_quality_slider_says_what_its_stops_cost(harness):
     harness.setModels(shipped_model())
     description, ui = shipped_description(), harness.ui
     steps = {name: quality_settings(name, description["sampling"], 1000)[1] for name in ("fast", "balanced", "best")}
-    assert f"{steps['best'] / steps['balanced']:g} times longer" in ui.bestLabel.text
+    assert f"{steps['best'] / steps['balanced']:g} times as long" in ui.bestLabel.text
     assert f"{100 * steps['fast'] // steps['balanced']}% of the time" in ui.fastLabel.text
     assert ui.qualitySlider.value == 1 and "<b>" in ui.balancedLabel.text
     ui.qualitySlider.value = 2

@@ -112,3 +112,35 @@ def test_the_engine_beside_the_module_goes_before_another_one(standin, monkeypat
     monkeypatch.setattr(sys, "path", [str(tmp_path), *(p for p in sys.path if p != str(ROOT))])
     loaded.python.SynthDiffusionLogic().engineFolder()
     assert sys.path.index(str(ROOT)) < sys.path.index(str(tmp_path))
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_impossible_settings_that_are_written_or_imported_later_are_put_right(standin, shown):
+    import slicer
+
+    loaded = standin.load_module(MODULE_FILE)
+    widget = loaded.make_widget()
+    loaded.enter()
+    if not shown:
+        loaded.exit()
+    node = widget.logic.getParameterNode()
+    node.SetParameter("quality", "ultra")
+    node.SetParameter("seed", "99999999999")
+    node.SetParameter("steps", "abc")
+    parameters = widget.panel.session.parameters
+    assert (parameters.quality, parameters.steps) == ("balanced", 0)
+    other = slicer.vtkMRMLScene()
+    foreign = slicer.vtkMRMLScriptedModuleNode()
+    foreign.SetSingletonTag(node.GetSingletonTag())
+    foreign.SetModuleName("SynthDiffusion")
+    foreign.SetAttribute("ModuleName", "SynthDiffusion")
+    foreign.SetParameter("quality", "ultra")
+    other.AddNode(foreign)
+    other.SetSaveToXMLString(1)
+    other.Commit()
+    slicer.mrmlScene.SetLoadFromXMLString(1)
+    slicer.mrmlScene.SetSceneXMLString(other.GetSceneXMLString())
+    slicer.mrmlScene.Import()
+    slicer.mrmlScene.SetLoadFromXMLString(0)
+    loaded.enter()
+    assert widget.panel.session.parameters.quality == "balanced"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -297,3 +298,26 @@ def test_a_process_that_others_have_told_to_end_was_not_cancelled_by_the_user(qu
     standin.wait(lambda: run.ended, seconds=20, what="the run")
     assert (run.state, run.kind) == ("failed", "killed")
     assert "ended from outside" in run.message
+
+
+def test_a_receiver_of_any_change_that_fails_does_not_stop_the_queue(queue, standin):
+    heard = []
+
+    def fail(run):
+        heard.append(run)
+        raise KeyError("a fault of a panel")
+
+    queue.changed.connect(fail)
+    later = []
+    queue.changed.connect(later.append)
+    with pytest.raises(KeyError):
+        add(queue, [DONE])
+    with pytest.raises(KeyError):
+        add(queue, [DONE])
+    deadline = time.monotonic() + 20
+    while not all(run.ended for run in queue.runs) and time.monotonic() < deadline:
+        with contextlib.suppress(KeyError):
+            standin.process_events(0.1)
+        standin.faults.clear()
+    assert [run.state for run in queue.runs] == ["done", "done"]
+    assert len(later) == len(heard), "the others are told all the same"

@@ -290,10 +290,11 @@ def test_renaming(scene, outputs, segmentation):
     assert node.GetNodeReference(runs.REGION_ROLE).GetName() == "nodule at the apex (inpainted) region"
     runs.renameVolume(other, "Synthetic 3")
     assert other.GetName() == "Synthetic 3 (synthetic)"
-    for name in ("CT unsynthetic real", "not synthetic", "not synthetic (lung-nodule-ct, seed 5)"):
+    given = "case7 synthetic (lung-nodule-ct, seed 5)"
+    for name in ("CT unsynthetic real", "not synthetic", "no (synthetic), real", f"best: {given}", f"{given} NOT"):
         runs.renameVolume(other, name)
         assert other.GetName() == f"{name} (synthetic)"
-    for name in ("A (Synthetic)", "best: case7 synthetic (lung-nodule-ct, seed 5)", "A (synthetic) (2)"):
+    for name in ("A (Synthetic)", given, f"{given} (2)", "A (synthetic) (2)"):
         runs.renameVolume(other, name)
         assert other.GetName() == name
     for refused in (
