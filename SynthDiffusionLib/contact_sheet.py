@@ -29,6 +29,7 @@ def write_contact_sheet(
     *,
     before: Volume | None = None,
     changed: np.ndarray | None = None,
+    limits: tuple[float, float] | None = LUNG_WINDOW,
     notice: str = "",
 ) -> None:
     """Writes a PNG with one row a plane (axial, coronal, sagittal) and the columns drawing, volume, overlay.
@@ -40,11 +41,12 @@ def write_contact_sheet(
     others.
 
     Args:
-        volume: CT in HU.
+        volume: CT in HU, or MR.
         class_map: (I, J, K) label values on the same grid.
         target: class to centre on, if drawn.
         before: the real volume that was inpainted into, on the same grid.
         changed: (I, J, K) bool, its voxels that may have changed.
+        limits: values that are black and white; None: the darkest and nearly the brightest voxel.
         notice: written into the file as its description.
     """
     from PIL import Image, ImageDraw, PngImagePlugin
@@ -65,16 +67,17 @@ def write_contact_sheet(
         classes, earlier, region = classes[near], earlier[near], region[near]
         center = center - [s.start for s in near]
 
+    greys = _limits_of(image.array) if limits is None else limits
     scale = PANEL / max(max(n * s for n, s in zip(image.shape, image.spacing)), 1e-6)
     cells = []
     for axis in (2, 1, 0):
         cut, aspect = plane(axis, center, image.spacing)
-        gray, drawn = window(cut(image.array), LUNG_WINDOW), cut(classes)
+        gray, drawn = window(cut(image.array), greys), cut(classes)
         pictures = [paint(np.zeros_like(gray), drawn, scheme, opacity=1.0), np.repeat(gray[..., None], 3, -1)]
         if before is None:
             pictures.append(paint(gray, drawn, scheme, opacity=0.3))
         else:
-            pictures.insert(1, np.repeat(window(cut(earlier), LUNG_WINDOW)[..., None], 3, -1))
+            pictures.insert(1, np.repeat(window(cut(earlier), greys)[..., None], 3, -1))
             pictures.append(_outlined(gray, cut(region)))
         cells.append([_panel(picture, aspect, scale) for picture in pictures])
     widths = [max(row[c].width for row in cells) for c in range(len(titles))]
@@ -150,6 +153,11 @@ def _center(classes: np.ndarray, scheme: LabelScheme, target: str | None) -> np.
     if not mask.any():
         return np.array(classes.shape) // 2
     return np.rint(np.argwhere(mask).mean(0)).astype(int)
+
+
+def _limits_of(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(values, (0.0, 99.5))
+    return float(low), float(max(high, low + 1.0))
 
 
 def _surroundings(center: np.ndarray, image: Volume) -> tuple[slice, ...]:

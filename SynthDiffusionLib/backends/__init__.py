@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from SynthDiffusionLib.backends.controls import DEFAULT_CONTROLS, Controls
 from SynthDiffusionLib.errors import ModelError
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from SynthDiffusionLib.memory.plan import Plan
     from SynthDiffusionLib.models import ModelPackage
 
-BACKENDS = ("patch_ddpm",)
+BACKENDS = ("patch_ddpm", "medlord", "maisi")
 
 # Is called after a step with a function that gives the volume as the step estimates it; one that nobody wants costs
 # nothing.
@@ -39,6 +40,7 @@ class Backend(Protocol):
         seed: int,
         guidance: float = 1.0,
         known: KnownImage | None = None,
+        controls: Controls = DEFAULT_CONTROLS,
         on_step: Callable[[int, int], None] = ...,
         on_estimate: OnEstimate | None = None,
     ) -> np.ndarray: ...
@@ -57,6 +59,14 @@ def load_backend(package: ModelPackage) -> Backend:
 
         diffusion = DiffusionSpec(**spec.raw["diffusion"])
         return PatchDDPM(spec.network.parameters, diffusion, spec.label_scheme, package.file("denoiser"))
+    if spec.backend == "medlord":
+        from SynthDiffusionLib.backends.medlord import MedLoRD
+
+        return MedLoRD(package)
+    if spec.backend == "maisi":
+        from SynthDiffusionLib.backends.maisi import Maisi
+
+        return Maisi(package)
     raise ModelError(
         f"The model '{spec.id}' needs the backend '{spec.backend}', which this version does not have",
         f"It has: {', '.join(BACKENDS)}. Install a newer version of SynthDiffusion.",

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from SynthDiffusionLib.backends import OnEstimate
+from SynthDiffusionLib.backends.controls import DEFAULT_CONTROLS, Controls
 from SynthDiffusionLib.backends.coordinates import coordinate_channels
 from SynthDiffusionLib.errors import ModelError, OutOfMemory, RunFailed
 from SynthDiffusionLib.labels.condition import Condition
@@ -111,6 +112,7 @@ class PatchDDPM:
         seed: int,
         guidance: float = 1.0,
         known: KnownImage | None = None,
+        controls: Controls = DEFAULT_CONTROLS,
         on_step: Callable[[int, int], None] = lambda done, total: None,
         on_estimate: OnEstimate | None = None,
     ) -> np.ndarray:
@@ -120,6 +122,7 @@ class PatchDDPM:
             guidance: w in x_null + w (x_cond - x_null), classifier-free guidance of arXiv:2207.12598 in the
                 convention where 1 is off; otherwise a step costs two network evaluations.
             known: what to continue; None synthesises every voxel.
+            controls: not used: this model takes none.
             on_step: called after every step with (done, total).
             on_estimate: called before `on_step` with a function of no arguments that gives the estimate of the volume
                 at this step, as it will be returned at the end.

@@ -55,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
         export_command,
         generate_command,
         models_command,
+        plan_command,
         prepare_command,
         train_command,
     )
@@ -71,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     for command in (
         demo_command,
         models_command,
+        plan_command,
         prepare_command,
         generate_command,
         train_command,

@@ -57,11 +57,22 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     p = action(
         "samples", "make the synthetic volumes that are measured; goes on where it was interrupted", samples=False
     )
-    p.add_argument("--arms", metavar="A,B", help="some of nodule, anatomy, inpainting, moved (default: all)")
+    p.add_argument(
+        "--arms",
+        metavar="A,B",
+        help="some of the model's target class (nodule, tumour), anatomy, "
+        "inpainting, moved (default: all that it can be measured on)",
+    )
     p.add_argument("--seeds", type=int, default=1, metavar="N", help="volumes per mask and arm (default 1)")
     p.add_argument("--steps", type=int, default=20, metavar="N", help="denoising steps (default 20)")
     p.add_argument("--sampler", metavar="NAME", help="default: the model's")
     p.add_argument("--guidance", type=float, metavar="X", help="default: the model's")
+    p.add_argument(
+        "--condition-scale",
+        type=float,
+        metavar="X",
+        help="weight of the segmentation, of models that have one (default: the model's)",
+    )
     p.add_argument("--device", default="auto", metavar="NAME", help="auto (default), cpu, cuda or cuda:N")
     p.add_argument("--precision", default="auto", metavar="NAME", help="auto (default), fp32, bf16 or fp16")
     for name, text in MEASURES.items():
@@ -77,7 +88,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     p = action("performance", "seconds and peak memory of one sample on the CPU", data=False, samples=False)
     p.add_argument("--threads", type=int, default=2, metavar="N", help="CPU threads (default 2)")
     p.add_argument("--steps", type=int, default=20, metavar="N", help="denoising steps (default 20)")
-    p.add_argument("--size", default="51x51x51", metavar="XxYxZ", help="grid of the mask (default 51x51x51)")
+    p.add_argument("--size", metavar="XxYxZ", help="grid of the mask (default: the model's, such as 51x51x51)")
     p.add_argument("--repeats", type=int, default=3, metavar="N", help="fresh processes (default 3)")
     p.add_argument("--precision", default="auto", metavar="NAME", help="auto (default), fp32 or bf16")
     return parser
@@ -118,11 +129,17 @@ def run(args: argparse.Namespace) -> int:
 
 def _samples(args: argparse.Namespace, package, on_event) -> tuple[list[str], dict[str, Any]]:
     from SynthDiffusionLib.evaluation.cases import load_evaluation_data
-    from SynthDiffusionLib.evaluation.samples import ARMS, Settings, make_samples
+    from SynthDiffusionLib.evaluation.samples import Settings, make_samples
 
-    arms = tuple(a.strip() for a in args.arms.split(",")) if args.arms else ARMS
     settings = Settings(
-        arms, args.seeds, args.steps, args.sampler, args.guidance, device=args.device, precision=args.precision
+        tuple(a.strip() for a in args.arms.split(",")) if args.arms else None,
+        args.seeds,
+        args.steps,
+        args.sampler,
+        args.guidance,
+        device=args.device,
+        precision=args.precision,
+        condition_scale=args.condition_scale,
     )
     data = load_evaluation_data(args.data, package.spec, args.split)
     index = make_samples(package, data, args.out, settings, on_event=on_event)
@@ -171,9 +188,10 @@ def _results(
 
 def _measure_one(kind: str, args: argparse.Namespace, package, data, arms, margin, on_event) -> dict[str, Any]:
     if kind == "adherence":
-        from SynthDiffusionLib.evaluation.adherence import measure_adherence, package_segmenter
+        from SynthDiffusionLib.evaluation.adherence import measure_adherence, package_segmenter, window_of
 
-        return measure_adherence(data, arms, package_segmenter(package), margin, on_event)
+        segment = package_segmenter(package)
+        return measure_adherence(data, arms, segment, margin, on_event, window_of(package.spec))
     if kind == "fidelity":
         from SynthDiffusionLib.evaluation.fidelity import measure_fidelity
 
@@ -193,6 +211,7 @@ def _card(args: argparse.Namespace, package, on_event) -> tuple[list[str], dict[
     from SynthDiffusionLib.evaluation import card
     from SynthDiffusionLib.evaluation.cases import load_evaluation_data
     from SynthDiffusionLib.evaluation.picture import write_picture
+    from SynthDiffusionLib.evaluation.picture_sizes import write_sizes_picture
     from SynthDiffusionLib.evaluation.rows import real_items
     from SynthDiffusionLib.evaluation.samples import load_samples
     from SynthDiffusionLib.jobs.provenance import write_json
@@ -204,8 +223,12 @@ def _card(args: argparse.Namespace, package, on_event) -> tuple[list[str], dict[
     results = card.read_results(args.out)
     data = load_evaluation_data(args.data, package.spec, args.split)
     arms, _ = load_samples(args.samples, package, data)
-    picture = args.out / "real_and_synthetic.png"
-    shown = write_picture(picture, real_items(data.evaluated, data.intensity_range), arms, data.target_value)
+    picture = args.out / ("real_and_synthetic.png" if data.crop is None else "real_and_synthetic.jpg")
+    real = real_items(data.evaluated, data.intensity_range)
+    if data.crop is None:
+        shown = write_picture(picture, real, arms, data.target_value)
+    else:
+        shown = write_sizes_picture(picture, real, arms, data.target_value)
     text, quality = card.render_card(package.spec, results, picture.name, shown), card.quality_measures(results)
     with atomic_file(args.out / "MODEL_CARD.md") as stream:
         stream.write(text.encode("utf-8"))
@@ -224,16 +247,17 @@ def _card(args: argparse.Namespace, package, on_event) -> tuple[list[str], dict[
 
 def _performance(args: argparse.Namespace, package, on_event) -> tuple[list[str], dict[str, Any]]:
     from SynthDiffusionLib.evaluation import report
-    from SynthDiffusionLib.evaluation.performance import measure_performance
+    from SynthDiffusionLib.evaluation.performance import measure_performance, size_of
 
-    if not re.fullmatch(r"\d{1,4}(x\d{1,4}){2}", args.size):
-        raise BadInput(f"'{args.size}' is no size", "Give --size as 51x51x51.")
+    text = "x".join(map(str, size_of(package.spec))) if args.size is None else args.size
+    if not re.fullmatch(r"\d{1,4}(x\d{1,4}){2}", text):
+        raise BadInput(f"'{text}' is no size", "Give --size as 51x51x51.")
     began = time.monotonic()
     measured = measure_performance(
         package,
         threads=args.threads,
         steps=args.steps,
-        size=tuple(int(n) for n in args.size.split("x")),
+        size=tuple(int(n) for n in text.split("x")),
         repeats=args.repeats,
         precision=args.precision,
         out=args.out,
@@ -246,21 +270,22 @@ def _performance(args: argparse.Namespace, package, on_event) -> tuple[list[str]
         samples=None,
         seconds=time.monotonic() - began,
         command=f"synthdiffusion evaluate performance --model {package.id} --threads {args.threads} "
-        f"--steps {args.steps} --size {args.size} --repeats {args.repeats} --precision {args.precision} --out RESULTS",
+        f"--steps {args.steps} --size {text} --repeats {args.repeats} --precision {args.precision} --out RESULTS",
     )
     paths = {k: str(p) for k, p in report.write_result(result, args.out).items()}
     return [*report.console(*report.table(result)), "", *paths.values()], paths
 
 
 def _samples_command(args: argparse.Namespace, package, settings: dict[str, Any], arms: tuple[str, ...]) -> str:
-    from SynthDiffusionLib.evaluation.samples import ARMS
+    from SynthDiffusionLib.evaluation.arms import arms_of
 
     text = f"synthdiffusion evaluate samples --model {package.id} --data PREPARED --out SAMPLES"
     text += f" --seeds {settings['seeds']} --steps {settings['steps']}"
     text += f" --sampler {settings['sampler']}" if settings["sampler"] else ""
     text += f" --guidance {settings['guidance']:g}" if settings.get("guidance") is not None else ""
+    text += f" --condition-scale {settings['condition_scale']:g}" if "condition_scale" in settings else ""
     text += f" --precision {settings['precision']}" if settings["precision"] != "auto" else ""
-    text += f" --arms {','.join(arms)}" if arms != ARMS else ""
+    text += f" --arms {','.join(arms)}" if arms != arms_of(package.spec) else ""
     return text + (f" --split {args.split}" if args.split != "test" else "")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ EXAMPLES = """examples:
   synthdiffusion generate nodule.seg.nrrd --model lung-nodule-ct --out results
   synthdiffusion generate nodule.seg.nrrd --model lung-nodule-ct --out results --samples 5 --seed 1
   synthdiffusion generate drawn.seg.nrrd --model lung-nodule-ct --out results --mode inpaint --image chest.nrrd
+  synthdiffusion generate --model limb-tumour-ct --out results --size 96x96x48
 """
 
 
@@ -32,16 +34,18 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     add(
         "segmentation",
         type=path_arg,
+        nargs="?",
         metavar="SEGMENTATION",
-        help="label map (.nii.gz, .nrrd, .mha), .seg.nrrd, or DICOM SEG",
+        help="label map (.nii.gz, .nrrd, .mha), .seg.nrrd, or DICOM SEG; without it, a model that can do so makes a "
+        "volume without a drawing",
     )
     add("--model", required=True, metavar="ID", help="ID or folder of a model; see: synthdiffusion models list")
     add("--out", type=path_arg, required=True, metavar="DIR", help="folder for the results; made if missing")
     add(
         "--mode",
-        default="whole",
         metavar="MODE",
-        help="whole: every voxel is synthetic (default); inpaint: only what is drawn, into --image",
+        help="whole: every voxel is synthetic (default); inpaint: only what is drawn, into --image; unconditional: "
+        "without a drawing (default without SEGMENTATION)",
     )
     add(
         "--image",
@@ -57,6 +61,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     add("--classes", metavar="A,B", help="use only these classes of the segmentation, such as nodule")
     add("--crop", action="store_true", help="cut a segmentation that is too large to a box around the drawing")
+    add(
+        "--size",
+        type=_size_arg,
+        metavar="XxYxZ",
+        help="voxels of the volume, for models that make several sizes; nearest: the one nearest to the segmentation's",
+    )
+    add("--spacing", type=_spacing_arg, metavar="MM", help="their size, as 1.5 or 0.8x0.8x2.5, for such models")
     add("--samples", type=int, default=1, metavar="N", help="number of different volumes (default 1)")
     add("--seed", type=int, metavar="N", help="seed of the first volume, the next have N+1, ... (default: random)")
     add("--format", default="nii.gz", metavar="FORMAT", help="nii.gz (default) or nrrd")
@@ -65,7 +76,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     add("--json", action="store_true", help="print one JSON object on the last line")
     more = parser.add_argument_group("advanced")
     add = more.add_argument
-    add("--sampler", metavar="NAME", help="ddpm, ddim, dpmpp-2m or unipc (default: the model's)")
+    add(
+        "--sampler",
+        metavar="NAME",
+        help="ddpm, ddim, dpmpp-2m or unipc; for rectified flow euler, heun, dpmpp-2m, unipc or maisi-rflow "
+        "(default: the model's)",
+    )
     add("--steps", type=int, metavar="N", help="denoising steps (default: the model's)")
     add(
         "--guidance",
@@ -73,6 +89,19 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         metavar="X",
         help="how strongly to follow the drawing; 1 is off, other values double the time (default: the model's)",
     )
+    add(
+        "--condition-scale",
+        type=float,
+        metavar="X",
+        help="strength of the drawing's own network, for models that have one: 1 is as trained, 0 ignores the drawing",
+    )
+    add(
+        "--region",
+        type=_region_arg,
+        metavar="TOP,BOTTOM",
+        help="body regions at the two ends of the volume, such as chest,abdomen (default: from the drawing)",
+    )
+    add("--modality", metavar="NAME", help="kind of image, for models that make several (default: the model's first)")
     add(
         "--margin",
         type=float,
@@ -104,6 +133,32 @@ def _labels_arg(text: str) -> str:
     return text
 
 
+def _size_arg(text: str) -> tuple[int, int, int] | str:
+    """ "256x256x128" or "nearest"."""
+    if re.fullmatch(r"\d{1,5}(x\d{1,5}){2}", text):
+        return tuple(int(n) for n in text.split("x"))
+    if text == "nearest":
+        return text
+    raise argparse.ArgumentTypeError(f"'{text}' is no size: give it as 256x256x128, or nearest")
+
+
+def _spacing_arg(text: str) -> tuple[float, float, float]:
+    """ "1.5" or "0.8x0.8x2.5"."""
+    number = r"\d{1,4}(\.\d{1,20})?"  # as many digits as Python writes
+    if not re.fullmatch(rf"{number}(x{number}x{number})?", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is no spacing: give it as 1.5, or as 0.8x0.8x2.5 (mm)")
+    parts = [float(n) for n in text.split("x")]
+    return tuple(parts * 3 if len(parts) == 1 else parts)
+
+
+def _region_arg(text: str) -> tuple[str, str]:
+    """ "chest,abdomen", or "chest" for both ends."""
+    parts = [part.strip().lower() for part in text.split(",")]
+    if not 1 <= len(parts) <= 2 or not all(parts):
+        raise argparse.ArgumentTypeError(f"'{text}' is no region: give it as chest,abdomen")
+    return (parts[0], parts[-1])
+
+
 def run(args: argparse.Namespace) -> int:
     """Carries out what `add_parser` has parsed."""
     from SynthDiffusionLib.cli.progress import ProgressLine
@@ -114,7 +169,7 @@ def run(args: argparse.Namespace) -> int:
         segmentation=args.segmentation,
         model=args.model,
         out=args.out,
-        mode=args.mode,
+        mode=args.mode or ("whole" if args.segmentation is not None else "unconditional"),
         image=args.image,
         labels=read_label_map(args.labels) if args.labels is not None else None,
         classes=tuple(c.strip() for c in args.classes.split(",")) if args.classes is not None else None,
@@ -133,6 +188,11 @@ def run(args: argparse.Namespace) -> int:
         margin_mm=args.margin,
         case=args.case,
         adherence=args.adherence,
+        size=args.size,
+        spacing_mm=args.spacing,
+        condition_scale=args.condition_scale,
+        region=args.region,
+        modality=args.modality,
     )
     from SynthDiffusionLib.jobs.runner import run as run_job
 

@@ -9,10 +9,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from SynthDiffusionLib.cli import models_released
 from SynthDiffusionLib.errors import ModelError
 
 if TYPE_CHECKING:
-    from SynthDiffusionLib.models import Installed
+    from SynthDiffusionLib.models import Installed, ModelSpec
 
 MOST_FIGURES = 12  # of a kind in `models show`
 OWN_RATIO = re.compile(r"adherence, (nodule|anatomy|inpainting|moved), ratio")
@@ -31,20 +32,36 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         p.add_argument("--json", action="store_true", help="print one JSON object on the last line")
         return p
 
-    action("list", "list the models that ship with SynthDiffusion and those that you have installed")
+    action("list", "list the models that ship with SynthDiffusion and those that you have installed").add_argument(
+        "--available", action="store_true", help="list released models that can be downloaded, and presets, too"
+    )
     action("show", "show what a model is, what it was trained on, its licence, speed and memory").add_argument(
-        "model", metavar="ID", help="ID of a model, or a package folder"
+        "model", metavar="ID", help="ID of a model, a released model or a preset, or a package folder"
     )
     action("verify", "compare a model's files with their checksums").add_argument(
         "model", metavar="ID", help="ID of a model, or a package folder"
     )
-    action("install", "copy a model package into your model folder, after checking it").add_argument(
-        "model", metavar="ID_OR_PATH", help="a package folder or a .zip file of one"
+    installer = action("install", "put a model package, or a released model, into your model folder, checked")
+    installer.add_argument(
+        "model",
+        metavar="ID_OR_PATH",
+        help="a package folder or a .zip file of one, or the ID of a released model, which is downloaded",
     )
-    importer = action("import", "make a model package of a checkpoint (.safetensors, .pt, .pth, .ckpt, .bin)")
-    importer.add_argument("file", metavar="FILE", help="the checkpoint; it is read as data, nothing in it is run")
+    models_released.add_install_options(installer)
+    importer = action("import", "make a model package of checkpoints (.safetensors, .pt, .pth, .ckpt, .bin)")
+    importer.add_argument(
+        "file",
+        metavar="FILE",
+        nargs="+",
+        help="a checkpoint, or those that make one model (autoencoder, diffusion, control network, in any order); "
+        "they are read as data, nothing in them is run",
+    )
     importer.add_argument("--as", dest="new_id", metavar="ID", required=True, help="ID of the new model")
-    importer.add_argument("--like", metavar="ID", help="model with the same network (default: the one that fits)")
+    importer.add_argument(
+        "--like",
+        metavar="ID",
+        help="installed model or preset with the same networks, or the path of one (default: the one that fits)",
+    )
     action("remove", "delete a model that you have installed").add_argument("model", metavar="ID", help="its ID")
     return parser
 
@@ -83,6 +100,7 @@ _Outcome = tuple[list[str], dict[str, Any]]
 
 def _list(args: argparse.Namespace) -> _Outcome:
     from SynthDiffusionLib import models
+    from SynthDiffusionLib.models.presets import preset_ids
 
     entries = models.list_packages()
     rows = [("ID", "VERSION", "MODALITY", "SIZE", "ORIGIN", "NAME")]
@@ -117,7 +135,13 @@ def _list(args: argparse.Namespace) -> _Outcome:
             for e in entries
         ],
         "user_folder": str(models.user_folder()),
+        "available": models_released.available(),
+        "presets": list(preset_ids()),
     }
+    if args.available:
+        lines += models_released.available_lines()
+    elif not args.json:
+        print("More: synthdiffusion models list --available", file=sys.stderr)
     return lines, result
 
 
@@ -130,7 +154,13 @@ def _without_split(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def _show(args: argparse.Namespace) -> _Outcome:
     from SynthDiffusionLib import models
+    from SynthDiffusionLib.models.presets import is_preset
 
+    if args.model not in models.package_folders():
+        if models_released.is_released(args.model):
+            return models_released.show_released(args.model)
+        if is_preset(args.model):
+            return models_released.show_preset(args.model)
     package = models.load_package(args.model, verify=False)
     s = package.spec
     low, high = s.intensity.range
@@ -139,7 +169,7 @@ def _show(args: argparse.Namespace) -> _Outcome:
         ("Makes", f"{s.modality} of the {s.body_part}, {low:g} to {high:g} {s.intensity.unit}"),
         ("Modes", ", ".join(s.modes)),
         ("Grid", f"{_by(s.grid.spacing_mm)} mm, {_by(s.grid.min_size)} to {_by(s.grid.max_size)} voxels"),
-        ("Classes", ", ".join(f"{c.name} ({c.value})" for c in s.label_scheme.classes)),
+        ("Classes", _classes(s)),
         ("Target", s.target_class or "none"),
         ("Method", f"{s.backend}, {s.network.name}, T = {s.diffusion.train_steps}, predicts {s.diffusion.prediction}"),
         ("Samplers", f"{', '.join(s.sampling.samplers)}; default {s.sampling.default_sampler}"),
@@ -154,6 +184,9 @@ def _show(args: argparse.Namespace) -> _Outcome:
         rows.append(("Inpainting", f"regions up to {s.inpaint.max_region_mm:g} mm, margin {s.inpaint.margin_mm:g} mm"))
     if s.training.split:
         rows.append(("Split", ", ".join(f"{len(cases)} {part}" for part, cases in s.training.split.items())))
+    if accepted := s.provenance.get("licence_accepted"):
+        rows.append(("Accepted", f"{accepted['name']}, {accepted['at']}"))
+    rows += [("Notes" if i == 0 else "", note) for i, note in enumerate(s.provenance.get("notes", ()))]
     if s.training.citation:
         rows.append(("Cite", s.training.citation))
     rows.append(("Files", f"{_size(s.total_bytes)} in {package.folder}"))
@@ -168,6 +201,10 @@ def _show(args: argparse.Namespace) -> _Outcome:
     width = max(len(label) for label, _ in rows)
     lines = [s.name, s.description, "", *(f"{label.ljust(width)}  {text}" for label, text in rows)]
     return lines, {"folder": str(package.folder), "bytes": s.total_bytes, "model": s.raw}
+
+
+def _classes(spec: ModelSpec) -> str:
+    return ", ".join(f"{c.name} ({c.value})" for c in spec.label_scheme.classes) or "none: it takes no segmentation"
 
 
 def _verify(args: argparse.Namespace) -> _Outcome:
@@ -196,6 +233,14 @@ def _verify(args: argparse.Namespace) -> _Outcome:
 def _install(args: argparse.Namespace) -> _Outcome:
     from SynthDiffusionLib import models
 
+    if models_released.is_released(args.model):
+        outcome = models_released.install(args)
+        lines, result = _installed(outcome, "Installed")
+        notes = outcome.package.spec.provenance.get("notes", [])
+        lines[1:1] = [f"Note: {note}" for note in notes]
+        return lines, result | {"notes": notes}
+    models_released.refuse_install_options(args)
+    models_released.refuse_unknown(args.model)
     return _installed(models.install(args.model), "Installed")
 
 
@@ -205,8 +250,12 @@ def _import(args: argparse.Namespace) -> _Outcome:
     outcome = models.import_checkpoint(args.file, args.new_id, args.like)
     lines, result = _installed(outcome, "Imported")
     template = outcome.package.spec.provenance.get("template", "the importer")
-    lines.insert(1, f"Its licence, training data and quality are unknown; its settings are those of {template}.")
-    return lines, result | {"template": template}
+    spec = outcome.package.spec
+    unknown = "licence, training data and quality are" if spec.license.spdx == "NOASSERTION" else "quality is"
+    lines.insert(1, f"Its {unknown} unknown; its settings are those of {template}.")
+    notes = spec.provenance.get("notes", [])
+    lines[2:2] = [f"Note: {note}" for note in notes]
+    return lines, result | {"template": template, "notes": notes}
 
 
 def _installed(outcome: Installed, verb: str) -> _Outcome:

@@ -31,15 +31,23 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     add("--resume", action="store_true", help="go on from the last checkpoint in --out")
     add("--device", default="auto", metavar="NAME", help="auto (default), cpu or cuda")
+    add(
+        "--only-segmenter",
+        action="store_true",
+        help="train the segmenter of a MedLoRD controlnet configuration alone; it needs no other stage",
+    )
     add("--json", action="store_true", help="print one JSON object on the last line")
     parser.set_defaults(run=run)
     return parser
 
 
 def show(event: dict[str, Any]) -> None:
-    """One line of progress on standard error."""
+    """One line of progress, or a note, on standard error."""
+    if event["event"] == "note":
+        print(event["message"], file=sys.stderr, flush=True)
+        return
     parts = [f"{event['stage']}: step {event['step']} of {event['total']}", f"loss {event['loss']:.4f}"]
-    for name in ("validation_loss", "validation_dice"):
+    for name in ("validation_loss", "validation_dice", "validation_psnr", "perplexity"):
         if event.get(name) is not None:
             parts.append(f"{name.replace('_', ' ')} {event[name]:.4f}")
     minutes = event["eta_s"] / 60
@@ -55,8 +63,15 @@ def run(args: argparse.Namespace) -> int:
         raise MissingExtra("Training", "train")
     from SynthDiffusionLib.training.train import train
 
-    package = train(args.config, args.out, resume=args.resume, device=args.device, on_event=show)
-    print(package)
+    made = train(
+        args.config,
+        args.out,
+        resume=args.resume,
+        device=args.device,
+        only_segmenter=args.only_segmenter,
+        on_event=show,
+    )
+    print(made)
     if args.json:
-        print(json.dumps({"package": str(package)}))
+        print(json.dumps({"package" if made.is_dir() else "checkpoint": str(made)}))
     return 0

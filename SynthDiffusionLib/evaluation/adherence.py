@@ -1,8 +1,9 @@
-"""Mask adherence: does a segmenter that was trained on real images find the drawn nodule in the synthetic one?
+"""Mask adherence: does a segmenter that was trained on real images find the drawn target in the synthetic one?
 
 Dice of the package's segmenter with the input mask, on synthetic volumes and on the real images of the same masks, and
 the ratio of the two means. A ratio well above 1 is as bad a sign as one well below: a bright ball in empty lung is
-easier to find than a nodule. The no-skill rows say what ratios mean nothing.
+easier to find than a nodule. Volumes are measured whole, whatever their size. The no-skill rows say what ratios mean
+nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from SynthDiffusionLib.evaluation import noskill
+from SynthDiffusionLib.evaluation.arms import INPAINTING, MOVED
 from SynthDiffusionLib.evaluation.cases import EvaluationData
 from SynthDiffusionLib.evaluation.rows import Row, real_items
 from SynthDiffusionLib.evaluation.statistics import (
@@ -30,7 +32,7 @@ from SynthDiffusionLib.intensity import normalise
 if TYPE_CHECKING:
     import torch
 
-    from SynthDiffusionLib.models import ModelPackage
+    from SynthDiffusionLib.models import ModelPackage, ModelSpec
 
 RATIO_LIMITS = (0.9, 1.1)
 LEAST_REAL_DICE = 0.6
@@ -45,9 +47,17 @@ DEFINITIONS = {
     "interval": "percentile bootstrap over patients",
     "found": "share of volumes in which the segmenter covers at least {found_fraction:.0%} of the input mask",
     "false_ml": "median volume that the segmenter marks beyond 5 mm of the input mask, in ml",
-    "moved": "nodule alone, each mask at another place than the middle, where all training nodules lie; the ball for "
-    "moved masks stays in the middle, so that its Dice is what position alone is worth there",
+    "moved": "{target} alone, each mask at another place than the middle, where all training {target}s lie; the ball "
+    "for moved masks stays in the middle, so that its Dice is what position alone is worth there",
     "nearer": "share of bootstrap resamples in which the arm's ratio is nearer to 1 than the no-skill row's",
+}
+# Where the volumes of a data set are of different sizes.
+SIZES_DEFINITIONS = {
+    "ellipsoid": "{target}s of this data set lie at about the same distance from the ends of their volumes, so that "
+    "the size of a volume gives away where the {target} ends; the ellipsoid knows nothing else",
+    "painted": "the real image of the training patient whose {target} is nearest in volume, laid with its {target} on "
+    "the drawn one, which is painted in at the mean intensity of {target}s and blurred",
+    "shifted": "real images cut to {crop} voxels at random places that hold the middle of the {target}",
 }
 
 Segment = Callable[[np.ndarray], np.ndarray]
@@ -77,11 +87,19 @@ def package_segmenter(package: ModelPackage) -> Segment:
             f"The segmenter of the model '{spec.id}' does not fit its description", "Install the package again."
         ) from error
     network.eval()
-    return windowed_segmenter(network, spec.intensity.range, int(spec.segmenter.details.get("patch", WINDOW)))
+    # One that was trained on a window of the intensities (soft tissue) is given them in the same.
+    limits = tuple(spec.segmenter.details.get("intensity_range", spec.intensity.range))
+    return windowed_segmenter(network, limits, window_of(spec))
+
+
+def window_of(spec: ModelSpec) -> int:
+    """Side in voxels of the windows that the package's segmenter works in: what it was trained on."""
+    return int(spec.segmenter.details.get("patch", WINDOW)) if spec.segmenter else WINDOW
 
 
 def windowed_segmenter(network: torch.nn.Module, intensity_range: tuple[float, float], window: int = WINDOW) -> Segment:
     """A network as a function from HU (I, J, K) to a mask, applied in overlapping windows whose logits are averaged.
+    Where a volume is smaller than a window, its last voxels are repeated.
 
     The network normalises over its whole input, so that it sees other statistics on a larger field than it was trained
     on. Windows were chosen on the validation images, where they do better than one pass over the cube.
@@ -109,6 +127,7 @@ def measure_adherence(
     segment: Segment,
     margin_mm: float | None,
     on_event: Callable[[dict], None] = lambda event: None,
+    window: int = WINDOW,
 ) -> dict[str, Any]:
     """Measures all rows.
 
@@ -117,14 +136,17 @@ def measure_adherence(
         arms: the model's rows.
         segment: HU to mask.
         margin_mm: rim of inpainting, for the no-skill rows of it; None leaves them out.
+        window: that `segment` works in, for the results.
 
     Returns:
         JSON: rows, verdicts, scores per volume, definitions.
     """
     real = Row("real", "real images", "real", real_items(data.evaluated, data.intensity_range))
-    rows = [real, shifted_row(real), *no_skill_rows(data, real, margin_mm if "inpainting" in arms else None)]
-    if "moved" in arms:
-        rows.append(Row("ball_moved", "ball, blind to the image, for moved masks", "no-skill", arms["moved"].items))
+    shifted = shifted_row(real) if data.crop is None else shifted_crops(real, data.target_value, data.crop)
+    rows = [real, shifted, *no_skill_rows(data, real, margin_mm if INPAINTING in arms else None)]
+    if MOVED in arms:
+        blind = [row for row in rows if row.name in noskill.BLIND]
+        rows += [Row(f"{r.name}_moved", f"{r.label}, for moved masks", r.kind, arms[MOVED].items) for r in blind]
     rows += list(arms.values())
     statistics = noskill.training_statistics(
         data.training, [0, *data.values.values()], data.target_value, data.intensity_range
@@ -134,8 +156,9 @@ def measure_adherence(
         on_event({"event": "progress", "stage": f"adherence: {row.label}", "step": number, "total": len(rows)})
         for item in row.items:
             mask = item.classes == data.target_value
-            if row.name in ("ball", "ball_moved"):
-                found = noskill.ball(item.hu.shape, item.affine, statistics)
+            blind = row.name.removesuffix("_moved")
+            if blind in noskill.BLIND:
+                found = getattr(noskill, blind)(item.hu.shape, item.affine, statistics)
             else:
                 found = segment(item.hu)
             per_volume.append(
@@ -153,52 +176,79 @@ def measure_adherence(
             "ratio_limits": list(RATIO_LIMITS),
             "least_real_dice": LEAST_REAL_DICE,
             "found_fraction": FOUND_FRACTION,
-            "window": WINDOW,
-            "shifted_side": SHIFTED_SIDE,
+            "window": window,
+            "shifted_side": SHIFTED_SIDE if data.crop is None else list(data.crop),
             "resamples": RESAMPLES,
             "confidence": CONFIDENCE,
             "ball_radius_mm": statistics.radius_mm,
             "ball_offset_voxels": [float(v) for v in statistics.offset],
             "margin_mm": margin_mm,
-        },
-        "definitions": {k: v.format(found_fraction=FOUND_FRACTION) for k, v in DEFINITIONS.items()},
+        }
+        | ({} if data.crop is None else {"ellipsoid_border_mm": [float(v) for v in statistics.border_mm]}),
+        "definitions": _definitions(data),
         "per_volume": per_volume,
     }
 
 
-def no_skill_rows(data: EvaluationData, real: Row, margin_mm: float | None) -> list[Row]:
-    """The four stand-ins, and, given the rim of inpainting, those that are images pasted into the real ones.
+def _definitions(data: EvaluationData) -> dict[str, str]:
+    texts = DEFINITIONS if data.crop is None else DEFINITIONS | SIZES_DEFINITIONS
+    crop = "x".join(map(str, data.crop or ()))
+    return {k: v.format(found_fraction=FOUND_FRACTION, target=data.target, crop=crop) for k, v in texts.items()}
 
-    The items of the row "ball" are the real images: its prediction does not look at them.
+
+def no_skill_rows(data: EvaluationData, real: Row, margin_mm: float | None) -> list[Row]:
+    """The stand-ins of `noskill`, and, given the rim of inpainting, those that are images pasted into the real ones.
+
+    The items of the rows `noskill.BLIND` are the real images: their predictions do not look at them.
     """
     statistics = noskill.training_statistics(
         data.training, [0, *data.values.values()], data.target_value, data.intensity_range
     )
     images = no_skill_images(data, real, statistics)
-    rows = [Row("ball", noskill.LABELS["ball"], "no-skill", real.items), *images]
+    blind = noskill.BLIND if data.crop else noskill.BLIND[:1]
+    rows = [*(Row(name, noskill.LABELS[name], "no-skill", real.items) for name in blind), *images]
     if margin_mm is not None:
         rows += [noskill.pasted(row, real.items, data.target_value, margin_mm) for row in images]
     return rows
 
 
 def no_skill_images(data: EvaluationData, real: Row, statistics: noskill.TrainingStatistics) -> list[Row]:
-    """The three stand-ins that are images."""
-    # What a target lies in is painted as lung where there is such a class, else as the body's mean.
-    ground = data.values.get("lung", min(data.values.values()))
-    return [
-        noskill.unrelated_real(real.items, data.others, data.intensity_range),
-        noskill.class_means_noise(real.items, statistics, data.intensity_range),
-        noskill.blob_flat_lung(real.items, statistics, ground, data.target_value, data.intensity_range),
+    """The stand-ins that are images: three, and a fourth where volumes are of different sizes."""
+    target, limits = data.target_value, data.intensity_range
+    ground = data.values[data.ground]
+    rows = [
+        noskill.unrelated_real(real.items, data.others, limits),
+        noskill.class_means_noise(real.items, statistics, limits),
+        noskill.blob_flat(real.items, statistics, ground, target, limits, data.ground),
     ]
+    if data.crop:
+        rows.append(noskill.painted_training(real.items, data.training, statistics, target, limits))
+    return rows
 
 
 def shifted_row(real: Row) -> Row:
-    """Real images cropped to `SHIFTED_SIDE` voxels at random places: does the segmenter find nodules off centre?"""
+    """Real images cropped to `SHIFTED_SIDE` voxels at random places: does the segmenter find targets off centre?"""
     items = []
     for number, item in enumerate(real.items):
         rng = np.random.default_rng([SHIFT_SEED, number])
         size = [min(SHIFTED_SIDE, n) for n in item.hu.shape]
         start = [int(rng.integers(0, n - s + 1)) for n, s in zip(item.hu.shape, size)]
+        inside = tuple(slice(a, a + s) for a, s in zip(start, size))
+        items.append(replace(item, hu=item.hu[inside], classes=item.classes[inside]))
+    return Row("real_shifted", "real images, shifted crops", "real", tuple(items))
+
+
+def shifted_crops(real: Row, target: int, size: Sequence[int]) -> Row:
+    """As `shifted_row`, for volumes of different sizes: boxes of one size, at random places that hold the middle of the
+    target. In a volume that is much larger than the box, most other places would hold no target."""
+    items = []
+    for number, item in enumerate(real.items):
+        rng = np.random.default_rng([SHIFT_SEED, number])
+        voxels = np.argwhere(item.classes == target)
+        middle = (voxels.min(0) + voxels.max(0)) // 2
+        start = [
+            int(rng.integers(max(0, m - s + 1), min(m, n - s) + 1)) for m, n, s in zip(middle, item.hu.shape, size)
+        ]
         inside = tuple(slice(a, a + s) for a, s in zip(start, size))
         items.append(replace(item, hu=item.hu[inside], classes=item.classes[inside]))
     return Row("real_shifted", "real images, shifted crops", "real", tuple(items))
@@ -262,10 +312,11 @@ def _verdict(
     low, high = RATIO_LIMITS
     nearer = {}
     for other in results:
-        if other["row"] == ("ball" if arm == "moved" else "ball_moved"):
+        blind = other["row"].removesuffix("_moved") in noskill.BLIND
+        if blind and other["row"].endswith("_moved") != (arm == MOVED):
             continue
         pasted = other["row"].endswith("_pasted")
-        if other["kind"] != "no-skill" or pasted != (arm == "inpainting" and other["row"] != "ball"):
+        if other["kind"] != "no-skill" or pasted != (arm == INPAINTING and not blind):
             continue
         a, b, real = _paired(by_patient[arm], by_patient[other["row"]], by_patient["real"])
         w = patient_weights(len(real))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.evaluation.memorisation import SUSPICION
 from SynthDiffusionLib.evaluation.report import (
     class_table,
     classifier,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 NEEDED = ("adherence", "fidelity", "memorisation")
 NOTABLE_SD = 1.0
 NOTABLE_AUC = 0.6
+BRIGHT_HU = 800.0  # a range that ends above it holds vessels with contrast medium
 
 
 def read_results(folder: Path) -> dict[str, dict[str, Any]]:
@@ -102,14 +104,7 @@ def render_card(
         "",
     ]
     if picture:
-        names = f", chosen by the size of the nodule alone: {', '.join(shown)}" if shown else ""
-        lines += [
-            f"![Real and synthetic side by side]({picture})",
-            "",
-            f"The same test masks, real and synthetic{names}. "
-            "One window; the outline is the mask that the model was given.",
-            "",
-        ]
+        lines += [f"![Real and synthetic side by side]({picture})", "", _caption(spec, data, shown or []), ""]
     lines += ["### Mask adherence", "", *markdown(*table(adherence)), "", *_bullets(verdict_lines(adherence)), ""]
     lines += [*_definitions(adherence), "", "### Realism", "", *markdown(*table(fidelity)), ""]
     lines += [*_split_halves(fidelity), "", *markdown(*class_table(fidelity)), ""]
@@ -124,8 +119,25 @@ def render_card(
     return "\n".join(lines)
 
 
+def _caption(spec: ModelSpec, data: Mapping[str, Any], shown: Sequence[str]) -> str:
+    names = (
+        ", all of them: " if len(shown) == data["cases"] else f", chosen by the size of the {spec.target_class} alone: "
+    )
+    names = names + ", ".join(shown) if shown else ""
+    layout = "" if "border_mm" not in data["training_facts"] else ", in one axial and one coronal slice"
+    return (
+        f"The same test masks, real and synthetic{names}. "
+        f"One window{layout}; the outline is the mask that the model was given."
+    )
+
+
 def _intended_use(spec: ModelSpec) -> list[str]:
-    what = {"whole": "whole volumes from a segmentation", "inpaint": "drawing a structure into a real volume"}
+    what = {
+        "whole": "whole volumes from a segmentation",
+        "inpaint": "drawing a structure into a real volume",
+        "unconditional": "whole volumes without one",
+    }
+    inpainted = " An inpainted volume holds a real patient's image and is not anonymous." if spec.inpaint else ""
     modes = ", and ".join(what[m] for m in spec.modes if m in what)
     low, high = spec.intensity.range
     return [
@@ -135,14 +147,15 @@ def _intended_use(spec: ModelSpec) -> list[str]:
         f"(licence {spec.license.spdx}).",
         "",
         "Not intended: diagnosis, treatment planning, training of a medical product without an evaluation of one's "
-        "own, or any use that takes a synthetic image for a patient's. An inpainted volume holds a real patient's "
-        "image and is not anonymous.",
+        f"own, or any use that takes a synthetic image for a patient's.{inpainted}",
     ]
 
 
 def _training(spec: ModelSpec, data: Mapping[str, Any]) -> list[str]:
     facts = data["training_facts"]
-    shape = "x".join(map(str, facts["shape"]))
+    shape = _by(facts["shape"])
+    if "smallest_shape" in facts:
+        shape = f"{_by(facts['smallest_shape'])} to {_by(facts['largest_shape'])} (median {shape})"
     lines = [
         f"{spec.training.dataset} ({spec.training.license}). {spec.license.attribution}",
         "",
@@ -163,19 +176,24 @@ def _training(spec: ModelSpec, data: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _by(sides: Sequence[int]) -> str:
+    return "x".join(map(str, sides))
+
+
 def _how_made(samples: Mapping[str, Any], default_guidance: str) -> str:
     settings = samples["settings"]
     sampler = f"with {settings['sampler']}" if settings["sampler"] else "with the model's default sampler"
     guidance = default_guidance if settings.get("guidance") is None else f"{settings['guidance']:g}"
+    scale = f"condition scale {settings['condition_scale']:g}, " if "condition_scale" in settings else ""
     return (
         f"Samples: {settings['seeds']} per mask and arm, {settings['steps']} steps {sampler}, guidance {guidance}, "
-        f"seeds from {settings['first_seed']}, none chosen."
+        f"{scale}seeds from {settings['first_seed']}, none chosen."
     )
 
 
 def _split_halves(fidelity: Mapping[str, Any]) -> list[str]:
     lines = []
-    for view in ("whole", "region"):
+    for view in ("whole", "crop", "region"):
         halves = fidelity["settings"].get(f"split_halves_{view}")
         if halves:
             low, middle, high = (number(v, 3) for v in halves["mmd2"])
@@ -204,10 +222,21 @@ def weaknesses(spec: ModelSpec, results: Mapping[str, Mapping[str, Any]]) -> lis
             f"Every training image has exactly one annotated {spec.target_class}, in its middle; several in one volume "
             "were never seen."
         )
+    if "border_mm" in facts:
+        low, middle, high = (number(v, 0) for v in facts["border_mm"])
+        found.append(
+            f"Every training volume ends {middle} mm ({low} to {high} mm) beyond the {spec.target_class}: where that "
+            "lies and how large it is could be guessed from the size of the volume (the row of the ellipsoid says how "
+            f"well), and a {spec.target_class} nearer to the end of a volume, or much further from it, was never seen."
+        )
+    reach = "are clipped to" if facts["maximum"] <= spec.intensity.range[1] else "go from"
+    beyond = (
+        "denser bone, metal and contrast medium" if spec.intensity.range[1] < BRIGHT_HU else "denser bone and metal"
+    )
     found.append(
-        f"The training images are clipped to {facts['minimum']:g} to {facts['maximum']:g} {spec.intensity.unit}, and "
-        f"the model to {spec.intensity.range[0]:g} to {spec.intensity.range[1]:g}: denser bone, metal and contrast "
-        "medium cannot appear. Real images were clipped in the same way before every comparison."
+        f"The training images {reach} {facts['minimum']:g} to {facts['maximum']:g} {spec.intensity.unit}, and "
+        f"the model to {spec.intensity.range[0]:g} to {spec.intensity.range[1]:g}: {beyond} "
+        "cannot appear. Real images were clipped in the same way before every comparison."
     )
     for arm, verdict in adherence["verdicts"].items():
         row = next(r for r in adherence["rows"] if r["row"] == arm)
@@ -245,6 +274,13 @@ def weaknesses(spec: ModelSpec, results: Mapping[str, Mapping[str, Any]]) -> lis
         if row["kind"] == "ours" and row["suspected"]:
             found.append(
                 f"{row['label'].capitalize()} ({row['view']}): copying of training cases is suspected, see above."
+            )
+        elif row["row"] == "copies" and row["p_nearest"] is not None and row["p_nearest"] >= SUSPICION:
+            found.append(
+                f"Memorisation ({row['view']}): with so few volumes and validation patients, the second test, whether "
+                "the nearest case is a training case, does not even suspect a set of copies "
+                f"(p {number(row['p_nearest'])}). "
+                "Only the first test says anything here."
             )
     found += [f"{sentence[0].upper()}{sentence[1:]}" for sentence in spec.provenance.get("noted", ())]
     found += [f"Seen by eye: {sentence}" for sentence in spec.provenance.get("seen", ())]

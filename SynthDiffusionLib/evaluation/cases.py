@@ -18,6 +18,18 @@ if TYPE_CHECKING:
 
 FEWEST_CASES = 5
 TRAINING_PARTS = ("train", "validation")
+CROP_MULTIPLE = 8
+# What a target lies in, if there is such a class; else it is the first class, in which all others lie.
+GROUNDS = ("lung", "muscle")
+
+
+def ground_of(names: Sequence[str]) -> str:
+    """The class that targets lie in.
+
+    Args:
+        names: of a scheme's classes, the enclosing one first.
+    """
+    return next((n for n in GROUNDS if n in names), names[0])
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,21 @@ class EvaluationData:
     def target_value(self) -> int:
         return self.values[self.target]
 
+    @property
+    def ground(self) -> str:
+        """Name of the class that the target lies in."""
+        return ground_of(sorted(self.values, key=self.values.__getitem__))
+
+    @property
+    def crop(self) -> tuple[int, int, int] | None:
+        """The size that volumes are cut to where whole ones are compared: the smallest of the data set along each axis,
+        rounded down to a multiple of `CROP_MULTIPLE`. None where all volumes are of one size."""
+        shapes = {tuple(c.image.shape) for part in (self.evaluated, self.training, self.others) for c in part}
+        if len(shapes) == 1:
+            return None
+        smallest = np.array(sorted(shapes)).min(0)
+        return tuple(int(max(min(n, CROP_MULTIPLE), n // CROP_MULTIPLE * CROP_MULTIPLE)) for n in smallest)
+
     def summary(self) -> dict[str, Any]:
         """What the results say about the data."""
         return {
@@ -70,14 +97,30 @@ def training_facts(cases: Sequence[Case], target: int) -> dict[str, Any]:
     """What the training images do not show, as far as numbers tell."""
     from scipy import ndimage
 
+    shapes = np.array([c.image.shape for c in cases])
+    sizes: dict[str, Any] = {}
+    if len(np.unique(shapes, axis=0)) > 1:  # volumes that were cut round their target: what their size gives away
+        borders = np.concatenate([borders_mm(c, target) for c in cases if (c.classes.array == target).any()])
+        sizes = {
+            "smallest_shape": shapes.min(0).tolist(),
+            "largest_shape": shapes.max(0).tolist(),
+            "border_mm": [round(float(np.quantile(borders, q)), 1) for q in (0.05, 0.5, 0.95)],
+        }
     targets = [int(ndimage.label(c.classes.array == target, structure=np.ones((3, 3, 3)))[1]) for c in cases]
     return {
-        "shape": [int(n) for n in np.median([c.image.shape for c in cases], axis=0)],
+        "shape": [int(n) for n in np.median(shapes, axis=0)],
         "minimum": float(min(c.image.array.min() for c in cases)),
         "maximum": float(max(c.image.array.max() for c in cases)),
         "outside_fraction": float(np.mean([(c.classes.array == 0).mean() for c in cases])),
         "most_targets": max(targets),
-    }
+    } | sizes
+
+
+def borders_mm(case: Case, target: int) -> np.ndarray:
+    """How far the target's bounding box is from the two ends of the volume along each axis, (3, 2) in mm."""
+    voxels = np.argwhere(case.classes.array == target)
+    low, high = voxels.min(0), np.array(case.classes.shape) - 1 - voxels.max(0)
+    return np.stack([low, high], axis=1) * np.asarray(case.classes.spacing)[:, None]
 
 
 def description_sha256(folder: Path) -> str:

@@ -1,7 +1,7 @@
 """About thirty quantities of a volume that a person can name: intensities, edges, texture, noise.
 
-They need no class map but the nodule's, which every arm is given, so that the same features exist for every row.
-Tissues are told apart by the image's own intensities (lung below -400 HU, soft tissue -200 to 200 HU, dense above).
+They need no class map but the target's, which every arm is given, so that the same features exist for every row.
+Tissues are told apart by the image's own intensities, see `TISSUES`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,12 @@ import numpy as np
 
 from SynthDiffusionLib.evaluation.rows import Item
 
-LUNG_BELOW_HU = -400.0
-SOFT_TISSUE_HU = (-200.0, 200.0)
+# Name to the HU that it lies between, by the class that the target lies in; the last one is compact, and has no texture
+# to measure. The second is for limbs, where there is air round the body and fat to be told from muscle.
+TISSUES = {
+    "lung": {"lung": (-np.inf, -400.0), "soft tissue": (-200.0, 200.0), "dense": (200.0, np.inf)},
+    None: {"air": (-np.inf, -400.0), "fat": (-200.0, -30.0), "soft tissue": (-30.0, 200.0), "dense": (200.0, np.inf)},
+}
 FEWEST_VOXELS = 20
 GREY_LEVELS = 16
 BANDS = ((0.03, 0.1), (0.1, 0.2), (0.2, 0.3), (0.3, 0.5))  # cycles per voxel
@@ -22,13 +26,21 @@ LAGS = (1, 2, 3)
 RIM_VOXELS = (1, 4)
 
 
-def volume_features(hu: np.ndarray, nodule: np.ndarray, intensity_range: tuple[float, float]) -> dict[str, float]:
+def volume_features(
+    hu: np.ndarray,
+    mask: np.ndarray,
+    intensity_range: tuple[float, float],
+    target: str = "nodule",
+    ground: str = "lung",
+) -> dict[str, float]:
     """Features of one volume, by name.
 
     Args:
         hu: (I, J, K) float32 as `rows.as_evaluated` gives it.
-        nodule: (I, J, K) bool, the input mask.
+        mask: (I, J, K) bool, the input mask.
         intensity_range: the model's.
+        target: name of the mask's class, for the names of its features.
+        ground: name of the class that it lies in, which decides the tissues.
 
     Returns:
         nan for a quantity of a tissue that has fewer than `FEWEST_VOXELS` voxels.
@@ -44,22 +56,18 @@ def volume_features(hu: np.ndarray, nodule: np.ndarray, intensity_range: tuple[f
 
     gradient = np.sqrt(sum(g**2 for g in np.gradient(hu)))
     residual = hu - ndimage.gaussian_filter(hu, 1.0, mode="nearest")
-    tissues = {
-        "nodule": nodule,
-        "rim": _rim(nodule),
-        "lung": hu < LUNG_BELOW_HU,
-        "soft tissue": (hu > SOFT_TISSUE_HU[0]) & (hu < SOFT_TISSUE_HU[1]),
-        "dense": hu >= SOFT_TISSUE_HU[1],
-    }
-    for name, mask in tissues.items():
-        if name not in ("nodule", "rim"):
-            found[f"{name} fraction"] = mask.mean()
-        few = mask.sum() < FEWEST_VOXELS
-        found[f"{name} mean"] = np.nan if few else hu[mask].mean()
+    tissues = {target: mask, "rim": _rim(mask)}
+    for name, (low, high) in TISSUES.get(ground, TISSUES[None]).items():
+        tissues[name] = (hu < high) & ((hu >= low) if high == np.inf else (hu > low))
+    for name, inside in tissues.items():
+        if name not in (target, "rim"):
+            found[f"{name} fraction"] = inside.mean()
+        few = inside.sum() < FEWEST_VOXELS
+        found[f"{name} mean"] = np.nan if few else hu[inside].mean()
         if name != "dense":
-            found[f"{name} sd"] = np.nan if few else hu[mask].std()
-            found[f"{name} noise"] = np.nan if few else np.log(residual[mask].std() + 1.0)
-    found["nodule edge"] = _edge(gradient, nodule)
+            found[f"{name} sd"] = np.nan if few else hu[inside].std()
+            found[f"{name} noise"] = np.nan if few else np.log(residual[inside].std() + 1.0)
+    found[f"{target} edge"] = _edge(gradient, mask)
     found["gradient mean"] = gradient.mean()
     found["gradient p95"] = np.percentile(gradient, 95)
     found["texture contrast"], found["texture homogeneity"] = _co_occurrence(hu, intensity_range)
@@ -129,10 +137,14 @@ class Standard:
 
 
 def feature_table(
-    items: Sequence[Item], target: int, intensity_range: tuple[float, float]
+    items: Sequence[Item],
+    target: int,
+    intensity_range: tuple[float, float],
+    target_name: str = "nodule",
+    ground: str = "lung",
 ) -> tuple[tuple[str, ...], np.ndarray]:
     """Names (D,) and values (N, D) of the features of N items; nan where a feature is not defined."""
-    found = [volume_features(item.hu, item.classes == target, intensity_range) for item in items]
+    found = [volume_features(i.hu, i.classes == target, intensity_range, target_name, ground) for i in items]
     names = tuple(found[0])
     return names, np.array([[f[n] for n in names] for f in found])
 

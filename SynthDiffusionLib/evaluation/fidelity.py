@@ -7,9 +7,11 @@ Three looks, each beside the same for the no-skill rows and for real images agai
 3. classifiers that tell real from synthetic: a linear discriminant on the features (`discriminant`) and two small
    networks (`real_or_synthetic`).
 
-The arms "nodule" and "anatomy" are compared as whole cubes. Inpainted volumes are the real patient but for the region,
-so that arm, and no-skill stand-ins pasted into the same regions, are compared on cubes of 32 voxels round the nodule,
-and per class on the synthesised voxels only.
+The arms of the target alone and of the anatomy are compared as whole volumes, or, where the volumes of the data set are
+of different sizes, on crops of one size round the target (`EvaluationData.crop`): neither a feature nor a classifier
+shall tell volumes by their size. Inpainted volumes are the real patient but for the region, so that arm, and no-skill
+stand-ins pasted into the same regions, are compared on cubes of 32 voxels round the target, and per class on the
+synthesised voxels only.
 """
 
 from __future__ import annotations
@@ -23,18 +25,29 @@ import numpy as np
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.evaluation import noskill
 from SynthDiffusionLib.evaluation.adherence import no_skill_images
+from SynthDiffusionLib.evaluation.arms import ANATOMY, INPAINTING, MOVED
 from SynthDiffusionLib.evaluation.cases import EvaluationData
 from SynthDiffusionLib.evaluation.discriminant import REPEATS, SHRINKAGE, discriminate_by_features
 from SynthDiffusionLib.evaluation.features import Standard, feature_table, standard_of, standardise
 from SynthDiffusionLib.evaluation.real_or_synthetic import (
     CHOSEN,
+    CHOSEN_ELSEWHERE,
+    CHOSEN_ON,
     FOLDS,
     RECIPES,
     Recipe,
     discriminate,
     recipe_to_json,
 )
-from SynthDiffusionLib.evaluation.rows import REGION_SIDE, Item, Row, crop_row, real_items, synthesised_share
+from SynthDiffusionLib.evaluation.rows import (
+    REGION_SIDE,
+    Item,
+    Row,
+    common_crop,
+    crop_row,
+    real_items,
+    synthesised_share,
+)
 from SynthDiffusionLib.evaluation.statistics import (
     CONFIDENCE,
     RESAMPLES,
@@ -74,7 +87,7 @@ DEFINITIONS = {
     "auc_rows": "each row's volumes against the real images of the same masks; the row 'other real images' is what the "
     "classifier makes of two sets of real images, and 'unrelated real image' the same images under masks that are not "
     "theirs",
-    "auc_chosen": CHOSEN,
+    "auc_chosen": "{chosen}",
     "split_halves": "the distances between two disjoint random sets of real training patients of the same size as the "
     "evaluated set",
     "interval": "percentile bootstrap over patients; for the AUC it does not hold the chance in the training of the "
@@ -84,10 +97,19 @@ DEFINITIONS = {
     "the networks' AUC is that of the row 'unrelated real image', which has the same images",
 }
 
+# Where the volumes of a data set are of different sizes.
+SIZES_DEFINITIONS = {
+    "crop": "everything here is measured on boxes of {crop} voxels round the middle of the {target}, the smallest size "
+    "of the data set along each axis, since its volumes are of different sizes",
+    "painted": "the real image of the training patient whose {target} is nearest in volume, with the drawn {target} "
+    "painted in: real but for the {target}, and for the lower end of the range where that image ends",
+    "real_reference": "validation images with their own class maps against the evaluated real images",
+}
+
 
 @dataclass(frozen=True)
 class _View:
-    """How a group of rows is compared: whole cubes, or the region round the nodule."""
+    """How a group of rows is compared: whole volumes, crops of them, or the region round the target."""
 
     name: str
     real: Row
@@ -125,7 +147,7 @@ def measure_fidelity(
     views = list(_views(data, arms, margin_mm))
     if not views:
         raise BadInput(
-            "The samples have no arm that realism is measured on", "Make the arm nodule, anatomy or inpainting."
+            "The samples have no arm that realism is measured on", f"Make the arm {data.target}, anatomy or inpainting."
         )
     total = sum(len(view.rows) for view in views)
     results, settings, done = [], {}, 0
@@ -142,8 +164,9 @@ def measure_fidelity(
     return {
         "kind": "fidelity",
         "rows": results,
-        "verdicts": {name: _verdict(name, results) for name in arms if name != "moved"},
+        "verdicts": {name: _verdict(name, results) for name in arms if name != MOVED},
         "settings": settings
+        | ({} if data.crop is None else {"crop": list(data.crop)})
         | {
             "bin_width": BIN_HU,
             "features": len(views[0].standard.names),
@@ -157,8 +180,18 @@ def measure_fidelity(
             "resamples": RESAMPLES,
             "confidence": CONFIDENCE,
         },
-        "definitions": {k: v.format(**{n: r.crop for n, r in RECIPES.items()}) for k, v in DEFINITIONS.items()},
+        "definitions": _definitions(data),
     }
+
+
+def _definitions(data: EvaluationData) -> dict[str, str]:
+    texts = DEFINITIONS if data.crop is None else DEFINITIONS | SIZES_DEFINITIONS
+    words = {name: recipe.crop for name, recipe in RECIPES.items()} | {
+        "chosen": CHOSEN if data.target == CHOSEN_ON else CHOSEN_ELSEWHERE,
+        "crop": "x".join(map(str, data.crop or ())),
+        "target": data.target,
+    }
+    return {k: v.format(**words) for k, v in texts.items()}
 
 
 def _views(data: EvaluationData, arms: Mapping[str, Row], margin_mm: float | None):
@@ -171,19 +204,21 @@ def _views(data: EvaluationData, arms: Mapping[str, Row], margin_mm: float | Non
     )
     training = real_items(data.training, data.intensity_range)
     images = no_skill_images(data, real, statistics)
-    whole = [arms[name] for name in ("nodule", "anatomy") if name in arms]
+    target = data.target_value
+    whole = [arms[name] for name in (data.target, ANATOMY) if name in arms]
     if whole:
-        yield _view("whole", data, real, [reference, *images, *whole], training)
-    if "inpainting" in arms:
-        target = data.target_value
+        rows = [common_crop(row, target, data.crop) for row in (real, reference, *images, *whole)]
+        cropped = common_crop(Row("training", "", "real", training), target, data.crop)
+        yield _view("whole" if data.crop is None else "crop", data, rows[0], rows[1:], cropped.items)
+    if INPAINTING in arms:
         # Cases whose region is too large to inpaint have no sample, and leave the comparison in every row.
-        names = {item.case for item in arms["inpainting"].items}
+        names = {item.case for item in arms[INPAINTING].items}
         real = replace(real, items=tuple(i for i in real.items if i.case in names))
         images = [replace(row, items=tuple(i for i in row.items if i.case in names)) for row in images]
         rows = [
             replace(reference, items=reference.items[: len(real.items)]),
             *(noskill.pasted(row, real.items, target, margin_mm) for row in images),
-            arms["inpainting"],
+            arms[INPAINTING],
         ]
         cropped = Row("training", "", "real", training)
         yield _view(
@@ -196,11 +231,15 @@ def _views(data: EvaluationData, arms: Mapping[str, Row], margin_mm: float | Non
 
 
 def _view(name: str, data: EvaluationData, real: Row, rows: list[Row], training: Sequence[Item]) -> _View:
-    names, values = feature_table(training, data.target_value, data.intensity_range)
+    names, values = _features(training, data)
     standard = standard_of(names, values)
     scaled = standardise(values, standard)
-    real_features = standardise(feature_table(real.items, data.target_value, data.intensity_range)[1], standard)
+    real_features = standardise(_features(real.items, data)[1], standard)
     return _View(name, real, rows, standard, scaled, real_features, median_distance(scaled))
+
+
+def _features(items: Sequence[Item], data: EvaluationData) -> tuple[tuple[str, ...], np.ndarray]:
+    return feature_table(items, data.target_value, data.intensity_range, data.target, data.ground)
 
 
 def split_halves(values: np.ndarray, size: int, bandwidth: float) -> dict[str, list[float] | int]:
@@ -236,7 +275,7 @@ def _measure(
         "patients": len(set(row.patients)),
         "classes": _classes(view, row, data, margin_mm),
     }
-    values = standardise(feature_table(row.items, data.target_value, data.intensity_range)[1], view.standard)
+    values = standardise(_features(row.items, data)[1], view.standard)
     ours, real = _aligned_features(row, values, view)
     result["mmd2"] = bootstrap_mmd2(ours, real, view.bandwidth).to_json()
     result["frechet"] = bootstrap_frechet(ours, real).to_json()
@@ -254,7 +293,7 @@ def _measure(
     patients = [item.patient for item in items]
     found = discriminate_by_features(view.real_features, view.real.patients, values[: len(items)], patients)
     result["auc"] = {"features": found.auc.to_json()}
-    if row.name != FLOOR or view.name == "region":  # whole, its images are those of the row of unrelated real images
+    if row.name != FLOOR or view.name != "whole":  # whole, its images are those of the row of unrelated real images
         for name, recipe in recipes.items():
             found = discriminate(view.real.items, items, recipe, data.intensity_range, repeats=auc_repeats)
             result["auc"][name] = found.auc.to_json()
@@ -281,7 +320,7 @@ def _classes(view: _View, row: Row, data: EvaluationData, margin_mm: float | Non
     names = {"all": None, data.target: data.target_value}
     if view.name == "region":
         names = {data.target: data.target_value, "rim": None}
-    elif row.name != "nodule":  # given the nodule alone, a model is free where it puts lung and bone
+    elif row.name != data.target:  # given the target alone, a model is free where it puts the other classes
         names |= {n: v for n, v in data.values.items() if n != data.target}
 
     def masks(item: Item) -> dict[str, np.ndarray]:

@@ -2,13 +2,23 @@
 
 1. a ball, blind to the image: a prediction (not an image) of a ball of the median training nodule's radius where
    training nodules lie on average; its Dice is what position alone is worth.
-2. an unrelated real image: a real cube of a validation patient, taken as if it had been made for the mask.
+2. an unrelated real image: a real volume of a validation patient, taken as if it had been made for the mask.
 3. class means plus noise: the mean and the voxel standard deviation of each class in the training images, painted on
    the class map as independent Gaussian noise.
-4. a blob in flat lung: the training images' mean lung value everywhere, and the mask at their mean nodule value,
-   blurred.
+4. a blob in flat ground: the training images' mean value of what a target lies in (lung, muscle) everywhere, and the
+   mask at their mean target value, blurred.
 
-All of them are deterministic by seed.
+Where the volumes of a data set are of different sizes, two more:
+
+5. an ellipsoid from the size of the volume, blind to the image: such volumes were cut round their targets, so that a
+   volume's size gives away that of its target. It fills the box that lies as far from the ends of the volume as the
+   training targets do.
+6. a painted training image: the real image of the training patient whose target is most like the drawn one in size,
+   laid with its target on the drawn one, and the drawn one painted in at the mean target value, blurred. What a model
+   would be worth that recalls an image and paints.
+
+They are not made where all volumes are of one size: there a volume's size says nothing, and published figures have no
+such rows. All of them are deterministic by seed.
 """
 
 from __future__ import annotations
@@ -19,7 +29,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
-from SynthDiffusionLib.evaluation.rows import Item, Row, as_evaluated, paste
+from SynthDiffusionLib.evaluation.cases import borders_mm
+from SynthDiffusionLib.evaluation.rows import Item, Row, as_evaluated, fitted, paste
 from SynthDiffusionLib.training.dataset import Case
 
 SEED = 2026
@@ -28,8 +39,11 @@ LABELS = {
     "ball": "ball, blind to the image",
     "unrelated_real": "unrelated real image",
     "class_means_noise": "class means plus noise",
-    "blob_flat_lung": "blob in flat lung",
+    "ellipsoid": "ellipsoid from the size of the volume, blind to the image",
+    "painted_training": "training image, blob painted in",
 }
+# Predictions: the items of these rows are images that are not looked at.
+BLIND = ("ball", "ellipsoid")
 
 
 @dataclass(frozen=True)
@@ -40,13 +54,20 @@ class TrainingStatistics:
         mean: class value to mean intensity; every case counts the same.
         sd: class value to standard deviation of its voxels about that mean.
         radius_mm: of the ball with the median volume of the target.
-        offset: (3,) mean position of the target's centroid, in voxels from the middle of the cube.
+        offset: (3,) mean position of the target's centroid, in voxels from the middle of the volume.
+        border_mm: (3,) median distance of the target's bounding box from the ends of the volume, along each axis.
     """
 
     mean: dict[int, float]
     sd: dict[int, float]
     radius_mm: float
     offset: np.ndarray
+    border_mm: np.ndarray | None = None
+
+
+def blob_row(ground: str) -> str:
+    """Name of the row of the blob, by the class that it lies in: "blob_flat_lung"."""
+    return f"blob_flat_{ground}"
 
 
 def training_statistics(
@@ -68,16 +89,18 @@ def training_statistics(
             continue
         mean[value] = float(np.mean([v.mean() for v in inside]))
         sd[value] = float(np.sqrt(np.mean([((v - mean[value]) ** 2).mean() for v in inside])))
-    volumes, offsets = [], []
+    volumes, offsets, borders = [], [], []
     for c in cases:
         voxels = np.argwhere(c.classes.array == target)
         if len(voxels):
             volumes.append(len(voxels) * float(abs(np.linalg.det(c.classes.affine[:3, :3]))))
             offsets.append(voxels.mean(0) - (np.array(c.classes.shape) - 1) / 2)
+            borders.append(borders_mm(c, target))
     if not volumes:
         raise BadInput("No training case holds the target class", "Prepare the data set again.")
     radius = float((3.0 * np.median(volumes) / (4.0 * np.pi)) ** (1.0 / 3.0))
-    return TrainingStatistics(mean, sd, radius, np.mean(offsets, axis=0))
+    border = np.median(np.array(borders), axis=(0, 2))
+    return TrainingStatistics(mean, sd, radius, np.mean(offsets, axis=0), border)
 
 
 def ball(shape: tuple[int, int, int], affine: np.ndarray, statistics: TrainingStatistics) -> np.ndarray:
@@ -88,13 +111,22 @@ def ball(shape: tuple[int, int, int], affine: np.ndarray, statistics: TrainingSt
     return (((grid - middle) * spacing) ** 2).sum(-1) <= statistics.radius_mm**2
 
 
+def ellipsoid(shape: tuple[int, int, int], affine: np.ndarray, statistics: TrainingStatistics) -> np.ndarray:
+    """The prediction from the size of the volume alone. (I, J, K) bool."""
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    half = np.maximum(np.array(shape) * spacing / 2 - statistics.border_mm, spacing)
+    axes = [((np.arange(n) - (n - 1) / 2) * s / h).astype(np.float32) ** 2 for n, s, h in zip(shape, spacing, half)]
+    return axes[0][:, None, None] + axes[1][None, :, None] + axes[2][None, None, :] <= 1.0
+
+
 def unrelated_real(
     cases: Sequence[Item], others: Sequence[Case], intensity_range: tuple[float, float], seed: int = SEED
 ) -> Row:
-    """Real images of `others` under the masks of `cases`: dealt at random, none twice before all are used once.
+    """Real images of `others` under the masks of `cases`: dealt at random, none twice before all are used once. One of
+    another size is laid on the case's grid, middle on middle, with the lower end of the range round it.
 
     Raises:
-        BadInput: the others share a patient with the cases, or lie on other grids.
+        BadInput: the others share a patient with the cases.
     """
     shared = sorted({c.patient for c in others} & {c.patient for c in cases})
     if shared:
@@ -103,13 +135,10 @@ def unrelated_real(
     items = []
     for i, case in enumerate(cases):
         other = others[order[i % len(others)]]
-        if other.image.shape != case.hu.shape:
-            raise BadInput(
-                f"'{other.name}' and '{case.case}' have grids of different size", "Prepare cubes of one size."
-            )
-        items.append(
-            Item(case.case, case.patient, as_evaluated(other.image.array, intensity_range), case.classes, case.affine)
-        )
+        hu = as_evaluated(other.image.array, intensity_range)
+        if hu.shape != case.hu.shape:
+            hu = fitted(hu, case.hu.shape, intensity_range[0])
+        items.append(Item(case.case, case.patient, hu, case.classes, case.affine))
     return Row("unrelated_real", LABELS["unrelated_real"], "no-skill", tuple(items))
 
 
@@ -131,22 +160,57 @@ def class_means_noise(
     return Row("class_means_noise", LABELS["class_means_noise"], "no-skill", tuple(items))
 
 
-def blob_flat_lung(
+def blob_flat(
     cases: Sequence[Item],
     statistics: TrainingStatistics,
-    lung: int,
+    ground: int,
+    target: int,
+    intensity_range: tuple[float, float],
+    ground_name: str,
+) -> Row:
+    """The mask at the mean target value in ground of one value, blurred by `BLOB_SIGMA_VOXELS`."""
+    items = []
+    for case in cases:
+        weight = _blob_weight(case.classes, target)
+        hu = statistics.mean[ground] + weight * (statistics.mean[target] - statistics.mean[ground])
+        items.append(Item(case.case, case.patient, as_evaluated(hu, intensity_range), case.classes, case.affine))
+    return Row(blob_row(ground_name), f"blob in flat {ground_name}", "no-skill", tuple(items))
+
+
+def painted_training(
+    cases: Sequence[Item],
+    training: Sequence[Case],
+    statistics: TrainingStatistics,
     target: int,
     intensity_range: tuple[float, float],
 ) -> Row:
-    """The mask at the mean nodule value in lung of one value, blurred by `BLOB_SIGMA_VOXELS`."""
-    from scipy import ndimage
-
+    """For each mask the training image whose target is nearest in volume, with the mask painted in as a blob."""
+    sizes = [float((c.classes.array == target).sum()) * np.prod(c.classes.spacing) for c in training]
+    candidates = [(size, c) for size, c in zip(sizes, training) if size > 0]
     items = []
     for case in cases:
-        weight = ndimage.gaussian_filter((case.classes == target).astype(np.float64), BLOB_SIGMA_VOXELS)
-        hu = statistics.mean[lung] + weight * (statistics.mean[target] - statistics.mean[lung])
+        mask = case.classes == target
+        size = float(mask.sum()) * np.prod(np.linalg.norm(case.affine[:3, :3], axis=0))
+        source = min(candidates, key=lambda pair: (abs(np.log(pair[0] / size)), pair[1].name))[1]
+        # `fitted` lays middle on middle; the shift then brings centroid on centroid.
+        corner = (np.array(mask.shape) - np.array(source.classes.shape)) // 2
+        shift = _centroid(mask) - _centroid(source.classes.array == target) - corner
+        hu = as_evaluated(source.image.array, intensity_range)
+        hu = fitted(hu, mask.shape, intensity_range[0], np.rint(shift).astype(int))
+        weight = _blob_weight(case.classes, target)
+        hu = (1.0 - weight) * hu + weight * statistics.mean[target]
         items.append(Item(case.case, case.patient, as_evaluated(hu, intensity_range), case.classes, case.affine))
-    return Row("blob_flat_lung", LABELS["blob_flat_lung"], "no-skill", tuple(items))
+    return Row("painted_training", LABELS["painted_training"], "no-skill", tuple(items))
+
+
+def _blob_weight(classes: np.ndarray, target: int) -> np.ndarray:
+    from scipy import ndimage
+
+    return ndimage.gaussian_filter((classes == target).astype(np.float64), BLOB_SIGMA_VOXELS)
+
+
+def _centroid(mask: np.ndarray) -> np.ndarray:
+    return np.argwhere(mask).mean(0)
 
 
 def pasted(row: Row, real: Sequence[Item], target: int, margin_mm: float) -> Row:

@@ -25,10 +25,12 @@ from SynthDiffusionLib.output_folders import check_writable
 from SynthDiffusionLib.volumes import Volume, write_volume
 
 if TYPE_CHECKING:
-    from SynthDiffusionLib.models import ModelPackage
+    from SynthDiffusionLib.models import ModelPackage, ModelSpec
 
 POLL_SECONDS = 0.02
-NODULE_RADIUS_MM = 6.0
+BALL_RADIUS_MM = 6.0
+PATCH_SIZE = (51, 51, 51)
+DEFAULT_SIDE = 128
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 LARGEST_SIZE = 512
 
@@ -44,18 +46,18 @@ def measure_performance(
     *,
     threads: int = 2,
     steps: int = 20,
-    size: tuple[int, int, int] = (51, 51, 51),
+    size: tuple[int, int, int] | None = None,
     repeats: int = 3,
     precision: str = "auto",
     out: Path | None = None,
     on_event: Callable[[dict], None] = lambda event: None,
 ) -> dict[str, Any]:
-    """Makes one sample of a drawn nodule `repeats` times, on the CPU.
+    """Makes one sample of a drawn target `repeats` times, on the CPU.
 
     Args:
         threads: CPU threads the process may use.
         steps: denoising steps.
-        size: grid of the mask, at the model's spacing.
+        size: grid of the mask, at the model's spacing; `size_of` the model when None.
         repeats: fresh processes.
         precision: see `GenerateRequest`.
         out: folder that the caller will write the results to, looked at before the minutes of measuring.
@@ -64,6 +66,7 @@ def measure_performance(
         BadInput: numbers out of range, or an `out` that cannot be written to.
         RunFailed: the process failed; with its message.
     """
+    size = size_of(package.spec) if size is None else size
     if not 1 <= threads <= 1024 or not 1 <= repeats <= 100:
         raise BadInput(f"{threads} threads and {repeats} repeats were asked for", "Give numbers from 1 on.")
     if len(size) != 3 or not all(8 <= n <= LARGEST_SIZE for n in size):
@@ -93,6 +96,16 @@ def measure_performance(
     }
 
 
+def size_of(spec: ModelSpec) -> tuple[int, int, int]:
+    """The grid that a model is measured on: for models that work patch by patch that of the data set that the project's
+    were trained on; else the model's default size, or, where it has none, `DEFAULT_SIDE` as far as its grids allow."""
+    if spec.backend == "patch_ddpm":
+        return PATCH_SIZE
+    if spec.grid.default_size:
+        return spec.grid.default_size
+    return tuple(min(max(DEFAULT_SIDE, low), high) for low, high in zip(spec.grid.min_size, spec.grid.max_size))
+
+
 def performance_measures(result: dict[str, Any]) -> dict[str, Any]:
     """The `measured.performance` object of a `model.json`."""
     settings = result["settings"]
@@ -113,13 +126,14 @@ def _one_run(
     package: ModelPackage, folder: Path, threads: int, steps: int, size: tuple[int, int, int], precision: str
 ) -> dict[str, Any]:
     spec = package.spec
-    mask = folder / "nodule.nii.gz"
-    _draw_nodule(mask, size, spec.grid.spacing_mm, spec.label_scheme[spec.target_class].value)
+    target = spec.label_scheme[spec.target_class] if spec.target_class else spec.label_scheme.condition_classes[0]
+    mask = folder / "drawing.nii.gz"
+    _draw_ball(mask, size, spec.grid.spacing_mm, target.value)
     GenerateRequest(
         segmentation=mask,
         model=str(package.folder.resolve()),
         out=folder / "out",
-        labels={str(spec.label_scheme[spec.target_class].value): spec.target_class},
+        labels={str(target.value): target.name},
         steps=steps,
         seed=1,
         device="cpu",
@@ -167,11 +181,11 @@ def _one_run(
     }
 
 
-def _draw_nodule(path: Path, size: tuple[int, int, int], spacing: tuple[float, ...], value: int) -> None:
+def _draw_ball(path: Path, size: tuple[int, int, int], spacing: tuple[float, ...], value: int) -> None:
     """A ball in the middle of an empty label map."""
     grid = np.stack(np.meshgrid(*[np.arange(n) for n in size], indexing="ij"), axis=-1)
     middle = (np.array(size) - 1) / 2
-    inside = (((grid - middle) * np.asarray(spacing)) ** 2).sum(-1) <= NODULE_RADIUS_MM**2
+    inside = (((grid - middle) * np.asarray(spacing)) ** 2).sum(-1) <= BALL_RADIUS_MM**2
     write_volume(Volume(inside.astype(np.uint8) * value, np.diag([*spacing, 1.0]), "label"), path)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from SynthDiffusionLib.contact_sheet import LUNG_WINDOW, window
+from SynthDiffusionLib.evaluation.arms import MOVED
 from SynthDiffusionLib.evaluation.rows import Item, Row
 from SynthDiffusionLib.volumes import Volume, reorient
 from SynthDiffusionLib.volumes.atomic import atomic_file
@@ -18,7 +19,6 @@ GAP = 6
 HEADER = 22
 SIDE = 96  # width of the column that names the case
 OUTLINE = (255, 190, 40)
-COLUMNS = ("nodule", "anatomy", "inpainting")
 
 
 def chosen_cases(items: Sequence[Item], target: int, count: int = 6) -> list[str]:
@@ -54,7 +54,7 @@ def write_picture(
     cases = chosen_cases(real, target, count)
     by_case = {item.case: item for item in real}
     columns = [("real", {i.case: i for i in reversed(real)})]
-    columns += [(arms[a].label, {i.case: i for i in reversed(arms[a].items)}) for a in COLUMNS if a in arms]
+    columns += [(arms[a].label, {i.case: i for i in reversed(arms[a].items)}) for a in arms if a != MOVED]
     cells = [[_slice(items.get(case), by_case[case], target, limits) for _, items in columns] for case in cases]
     width = max(cell.shape[1] for row in cells for cell in row if cell is not None)
     heights = [max(cell.shape[0] for cell in row if cell is not None) for row in cells]

@@ -39,6 +39,12 @@ CHOSEN = (
     "half. The present classifiers were chosen on samples of validation masks of that version, against validation "
     "images: what told them best and still gave other real images about one half"
 )
+CHOSEN_ON = "nodule"  # the target class of the models that the recipes were chosen on
+CHOSEN_ELSEWHERE = (
+    "the classifiers were chosen on another model of this project, of another part of the body and another voxel size, "
+    "on samples of its validation masks against validation images, and are used here as they are: no setting of theirs "
+    "was chosen on this data set. They may see less here than a classifier that is made for it"
+)
 
 
 @dataclass(frozen=True)

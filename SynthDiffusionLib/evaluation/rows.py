@@ -73,10 +73,11 @@ def real_items(cases: Sequence[Case], intensity_range: tuple[float, float]) -> t
     )
 
 
-def region_crop(item: Item, target: int, side: int = REGION_SIDE) -> Item:
-    """The cube of `side` voxels round the middle of the target's bounding box, moved inwards at the border.
+def region_crop(item: Item, target: int, side: int | Sequence[int] = REGION_SIDE) -> Item:
+    """The cube, or box, of `side` voxels round the middle of the target's bounding box, moved inwards at the border.
 
-    Inpainted volumes are compared on it, since outside it they are the real patient.
+    Inpainted volumes are compared on it, since outside it they are the real patient; and volumes of different sizes,
+    since what is compared must be of one.
     """
     voxels = np.argwhere(item.classes == target)
     middle = (voxels.min(0) + voxels.max(0) + 1) // 2
@@ -89,9 +90,27 @@ def region_crop(item: Item, target: int, side: int = REGION_SIDE) -> Item:
     return replace(item, hu=item.hu[inside], classes=item.classes[inside], affine=affine)
 
 
-def crop_row(row: Row, target: int, side: int = REGION_SIDE) -> Row:
+def crop_row(row: Row, target: int, side: int | Sequence[int] = REGION_SIDE) -> Row:
     """A row of the `region_crop`s."""
     return replace(row, items=tuple(region_crop(item, target, side) for item in row.items))
+
+
+def common_crop(row: Row, target: int, crop: Sequence[int] | None) -> Row:
+    """A row as its volumes are compared as wholes: cut to one size where the data set has several
+    (`EvaluationData.crop`), and as it is where it has one."""
+    return row if crop is None else crop_row(row, target, crop)
+
+
+def fitted(array: np.ndarray, shape: Sequence[int], fill: float, shift: Sequence[int] = (0, 0, 0)) -> np.ndarray:
+    """An array laid on another grid, middle on middle (moved by `shift` voxels): cut where it is larger, and `fill`
+    where there is nothing of it."""
+    result = np.full(tuple(shape), fill, array.dtype)
+    start = [(n - m) // 2 + int(d) for n, m, d in zip(shape, array.shape, shift)]
+    here = tuple(slice(max(0, a), max(0, min(n, a + m))) for a, n, m in zip(start, shape, array.shape))
+    there = tuple(slice(h.start - a, h.stop - a) for h, a in zip(here, start))
+    if all(h.stop > h.start for h in here):
+        result[here] = array[there]
+    return result
 
 
 def synthesised_share(mask: np.ndarray, affine: np.ndarray, margin_mm: float) -> np.ndarray:

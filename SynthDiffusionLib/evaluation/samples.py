@@ -1,14 +1,6 @@
 """`synthdiffusion evaluate samples`: one synthetic volume, or more, for every test mask, in each arm.
 
-Arms:
-
-* nodule: every voxel is synthetic; the model is given the nodule's mask alone.
-* anatomy: every voxel is synthetic; the model is given the nodule and the coarse anatomy.
-* inpainting: the real cube, in which the nodule and a rim round it are unknown; the nodule is drawn back at its place.
-* moved: as nodule, with the mask moved off centre. All nodules of the data set lie in the middle of their cubes, so
-  that a model could put one there without looking at the mask; here it cannot.
-
-Volumes are made through `jobs.run`, as everybody's are.
+What the arms are: see `arms`. Volumes are made through `jobs.run`, as everybody's are.
 """
 
 from __future__ import annotations
@@ -23,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.evaluation.arms import ANATOMY, INPAINTING, MOVED, arm_label, arms_of, move_of, moved_mask
 from SynthDiffusionLib.evaluation.cases import EvaluationData, description_sha256
 from SynthDiffusionLib.evaluation.rows import Item, Row, as_evaluated
 from SynthDiffusionLib.jobs.request import GenerateRequest, check_choice
@@ -34,15 +27,6 @@ if TYPE_CHECKING:
 
 FORMAT = "synthdiffusion-samples-1"
 INDEX = "samples.json"
-ARMS = ("nodule", "anatomy", "inpainting", "moved")
-LABELS = {
-    "nodule": "nodule alone",
-    "anatomy": "nodule and coarse anatomy",
-    "inpainting": "inpainting",
-    "moved": "nodule alone, moved off centre",
-}
-BORDER_VOXELS = 3
-MOVE_SEED = 2026
 
 
 @dataclass(frozen=True)
@@ -50,7 +34,7 @@ class Settings:
     """How samples are made; a folder of samples holds one kind only.
 
     Args:
-        arms: some of `ARMS`.
+        arms: some of `arms_of` the model; all of them when None.
         seeds: volumes per mask and arm.
         steps: denoising steps.
         sampler: plain name; the model's default when None.
@@ -59,9 +43,10 @@ class Settings:
         guidance: classifier-free guidance; the model's default when None.
         device: see `GenerateRequest`.
         precision: see `GenerateRequest`.
+        condition_scale: weight of the segmentation, see `GenerateRequest`; the model's default when None.
     """
 
-    arms: tuple[str, ...] = ARMS
+    arms: tuple[str, ...] | None = None
     seeds: int = 1
     steps: int = 20
     sampler: str | None = None
@@ -69,6 +54,13 @@ class Settings:
     first_seed: int = 1000
     device: str = "auto"
     precision: str = "auto"
+    condition_scale: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What the index says of how the samples are made."""
+        # Older folders know nothing of a condition scale, and are gone on with where none is given.
+        unsaid = ("arms", "device") if self.condition_scale is not None else ("arms", "device", "condition_scale")
+        return {k: v for k, v in asdict(self).items() if k not in unsaid}
 
 
 def make_samples(
@@ -98,33 +90,44 @@ def make_samples(
     """
     if run is None:
         from SynthDiffusionLib.jobs import run
-    unknown = [arm for arm in settings.arms if arm not in ARMS]
-    if unknown or not settings.arms:
-        raise BadInput(f"'{(unknown or [''])[0]}' is no arm", f"Choose from: {', '.join(ARMS)}.")
+    possible = arms_of(package.spec, data.target)
+    arms = possible if settings.arms is None else settings.arms
+    unknown = [arm for arm in arms if arm not in possible]
+    if unknown or not arms:
+        raise BadInput(f"'{(unknown or [''])[0]}' is no arm", f"Choose from: {', '.join(possible)}.")
     if not 1 <= settings.seeds <= 1000:
         raise BadInput(f"{settings.seeds} seeds were asked for", "Give --seeds a number from 1 to 1000.")
     if settings.sampler is not None:
         check_choice(settings.sampler, package.spec.sampling.samplers, "sampler")
+    if settings.condition_scale is not None and not package.spec.controls.condition_scale:
+        raise BadInput(f"The model '{package.id}' has no condition scale", "Leave --condition-scale out.")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     header = {
         "format": FORMAT,
         "model": generator_identity(package),
         "data": {"description_sha256": description_sha256(data.folder), "split": data.split},
-        "settings": {k: v for k, v in asdict(settings).items() if k not in ("arms", "device")},
+        "settings": settings.to_json(),
         "leak_check": data.leak_check,
     }
     index = _resume(out, header)
     done = {(e["arm"], e["case"], e["seed"]): e for e in index["samples"]}
     wanted = [
         (arm, case, settings.first_seed + n * settings.seeds + s)
-        for arm in settings.arms
+        for arm in arms
         for n, case in enumerate(data.evaluated)
         for s in range(settings.seeds)
     ]
-    index["skipped"] = [e for e in index["skipped"] if e["arm"] not in settings.arms]
+    index["skipped"] = [e for e in index["skipped"] if e["arm"] not in arms]
     for number, (arm, case, seed) in enumerate(wanted):
-        on_event({"event": "progress", "stage": f"samples: {LABELS[arm]}", "step": number, "total": len(wanted)})
+        on_event(
+            {
+                "event": "progress",
+                "stage": f"samples: {arm_label(arm, data.target)}",
+                "step": number,
+                "total": len(wanted),
+            }
+        )
         entry = done.get((arm, case.name, seed))
         if entry and _intact(out, entry):
             continue
@@ -142,11 +145,11 @@ def make_samples(
             "file": volume.relative_to(out).as_posix(),
             "sha256": _sha256(volume),
         }
-        if arm == "moved":
+        if arm == MOVED:
             new["shift_voxels"] = [int(v) for v in move_of(case, data)]
         index["samples"] = [e for e in index["samples"] if e is not entry] + [new]
-        _write(out, index)
-    _write(out, index)
+        _write(out, index, possible)
+    _write(out, index, possible)
     return out / INDEX
 
 
@@ -196,10 +199,11 @@ def load_samples(folder: Path, package: ModelPackage, data: EvaluationData) -> t
             f"The samples in '{folder}' belong to another data set or split", "Give the --data they were made with."
         )
     cases = {c.name: c for c in data.evaluated}
+    possible = arms_of(package.spec, data.target)
     items: dict[str, list[Item]] = {}
     for entry in index["samples"]:
         case = cases.get(entry["case"])
-        if case is None or entry["patient"] != case.patient or entry["arm"] not in ARMS:
+        if case is None or entry["patient"] != case.patient or entry["arm"] not in possible:
             raise BadInput(
                 f"'{entry['case']}' in '{folder / INDEX}' is no case of '{data.split}'", "Make the samples again."
             )
@@ -212,7 +216,7 @@ def load_samples(folder: Path, package: ModelPackage, data: EvaluationData) -> t
         if not same_grid(volume.shape, volume.affine, case.classes.shape, case.classes.affine):
             raise BadInput(f"The sample '{entry['file']}' is not on the grid of its mask", "Make the samples again.")
         classes = case.classes.array
-        if entry["arm"] == "moved":
+        if entry["arm"] == MOVED:
             classes = moved_mask(case, data)
         items.setdefault(entry["arm"], []).append(
             Item(
@@ -224,7 +228,7 @@ def load_samples(folder: Path, package: ModelPackage, data: EvaluationData) -> t
                 entry["seed"],
             )
         )
-    rows = {arm: Row(arm, LABELS[arm], "ours", tuple(items[arm])) for arm in ARMS if arm in items}
+    rows = {arm: Row(arm, arm_label(arm, data.target), "ours", tuple(items[arm])) for arm in possible if arm in items}
     for arm, row in rows.items():
         if len(set(row.patients)) < FEWEST_CASES:
             raise BadInput(
@@ -236,36 +240,14 @@ def load_samples(folder: Path, package: ModelPackage, data: EvaluationData) -> t
     return rows, index
 
 
-def move_of(case: Case, data: EvaluationData) -> np.ndarray:
-    """How far the arm "moved" shifts a mask, (3,) voxels: drawn at random, by the case's place in the split, from all
-    shifts that leave the mask `BORDER_VOXELS` from the border (or nearer, if it lies nearer already)."""
-    voxels = np.argwhere(case.classes.array == data.target_value)
-    low, high = voxels.min(0), voxels.max(0)
-    number = [c.name for c in data.evaluated].index(case.name)
-    rng = np.random.default_rng([MOVE_SEED, number])
-    shift = []
-    for first, last, n in zip(low, high, case.classes.shape):
-        down, up = max(0, int(first) - BORDER_VOXELS), max(0, n - 1 - BORDER_VOXELS - int(last))
-        shift.append(int(rng.integers(-down, up + 1)))
-    return np.array(shift)
-
-
-def moved_mask(case: Case, data: EvaluationData) -> np.ndarray:
-    """The class map of the arm "moved": the target alone, shifted by `move_of`."""
-    voxels = np.argwhere(case.classes.array == data.target_value) + move_of(case, data)
-    classes = np.zeros_like(case.classes.array)
-    classes[tuple(voxels.T)] = data.target_value
-    return classes
-
-
 def _cannot(arm: str, case: Case, data: EvaluationData, package: ModelPackage) -> str | None:
     """Why a case has no sample in an arm: its region is larger than the model can inpaint."""
-    if arm != "inpainting":
+    if arm != INPAINTING:
         return None
     from SynthDiffusionLib.inpainting.crop import largest_region_mm
 
     spec = package.spec
-    if spec.inpaint is None or "inpaint" not in spec.modes:
+    if spec.inpaint is None:
         return "the model cannot inpaint"
     limit = largest_region_mm(
         spec.grid.max_size, spec.grid.spacing_mm, spec.inpaint.margin_mm, spec.inpaint.max_region_mm
@@ -273,7 +255,7 @@ def _cannot(arm: str, case: Case, data: EvaluationData, package: ModelPackage) -
     voxels = np.argwhere(case.classes.array == data.target_value)
     extent = float(((voxels.max(0) - voxels.min(0) + 1) * case.classes.spacing).max())
     return (
-        f"its nodule of {extent:.0f} mm is larger than the {limit:.0f} mm that can be inpainted"
+        f"its {data.target} of {extent:.0f} mm is larger than the {limit:.0f} mm that can be inpainted"
         if extent > limit
         else None
     )
@@ -283,21 +265,22 @@ def _request(
     arm: str, case: Case, data: EvaluationData, package: ModelPackage, out: Path, seed: int, settings: Settings
 ) -> GenerateRequest:
     mask = data.folder / "classes" / f"{case.name}.nii.gz"
-    drawn = {int(v) for v in np.unique(case.classes.array)} if arm != "moved" else {data.target_value}
+    drawn = {int(v) for v in np.unique(case.classes.array)} if arm != MOVED else {data.target_value}
     folder = out / arm
     folder.mkdir(parents=True, exist_ok=True)
-    if arm == "moved":
+    if arm == MOVED:
         (out / "moved_masks").mkdir(exist_ok=True)
         mask = out / "moved_masks" / f"{case.name}.nii.gz"
         write_volume(Volume(moved_mask(case, data), case.classes.affine, "label"), mask)
+    scale = {} if settings.condition_scale is None else {"condition_scale": settings.condition_scale}
     return GenerateRequest(
         segmentation=mask,
         model=str(package.folder),
         out=folder,
-        mode="inpaint" if arm == "inpainting" else "whole",
-        image=data.folder / "images" / f"{case.name}.nii.gz" if arm == "inpainting" else None,
+        mode="inpaint" if arm == INPAINTING else "whole",
+        image=data.folder / "images" / f"{case.name}.nii.gz" if arm == INPAINTING else None,
         labels={str(value): name for name, value in data.values.items() if value in drawn},
-        classes=None if arm == "anatomy" else (data.target,),
+        classes=None if arm == ANATOMY else (data.target,),
         sampler=settings.sampler,
         guidance=settings.guidance,
         steps=settings.steps,
@@ -305,6 +288,7 @@ def _request(
         device=settings.device,
         precision=settings.precision,
         case=case.name,
+        **scale,
     )
 
 
@@ -378,10 +362,10 @@ def _sha256(path: Path) -> str:
     return sha256_of(path)
 
 
-def _write(out: Path, index: dict[str, Any]) -> None:
+def _write(out: Path, index: dict[str, Any], possible: Sequence[str]) -> None:
     from SynthDiffusionLib.jobs.provenance import write_json
 
-    order = {arm: n for n, arm in enumerate(ARMS)}
+    order = {arm: n for n, arm in enumerate(possible)}
     index["samples"].sort(key=lambda e: (order[e["arm"]], e["case"], e["seed"]))
     write_json(out / INDEX, index)
 

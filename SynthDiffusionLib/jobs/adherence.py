@@ -5,7 +5,7 @@ on crops with the structure near their middle, and hardly finds one elsewhere, h
 drawn structure in the middle of a window, as in the cubes that the card's figures are measured on.
 
 A low value may mean that a structure is missing or misplaced. A high one does not mean that the image is realistic: a
-blurred blob in flat lung scores as high as a real image.
+blurred blob in flat lung or muscle may score as high as a real image.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 
 from SynthDiffusionLib.evaluation import noskill
 from SynthDiffusionLib.evaluation.adherence import FOUND_FRACTION, WINDOW
+from SynthDiffusionLib.evaluation.cases import ground_of
 from SynthDiffusionLib.jobs.events import OnEvent
 from SynthDiffusionLib.models import ModelPackage
 from SynthDiffusionLib.models.spec import ModelSpec
@@ -78,7 +79,7 @@ def adherence_of(
         - drawn_ml, found_ml: volumes of what is drawn and of what it marks;
         - ball_dice: for this drawing, of a ball in the middle of every window that does not look at the image;
         - real_dice, cartoon_dice: the package's measured means on its test masks, of the segmenter on the real images
-          and on a blurred blob in flat lung; None where not measured;
+          and on a blurred blob in flat ground (lung, muscle); None where not measured;
 
         or "adherence" None and "adherence_note".
     """
@@ -87,12 +88,14 @@ def adherence_of(
     if spec.target_class is None:
         return _none(NOT_DRAWN)
     wanted = spec.label_scheme.containing(spec.target_class)
-    side = int(spec.segmenter.details.get("patch", WINDOW)) + SHIFT_VOXELS
-    radius = float(spec.segmenter.details.get("ball_radius_mm", BALL_RADIUS_MM))
+    details = spec.segmenter.details
+    side, context = int(details.get("patch", WINDOW)) + SHIFT_VOXELS, int(details.get("context_voxels", 0))
+    radius = float(details.get("ball_radius_mm", BALL_RADIUS_MM))
+    cartoon = noskill.blob_row(ground_of([c.name for c in spec.label_scheme.condition_classes]))
     marks, balls = _Overlap(), _Overlap()
     try:
         for volume, classes, here in views():
-            for hu, own, others in windows(volume.array, np.isin(classes, wanted), here, side):
+            for hu, own, others in windows(volume.array, np.isin(classes, wanted), here, side, context):
                 marks.add(segment(hu) & ~others, own, volume.affine)
                 balls.add(_ball(hu.shape, volume.affine, radius) & ~others, own, volume.affine)
     except Exception as error:
@@ -111,13 +114,13 @@ def adherence_of(
             "found_ml": round(marks.marked_ml, 4),
             "ball_dice": balls.dice(),
             "real_dice": _measured_dice(spec, "real"),
-            "cartoon_dice": _measured_dice(spec, "blob_flat_lung_pasted" if inpainted else "blob_flat_lung"),
+            "cartoon_dice": _measured_dice(spec, f"{cartoon}_pasted" if inpainted else cartoon),
         }
     }
 
 
 def windows(
-    hu: np.ndarray, target: np.ndarray, here: np.ndarray, side: int
+    hu: np.ndarray, target: np.ndarray, here: np.ndarray, side: int, context: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """A window round every connected structure, in its middle.
 
@@ -125,7 +128,8 @@ def windows(
         hu: (I, J, K).
         target: (I, J, K) bool, all that is drawn.
         here: (I, J, K) bool; structures without a voxel of it have no window of their own.
-        side: of a window in voxels; one that is smaller than a structure is widened.
+        side: of a window in voxels; one that is smaller than a structure with its surroundings is widened.
+        context: voxels of surroundings on every side of a structure.
 
     Yields:
         the voxels, the last ones repeated beyond the edge; the structure; and other structures, which are neither right
@@ -137,7 +141,7 @@ def windows(
     boxes = find_objects(labels)
     for number in np.unique(labels[here & target]):
         box = boxes[number - 1]
-        sides = [max(side, b.stop - b.start) for b in box]
+        sides = [max(side, b.stop - b.start + 2 * context) for b in box]
         starts = [(b.start + b.stop - s) // 2 for b, s in zip(box, sides)]
         pads = [(max(0, -start), max(0, start + s - n)) for start, s, n in zip(starts, sides, hu.shape)]
         cut = tuple(slice(start + low, start + low + s) for start, s, (low, _) in zip(starts, sides, pads))

@@ -53,15 +53,15 @@ def calibrate(
 
     package = load_package(model)
     spec = package.spec
-    backend = load_backend(package)
+    backend, needs = load_backend(package), needs_of(package)
     condition = Condition(np.zeros((SIDE,) * 3, np.uint8), np.eye(4), spec.label_scheme, ())
     plan = resolve_plan(
         device=device,
         precision=precision,
         vram_limit=None,
         grid=backend.working_grid(condition.shape),
-        bytes_per_voxel=needs_of(package).bytes_per_voxel,
-        weight_bytes=backend.weight_bytes,
+        bytes_per_voxel=needs.bytes_per_voxel,
+        weight_bytes=needs.weight_bytes,
         smallest_side=max(backend.working_grid((1, 1, 1))),
     )
     ends: list[float] = []

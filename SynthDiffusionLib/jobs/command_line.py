@@ -15,7 +15,7 @@ _SPECIAL = "&|<>^%!'`$;*?~#()"
 
 def command_line(
     provenance: Mapping[str, Any],
-    segmentation: Path | str,
+    segmentation: Path | str | None,
     out: Path | str,
     image: Path | str | None = None,
 ) -> list[str]:
@@ -25,7 +25,7 @@ def command_line(
 
     Args:
         provenance: content of the .json file beside the volume.
-        segmentation: file of the segmentation that it was made from.
+        segmentation: file of the segmentation that it was made from; None for an unconditional volume.
         out: folder for the results.
         image: the real volume, if it was inpainted.
 
@@ -33,12 +33,15 @@ def command_line(
         `["synthdiffusion", "generate", ...]`.
 
     Raises:
-        ValueError: the volume was inpainted, and no image is given.
+        ValueError: the volume was inpainted, and no image is given; or it was made from a segmentation, and none is.
     """
     settings, plan = provenance["settings"], provenance["plan"]
     inpainted = settings["mode"] == "inpaint"
     if inpainted and image is None:
         raise ValueError("the volume was inpainted: its real volume is needed")
+    unconditional = settings["mode"] == "unconditional"
+    if not unconditional and segmentation is None:
+        raise ValueError("the volume was made from a segmentation: it is needed")
     options: list[tuple[str, Any]] = [
         ("--model", provenance["model"]["id"]),
         ("--out", out),
@@ -51,6 +54,11 @@ def command_line(
         ("--steps", settings["steps"]),
         ("--seed", settings["seed"]),
         ("--guidance", settings["guidance"]),
+        ("--size", _by(settings.get("size"))),
+        ("--spacing", _by(settings.get("spacing_mm"))),
+        ("--condition-scale", settings.get("condition_scale")),
+        ("--region", ",".join(settings["region"]) if settings.get("region") else None),
+        ("--modality", settings.get("modality")),
         ("--margin", settings.get("margin_mm")),
         ("--inpaint-method", settings.get("inpaint_method")),
         ("--device", plan["device"].split(":")[0]),  # another machine numbers its GPUs differently
@@ -58,7 +66,7 @@ def command_line(
         ("--case", provenance["case"]),
         ("--adherence", "adherence" in provenance),
     ]
-    arguments = ["synthdiffusion", "generate", _positional(str(segmentation))]
+    arguments = ["synthdiffusion", "generate", *([] if unconditional else [_positional(str(segmentation))])]
     for name, value in options:
         if value is True:
             arguments.append(name)
@@ -90,6 +98,10 @@ def _quoted_for_windows(argument: str) -> str:
         return quoted
     # Without a blank in it, list2cmdline leaves what is special to the command prompt bare.
     return '"' + quoted + "\\" * (len(argument) - len(argument.rstrip("\\"))) + '"'
+
+
+def _by(values: Sequence[float] | str | None) -> str | None:
+    return "x".join(f"{v!r}" for v in values) if isinstance(values, list | tuple) else values
 
 
 def _positional(path: str) -> str:

@@ -12,6 +12,7 @@ from SynthDiffusionLib.jobs.outputs import safe_stem
 from SynthDiffusionLib.jobs.provenance import is_synthetic, sha256_of
 from SynthDiffusionLib.jobs.request import GenerateRequest
 from SynthDiffusionLib.labels.mapping import MappedSegmentation, MappingReport, map_to_model
+from SynthDiffusionLib.labels.outline import add_outline
 from SynthDiffusionLib.models.spec import ModelSpec
 from SynthDiffusionLib.schemas import closest
 from SynthDiffusionLib.volumes import (
@@ -34,7 +35,7 @@ class Inputs:
 
     Args:
         case: stem of the output names.
-        segmentation: as read, on the image's grid when there is an image.
+        segmentation: as read, on the image's grid when there is an image; None for an unconditional volume.
         mapping: its classes.
         image: the real volume to inpaint into, or None.
         notes: what was done to bring them together, in sentences.
@@ -42,7 +43,7 @@ class Inputs:
     """
 
     case: str
-    segmentation: Segmentation
+    segmentation: Segmentation | None
     mapping: MappedSegmentation
     image: Volume | None
     notes: list[str]
@@ -51,6 +52,8 @@ class Inputs:
 
 def case_name(request: GenerateRequest) -> str:
     """The given name or the segmentation's file name, without what file systems refuse."""
+    if request.case is None and request.segmentation is None:
+        return "unconditional"
     name = request.case if request.case is not None else Path(request.segmentation).name
     if request.case is None:
         suffix = next((s for s in SUFFIXES if name.lower().endswith(s)), "")
@@ -64,6 +67,9 @@ def read_inputs(request: GenerateRequest, spec: ModelSpec) -> Inputs:
     Raises:
         BadInput: unreadable files, nothing that the model knows, or frames that do not overlap.
     """
+    if request.segmentation is None:
+        nothing = MappedSegmentation(np.zeros((1, 1, 1), np.uint8), np.eye(4), spec.label_scheme, ())
+        return Inputs(case_name(request), None, nothing, None, [], {})
     notes: list[str] = []
     segmentation = read_segmentation(request.segmentation)
     checksums = {"segmentation_sha256": sha256_of(request.segmentation)}
@@ -82,6 +88,8 @@ def read_inputs(request: GenerateRequest, spec: ModelSpec) -> Inputs:
     if request.classes is not None:
         mapping = _keep_classes(mapping, request.classes)
     notes += mapping.report.lines()
+    mapping, added = add_outline(mapping, image)
+    notes += added
     return Inputs(case_name(request), segmentation, mapping, image, notes, checksums)
 
 

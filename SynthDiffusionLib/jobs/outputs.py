@@ -9,6 +9,7 @@ from typing import Any
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.jobs.request import CHOICES
+from SynthDiffusionLib.models.spec import ModelSpec
 
 
 def safe_stem(name: str) -> str:
@@ -78,6 +79,21 @@ def header_marks(record: Mapping[str, Any]) -> dict[str, str]:
         "SynthDiffusion.Seed": str(seed),
         "SynthDiffusion.Notice": record["notice"],
     }
+
+
+def display_of(spec: ModelSpec) -> dict[str, int]:
+    """Window and level that a model's volumes are shown with: of the lung for the chest, else of soft tissue; nothing
+    for MR, whose numbers have no unit."""
+    if spec.modality != "CT":
+        return {}
+    return {"window": 1400, "level": -500} if "chest" in spec.body_part else {"window": 500, "level": 50}
+
+
+def limits_of(display: Mapping[str, float]) -> tuple[float, float] | None:
+    """The values that are black and white with a window and a level, see `display_of`; None where there are none."""
+    if not display:
+        return None
+    return display["level"] - display["window"] / 2, display["level"] + display["window"] / 2
 
 
 def kind_of(record: Mapping[str, Any]) -> str:

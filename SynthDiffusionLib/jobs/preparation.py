@@ -6,13 +6,24 @@ import secrets
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from SynthDiffusionLib.backends.controls import Controls
 from SynthDiffusionLib.errors import BadInput, ModelError
 from SynthDiffusionLib.jobs.events import OnEvent, ignore
 from SynthDiffusionLib.jobs.inputs import Inputs, read_inputs
 from SynthDiffusionLib.jobs.outputs import check_names, output_paths
 from SynthDiffusionLib.jobs.request import GenerateRequest, check_choice
-from SynthDiffusionLib.jobs.synthesis import Prepared, Resolved, prepare_inpaint, prepare_whole
+from SynthDiffusionLib.jobs.synthesis import (
+    Prepared,
+    Resolved,
+    prepare_inpaint,
+    prepare_unconditional,
+    prepare_whole,
+)
 from SynthDiffusionLib.models.spec import ModelSpec
+
+PREPARE = {"whole": prepare_whole, "inpaint": prepare_inpaint, "unconditional": prepare_unconditional}
 
 
 def resolve_settings(request: GenerateRequest, spec: ModelSpec) -> Resolved:
@@ -26,14 +37,9 @@ def resolve_settings(request: GenerateRequest, spec: ModelSpec) -> Resolved:
     if request.mode not in spec.modes:
         raise ModelError(f"The model '{spec.id}' has no mode '{request.mode}'", f"It can do: {', '.join(spec.modes)}.")
     sampler = spec.sampling.default_sampler if request.sampler is None else request.sampler
-    from SynthDiffusionLib.sampling.samplers import BETA_SCHEDULES, SAMPLERS
+    from SynthDiffusionLib.sampling.samplers import check_sampler
 
-    check_choice(sampler, SAMPLERS, "sampler")
-    if spec.diffusion.beta_schedule not in BETA_SCHEDULES:
-        raise ModelError(
-            f"The sampler '{sampler}' does not fit the schedule '{spec.diffusion.beta_schedule}' of '{spec.id}'",
-            f"This version samples from: {', '.join(BETA_SCHEDULES)}. Choose another model.",
-        )
+    check_sampler(sampler, spec.diffusion.beta_schedule)
     if sampler not in spec.sampling.samplers:
         raise ModelError(
             f"The sampler '{sampler}' does not fit the schedule of the model '{spec.id}'",
@@ -50,11 +56,42 @@ def resolve_settings(request: GenerateRequest, spec: ModelSpec) -> Resolved:
     if margin is None:
         margin = spec.inpaint.margin_mm if spec.inpaint else 0.0
     guidance = spec.default_guidance(request.mode) if request.guidance is None else request.guidance
+    if guidance != 1.0 and request.mode == "unconditional" and not spec.controls.modalities:
+        raise BadInput("Guidance leads towards a drawing, and there is none", "Leave --guidance out.")
     if request.scene:
         from SynthDiffusionLib.jobs.scene_export import require_scene_writer
 
         require_scene_writer()
-    return Resolved(sampler, steps, seed, guidance, margin, request.inpaint_method == "replacement", None)
+    replacement = request.inpaint_method == "replacement"
+    return Resolved(sampler, steps, seed, guidance, margin, replacement, None, _controls(request, spec))
+
+
+def _controls(request: GenerateRequest, spec: ModelSpec) -> Controls:
+    """What is set beside the drawing, if the model takes it.
+
+    Raises:
+        BadInput: it takes no such setting, or not this value.
+    """
+    takes = spec.controls
+    if request.condition_scale is not None and not takes.condition_scale:
+        raise BadInput(f"The model '{spec.id}' takes no --condition-scale", "Leave it out; --guidance may do.")
+    if request.region is not None:
+        if not takes.regions:
+            raise BadInput(f"The model '{spec.id}' takes no --region", "Leave it out.")
+        for name in request.region:
+            check_choice(name, takes.regions, "region")
+        if takes.regions.index(request.region[0]) > takes.regions.index(request.region[1]):
+            raise BadInput(
+                f"The region at the top ({request.region[0]}) lies below that at the bottom ({request.region[1]})",
+                f"From the top they are: {', '.join(takes.regions)}.",
+            )
+    if request.modality is not None:
+        if not takes.modalities:
+            raise BadInput(f"The model '{spec.id}' takes no --modality", "Leave it out.")
+        check_choice(request.modality, tuple(takes.modalities), "modality")
+    scale = 1.0 if request.condition_scale is None else request.condition_scale
+    modality = request.modality or next(iter(takes.modalities), None)
+    return Controls(scale, request.region, modality)
 
 
 def prepare(
@@ -81,8 +118,10 @@ def prepare(
         on_event({"event": "warning", "message": note, **topic})
     for index in range(request.samples):
         check_names(sample_paths(request, spec, resolved, inputs.case, out, index), request.format)
-    prepared = (prepare_inpaint if request.mode == "inpaint" else prepare_whole)(request, spec, inputs)
-    prepared = replace(prepared, notes=[*prepared.notes, *_sampler_notes(resolved)])
+    prepared = PREPARE[request.mode](request, spec, inputs)
+    prepared = replace(
+        prepared, notes=[*prepared.notes, *_region_notes(request, spec, prepared), *_sampler_notes(resolved)]
+    )
     for note in prepared.notes:
         on_event({"event": "warning", "message": note})
     return inputs, prepared
@@ -106,6 +145,15 @@ def sample_paths(
 def network_evaluations(request: GenerateRequest, resolved: Resolved, prepared: Prepared) -> int:
     """Evaluations of the network over all samples; guidance takes two a step."""
     return prepared.evaluations * resolved.steps * request.samples * (1 if resolved.guidance == 1.0 else 2)
+
+
+def _region_notes(request: GenerateRequest, spec: ModelSpec, prepared: Prepared) -> list[str]:
+    """Which body regions the model is told, for one that is told any; the backend chooses by the same function."""
+    if not spec.controls.regions:
+        return []
+    from SynthDiffusionLib.labels.regions import choose_regions
+
+    return [choose_regions(np.unique(prepared.condition.class_map), request.region)[1]]
 
 
 def _sampler_notes(resolved: Resolved) -> list[str]:

@@ -16,7 +16,7 @@ from SynthDiffusionLib.errors import BadInput
 
 SCHEMA = "synthdiffusion-request-1"  # under the key "schema": "format" is that of the output
 CHOICES = {
-    "mode": ("whole", "inpaint"),
+    "mode": ("whole", "inpaint", "unconditional"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "format": ("nii.gz", "nrrd"),
     "inpaint_method": ("conditioned", "replacement"),
@@ -28,10 +28,11 @@ class GenerateRequest:
     """A request for synthetic volumes.
 
     Args:
-        segmentation: file of the segmentation.
+        segmentation: file of the segmentation; None for "unconditional".
         model: id or folder of a model package.
         out: folder for the outputs.
-        mode: "whole" makes every voxel; "inpaint" changes drawn regions of `image`.
+        mode: "whole" makes every voxel; "inpaint" changes drawn regions of `image`; "unconditional" makes every voxel
+            without a drawing.
         image: the real volume to inpaint into.
         labels: explicit map from segment names or label values to the model's classes.
         classes: use only these classes of the segmentation; the others count as not drawn.
@@ -51,9 +52,15 @@ class GenerateRequest:
         margin_mm: width of the rim around a drawn region that is synthesised with it; the model's default when None.
         case: stem of the output names; the segmentation's file name when None.
         adherence: run the package's segmenter on every sample and record its Dice with the drawn target class.
+        size: (I, J, K) voxels of the volume along the model's axes, for models that bear several; "nearest" takes the
+            allowed size nearest to the segmentation's; None its own, or without one the model's default.
+        spacing_mm: of that volume; None the segmentation's own, or without one the model's default.
+        condition_scale: strength of the drawing, see `Controls`; the model's (1) when None.
+        region: body regions at the top and the bottom, see `Controls`; from the drawing when None.
+        modality: kind of image, see `Controls`; the model's first when None.
     """
 
-    segmentation: Path
+    segmentation: Path | None
     model: str
     out: Path
     mode: str = "whole"
@@ -75,6 +82,11 @@ class GenerateRequest:
     margin_mm: float | None = None
     case: str | None = None
     adherence: bool = False
+    size: tuple[int, int, int] | str | None = None
+    spacing_mm: tuple[float, float, float] | None = None
+    condition_scale: float | None = None
+    region: tuple[str, str] | None = None
+    modality: str | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
@@ -98,11 +110,44 @@ class GenerateRequest:
             raise BadInput(f"A margin of {self.margin_mm} mm was asked for", hint)
         if self.mode == "inpaint" and self.image is None:
             raise BadInput("Inpainting needs the real volume", "Give it with --image REAL_VOLUME.")
+        if self.mode == "unconditional":
+            self._check_unconditional()
+        elif self.segmentation is None:
+            raise BadInput(
+                f"The mode '{self.mode}' needs a segmentation",
+                "Give its file, or --mode unconditional with a model that can do without.",
+            )
         if self.mode != "inpaint" and self.image is not None:
-            raise BadInput("--image was given, but the mode is 'whole'", "Add --mode inpaint to change regions of it.")
+            raise BadInput(
+                f"--image was given, but the mode is '{self.mode}'", "Add --mode inpaint to change regions of it."
+            )
+        if self.mode == "inpaint" and (self.size, self.spacing_mm) != (None, None):
+            raise BadInput("An inpainted volume has the grid of its image", "Leave --size and --spacing out.")
+        _check_grid(self.size, self.spacing_mm)
+        if self.condition_scale is not None and not 0.0 <= self.condition_scale <= 10.0:
+            hint = "Give --condition-scale a number from 0 to 10; 1 is as trained."
+            raise BadInput(f"A condition scale of {self.condition_scale} was asked for", hint)
         for option, given in (("margin", self.margin_mm), ("inpaint-method", self.inpaint_method != "conditioned")):
             if self.mode != "inpaint" and given not in (None, False):
-                raise BadInput(f"--{option} was given, but the mode is 'whole'", "It belongs to --mode inpaint.")
+                raise BadInput(f"--{option} was given, but the mode is '{self.mode}'", "It belongs to --mode inpaint.")
+
+    def _check_unconditional(self) -> None:
+        given = {
+            "a segmentation": self.segmentation,
+            "--labels": self.labels,
+            "--classes": self.classes,
+            "--crop": self.crop or None,
+            "--adherence": self.adherence or None,
+            "--condition-scale": self.condition_scale,
+        }
+        for name, value in given.items():
+            if value is not None:
+                raise BadInput(
+                    f"{name[0].upper()}{name[1:]} was given, but the mode 'unconditional' has no drawing",
+                    "Leave it out, or leave --mode out to make a volume from the segmentation.",
+                )
+        if self.size == "nearest":
+            raise BadInput("There is no segmentation that a size could be nearest to", "Give --size as 256x256x128.")
 
     def to_json(self) -> dict[str, Any]:
         """The content of `request.json`."""
@@ -129,8 +174,9 @@ class GenerateRequest:
                 if not content[key]:
                     raise BadInput(f"The field '{key}' of the request is empty", "Give a path.")
                 content[key] = Path(content[key])
-        if content.get("classes") is not None:
-            content["classes"] = tuple(content["classes"])
+        for key in ("classes", "size", "spacing_mm", "region"):
+            if isinstance(content.get(key), list):
+                content[key] = tuple(content[key])
         try:
             return GenerateRequest(**content)
         except TypeError as error:
@@ -151,13 +197,32 @@ def _check_type(name: str, value: Any) -> None:
     allowed = [json_kind for kind in kinds for json_kind in json_kinds.get(kind, (kind,))]
     if not isinstance(value, tuple(allowed)) or (isinstance(value, bool) and bool not in allowed):
         raise BadInput(f"The field '{name}' of the request cannot be {json.dumps(value)[:60]}", "Write the job again.")
-    parts = {"labels": lambda v: v is None or isinstance(v, str), "classes": lambda v: isinstance(v, str)}
-    if value is not None and name in parts:
+    parts = {
+        "labels": lambda v: v is None or isinstance(v, str),
+        "classes": lambda v: isinstance(v, str),
+        "region": lambda v: isinstance(v, str),
+        "size": lambda v: isinstance(v, int) and not isinstance(v, bool),
+        "spacing_mm": lambda v: isinstance(v, int | float) and not isinstance(v, bool),
+    }
+    lengths = {"size": 3, "spacing_mm": 3, "region": 2}
+    if isinstance(value, (list, tuple)) and len(value) != lengths.get(name, len(value)):
+        raise BadInput(f"The field '{name}' of the request must have {lengths[name]} parts", "Write it anew.")
+    if value is not None and name in parts and not isinstance(value, str):
         for part in value.values() if isinstance(value, dict) else value:
             if not parts[name](part):
                 raise BadInput(
                     f"The field '{name}' of the request cannot hold {json.dumps(part)[:60]}", "Write it anew."
                 )
+
+
+def _check_grid(size: tuple[int, int, int] | str | None, spacing: tuple[float, float, float] | None) -> None:
+    if isinstance(size, str):
+        check_choice(size, ("nearest",), "size")
+    elif size is not None and not all(1 <= n <= 4096 for n in size):
+        raise BadInput(f"A size of {'x'.join(map(str, size))} was asked for", "Give --size as 256x256x128.")
+    if spacing is not None and not all(0.01 <= s <= 100.0 for s in spacing):
+        text = "x".join(f"{s:g}" for s in spacing)
+        raise BadInput(f"A spacing of {text} mm was asked for", "Give --spacing as 1.5, or as 0.8x0.8x2.5 (mm).")
 
 
 def check_device(name: str) -> None:

@@ -116,7 +116,7 @@ def _carry_out(
     began: float,
 ) -> _Done:
     """Reads, synthesises, writes: what `run` does once the request itself is in order."""
-    from SynthDiffusionLib.sampling.samplers import build_scheduler
+    from SynthDiffusionLib.sampling.samplers import RECTIFIED_FLOW, build_scheduler
 
     spec = package.spec
     inputs, prepared = prepare(request, spec, resolved, out, on_event)
@@ -124,7 +124,8 @@ def _carry_out(
     backend = load_backend(package)
     segment = load_segmenter(package) if request.adherence else None
     resolved = _plan(resolved, request, backend, prepared.grid, package)
-    build_scheduler(resolved.sampler, spec.diffusion, resolved.steps)  # loads diffusers before a step is timed
+    if spec.diffusion.beta_schedule != RECTIFIED_FLOW:
+        build_scheduler(resolved.sampler, spec.diffusion, resolved.steps)  # loads diffusers before a step is timed
     costs = [math.prod(backend.working_grid(shape)) for shape in prepared.shapes]
     progress = Progress(on_event, resolved.steps, costs, request.samples, should_cancel)
     synthesise = inpaint if request.mode == "inpaint" else whole
@@ -177,13 +178,14 @@ def _plan(
 ) -> Resolved:
     from SynthDiffusionLib.memory.plan import resolve_plan
 
+    needs = needs_of(package)
     plan = resolve_plan(
         device=request.device,
         precision=request.precision,
         vram_limit=request.vram_limit,
         grid=backend.working_grid(shape),
-        bytes_per_voxel=needs_of(package).bytes_per_voxel,
-        weight_bytes=backend.weight_bytes,
+        bytes_per_voxel=needs.bytes_per_voxel,
+        weight_bytes=needs.weight_bytes,
         smallest_side=max(backend.working_grid((1, 1, 1))),
     )
     return replace(resolved, plan=plan)

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from SynthDiffusionLib.backends import Backend
+from SynthDiffusionLib.backends.controls import DEFAULT_CONTROLS, Controls
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.inpainting.crop import InpaintCrop, cut_crop, largest_region_mm, paste
 from SynthDiffusionLib.inpainting.regions import Region, check_region_size, find_regions, rim_widths
 from SynthDiffusionLib.intensity import denormalise, normalise
+from SynthDiffusionLib.jobs.grids import choose_grid, unconditional_grid
 from SynthDiffusionLib.jobs.inputs import Inputs
 from SynthDiffusionLib.jobs.request import GenerateRequest
 from SynthDiffusionLib.labels.condition import Condition
@@ -19,10 +21,10 @@ from SynthDiffusionLib.memory.plan import Plan
 from SynthDiffusionLib.models.spec import ModelSpec
 from SynthDiffusionLib.volumes import (
     Volume,
-    grid_with_spacing,
     reorient,
     resample_to,
     shifted_affine,
+    spacing_of,
     voxel_positions,
 )
 
@@ -41,6 +43,7 @@ class Resolved:
     margin_mm: float
     replacement: bool
     plan: Plan | None
+    controls: Controls = DEFAULT_CONTROLS
 
 
 @dataclass(frozen=True)
@@ -100,30 +103,11 @@ def prepare_whole(request: GenerateRequest, spec: ModelSpec, inputs: Inputs) -> 
         )
     given = tuple(n for n in mapping.given if mapping.scheme[n].role == "condition")
     class_map = Volume(mapping.class_map, mapping.affine, "label")
-    spacing = spec.grid.spacing_mm
-    aligned = reorient(class_map, spec.grid.orientation)
-    shape, affine = grid_with_spacing(aligned.shape, aligned.affine, spacing)
-    if any(n > m for n, m in zip(shape, spec.grid.max_size)):
-        limit = "x".join(f"{n * s:.0f}" for n, s in zip(spec.grid.max_size, spacing))
-        extent = "x".join(f"{n * s:.0f}" for n, s in zip(aligned.shape, aligned.spacing))
-        if not request.crop:
-            raise BadInput(
-                f"The segmentation covers {extent} mm, but '{spec.id}' makes at most {limit} mm",
-                "Add --crop to cut it to a box around the drawing, or use --mode inpaint --image to draw into a real "
-                "volume.",
-            )
-        if any(own > m * s for own, m, s in zip(aligned.spacing, spec.grid.max_size, spacing)):
-            voxel = " x ".join(f"{own:.4g}" for own in aligned.spacing)
-            raise BadInput(
-                f"One voxel of the segmentation ({voxel} mm) is larger than all that '{spec.id}' makes ({limit} mm)",
-                "Check its spacing, or give a finer segmentation.",
-            )
-        aligned = _crop_to_target(aligned, spec, given)
+    chosen = choose_grid(request, spec, reorient(class_map, spec.grid.orientation), given)
+    aligned, shape, affine = chosen.part, chosen.shape, chosen.affine
+    notes += chosen.notes
+    if chosen.cropped:
         class_map = _same_part(class_map, aligned)
-        shape, affine = grid_with_spacing(aligned.shape, aligned.affine, spacing)
-        shape = tuple(min(n, m) for n, m in zip(shape, spec.grid.max_size))
-        box = "x".join(f"{n * s:.0f}" for n, s in zip(aligned.shape, aligned.spacing))
-        notes.append(f"The segmentation of {extent} mm was cropped to {box} mm around the drawing")
     on_grid = resample_to(aligned, shape, affine, fill=0)
     present = [n for n in given if np.isin(on_grid.array, mapping.scheme.containing(n)).any()]
     # Outside the crop a class is known to be absent; what is too small for the model's voxels is not known at all.
@@ -134,15 +118,26 @@ def prepare_whole(request: GenerateRequest, spec: ModelSpec, inputs: Inputs) -> 
         notes.append(f"Nothing of it lies in the crop, so the model is told there is none: {', '.join(absent)}")
     if lost:
         if not present:
-            raise BadInput(
-                f"The drawing is smaller than a voxel of the model ({' x '.join(f'{s:g}' for s in spacing)} mm)",
-                "Draw a larger structure.",
-            )
+            voxel = " x ".join(f"{s:.4g}" for s in spacing_of(affine))
+            raise BadInput(f"The drawing is smaller than a voxel of the model ({voxel} mm)", "Draw a larger structure.")
         notes.append(f"Too small for the model's voxels, and ignored: {', '.join(lost)}")
     known = tuple(n for n in given if n not in lost)
-    notes += _outside_body_note(on_grid.array, mapping.scheme, given)
+    if spec.body_part == "chest" and spec.grid.spacing_range_mm is None:
+        notes += _outside_body_note(on_grid.array, mapping.scheme, given)
     condition = Condition(on_grid.array, on_grid.affine, mapping.scheme, known)
     return Prepared(class_map, condition.shape, 1, (condition.shape,), condition=condition, given=known, notes=notes)
+
+
+def prepare_unconditional(request: GenerateRequest, spec: ModelSpec, inputs: Inputs) -> Prepared:
+    """A condition that says nothing, on the grid that is asked for.
+
+    Raises:
+        BadInput: the model does not bear that grid.
+    """
+    shape, affine = unconditional_grid(request, spec)
+    nothing = np.zeros(shape, np.uint8)
+    condition = Condition(nothing, affine, spec.label_scheme, ())
+    return Prepared(Volume(nothing, affine, "label"), shape, 1, (shape,), condition=condition)
 
 
 def whole(
@@ -167,6 +162,7 @@ def whole(
             steps=settings.steps,
             seed=settings.seed,
             guidance=settings.guidance,
+            controls=settings.controls,
             on_step=on_step,
             **_estimates(on_estimate, in_unit),
         )
@@ -322,21 +318,6 @@ def _crop(
         margin_mm=prepared.margin_mm,
         pending=pending,
     )
-
-
-def _crop_to_target(aligned: Volume, spec: ModelSpec, given: tuple[str, ...]) -> Volume:
-    """The largest box that the model can do, around the target class or, without it, around all that is drawn."""
-    wanted = spec.label_scheme.containing(spec.target_class) if spec.target_class in given else None
-    mask = np.isin(aligned.array, wanted) if wanted else aligned.array > 0
-    where = np.argwhere(mask)
-    middle = (where.min(0) + where.max(0)) // 2
-    size = [
-        max(1, int(min(n, np.floor(m * s / own + 1e-6))))
-        for n, m, s, own in zip(aligned.shape, spec.grid.max_size, spec.grid.spacing_mm, aligned.spacing)
-    ]
-    start = [int(np.clip(c - d // 2, 0, n - d)) for c, d, n in zip(middle, size, aligned.shape)]
-    box = tuple(slice(a, a + d) for a, d in zip(start, size))
-    return Volume(aligned.array[box], shifted_affine(aligned.affine, start), "label")
 
 
 def _same_part(volume: Volume, part: Volume) -> Volume:

@@ -15,7 +15,7 @@ from SynthDiffusionLib.contact_sheet import write_contact_sheet
 from SynthDiffusionLib.errors import RunFailed
 from SynthDiffusionLib.jobs import provenance
 from SynthDiffusionLib.jobs.inputs import Inputs
-from SynthDiffusionLib.jobs.outputs import header_marks, kind_of
+from SynthDiffusionLib.jobs.outputs import display_of, header_marks, kind_of, limits_of
 from SynthDiffusionLib.jobs.request import GenerateRequest
 from SynthDiffusionLib.jobs.synthesis import Resolved, Result
 from SynthDiffusionLib.models.spec import ModelSpec
@@ -59,11 +59,25 @@ def make_record(
             "guidance": resolved.guidance,
         }
         | ({"inpaint_method": request.inpaint_method, "margin_mm": resolved.margin_mm} if inpainted else {})
-        | ({"crop": True} if request.crop else {}),
+        | ({"crop": True} if request.crop else {})
+        | _grid_and_controls(request, resolved),
         "plan": resolved.plan.to_json(),
         "notes": [*inputs.notes, *notes],
-        "display": {"window": 1400, "level": -500} if spec.modality == "CT" else {},
+        "display": display_of(spec),
     }
+
+
+def _grid_and_controls(request: GenerateRequest, resolved: Resolved) -> dict[str, Any]:
+    """What only some models take; left out where nothing was set."""
+    controls = resolved.controls
+    settings = {
+        "size": list(request.size) if isinstance(request.size, tuple) else request.size,
+        "spacing_mm": list(request.spacing_mm) if request.spacing_mm is not None else None,
+        "condition_scale": controls.condition_scale if request.condition_scale is not None else None,
+        "region": list(controls.region) if controls.region is not None else None,
+        "modality": controls.modality,
+    }
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def write_sample(
@@ -107,6 +121,7 @@ def write_sample(
             result.class_map,
             spec.label_scheme,
             spec.target_class,
+            limits=limits_of(record["display"]),
             before=inputs.image if inpainted else None,
             changed=result.changed,
             notice=f"{kind_of(record)}. {record['notice']}",
@@ -125,7 +140,10 @@ def _write_scene(target: Path, record: dict[str, Any], paths: dict[str, Path], i
     from SynthDiffusionLib.jobs.scene_export import write_scene
 
     job = Path(tempfile.mkdtemp(prefix="synthdiffusion-scene-"))
-    write_segmentation(inputs.segmentation, job / "segmentation.seg.nrrd")
+    drawings = []
+    if inputs.segmentation is not None:
+        write_segmentation(inputs.segmentation, job / "segmentation.seg.nrrd")
+        drawings.append({"path": str(job / "segmentation.seg.nrrd"), "name": inputs.case})
     role = "inpainted" if inputs.image is not None else "synthetic"
     seed, model = record["settings"]["seed"], record["model"]["id"]
     volumes = [
@@ -139,8 +157,7 @@ def _write_scene(target: Path, record: dict[str, Any], paths: dict[str, Path], i
     if inputs.image is not None:
         write_volume(replace(inputs.image, metadata={}), job / "real.nrrd")
         volumes.append({"path": str(job / "real.nrrd"), "name": f"{inputs.case} real", "role": "real"})
-    drawing = {"path": str(job / "segmentation.seg.nrrd"), "name": inputs.case}
-    scene = {"output": str(target.resolve()), "volumes": volumes, "segmentations": [drawing]}
+    scene = {"output": str(target.resolve()), "volumes": volumes, "segmentations": drawings}
     try:
         write_scene(job, scene)
     except RunFailed:

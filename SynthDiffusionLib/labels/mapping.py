@@ -10,7 +10,15 @@ import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.labels.condition import Condition
-from SynthDiffusionLib.labels.matching import class_by_code, class_by_name, name_words, says_nothing
+from SynthDiffusionLib.labels.label_map import NamedLabelMap
+from SynthDiffusionLib.labels.matching import (
+    class_by_code,
+    class_by_name,
+    classes_like,
+    name_words,
+    says_nothing,
+    side_of_segment,
+)
 from SynthDiffusionLib.labels.scheme import LabelClass, LabelScheme
 from SynthDiffusionLib.volumes.volume import Segment, Segmentation
 
@@ -21,6 +29,7 @@ _HOW = {
     "value": "by value; give --labels if they are something else",
     "only-segment": "the only label",
 }
+_MOST_LINES = 12  # more mappings than this are told together
 _SLAB_VOXELS = 1 << 22
 _LARGEST_TABLE = 1 << 20
 
@@ -89,6 +98,11 @@ class MappingReport:
             if e.target is not None and e.voxels and not (e.how == "only-segment" and e.note):  # its note says it all
                 groups.setdefault((e.target, e.how or ""), []).append(e)
         lines = [f"{_names(group, most_names)} -> {t} ({_HOW[how]})" for (t, how), group in groups.items()]
+        for kind in _HOW if len(groups) > _MOST_LINES else ():
+            some = [(t, e) for (t, how), group in groups.items() if how == kind for e in group]
+            shown = f"{len(some)} segments -> {len({t for t, _ in some})} classes ({_HOW[kind]}), such as "
+            lines = [line for line in lines if some == [] or not line.endswith(f"({_HOW[kind]})")]
+            lines += [shown + ", ".join(f"{_quoted(e)} -> {t}" for t, e in some[:most_names])] if some else []
         left_out = [e for e in self.entries if e.target is None and e.voxels]
         if left_out:
             lines.append(f"{_names(left_out, most_names)} left out")
@@ -214,7 +228,8 @@ def match_segments(
     entries = [e for _, e in drawn]
     for i, (segment, entry) in enumerate(drawn):
         if i in chosen:
-            entries[i] = replace(entry, target=chosen[i], how="explicit")
+            note = "" if chosen[i] else _why_unmapped(segment, explicit)
+            entries[i] = replace(entry, target=chosen[i], how="explicit", note=note)
         elif not (plain and explicit):
             entries[i] = _match(segment, entry, scheme)
     if not explicit:
@@ -229,13 +244,20 @@ def match_segments(
     return entries
 
 
+def _why_unmapped(segment: Segment, explicit: Mapping[str, str | None] | None) -> str:
+    """The reason that the label map itself gives, if any."""
+    reasons = explicit.unmapped if isinstance(explicit, NamedLabelMap) else {}
+    return {name_words(name): why for name, why in reasons.items()}.get(name_words(segment.name), "")
+
+
 def _is_plain(segments: Sequence[tuple[Segment, int]]) -> bool:
     """Whether the drawn segments have numbers for names, and no codes."""
     return all(s.name == str(s.value) and s.type is None for s, voxels in segments if voxels)
 
 
 def _match(segment: Segment, entry: MappingEntry, scheme: LabelScheme) -> MappingEntry:
-    by_code = class_by_code(segment.type, scheme)
+    side = side_of_segment(segment)
+    by_code = class_by_code(segment.type, scheme, side, segment.region, segment.name)
     by_name = class_by_name(segment.name, scheme)
     if by_code is not None:
         note = ""
@@ -244,6 +266,11 @@ def _match(segment: Segment, entry: MappingEntry, scheme: LabelScheme) -> Mappin
         return replace(entry, target=by_code.name, how="code", note=note)
     if by_name is not None:
         return replace(entry, target=by_name.name, how="name")
+    several = classes_like(segment.name, scheme)
+    if several:
+        names = [c.name for c in several[:2]]
+        note = f"it may be {' or '.join(names)}{' or others' if len(several) > 2 else ''}: give it the class's name"
+        return replace(entry, note=note)
     return entry
 
 
@@ -272,6 +299,8 @@ def _resolve_explicit(
     """Index in `drawn` to class name or None."""
     from SynthDiffusionLib.schemas import closest
 
+    if isinstance(explicit, NamedLabelMap):
+        return _resolve_named(explicit, drawn, scheme)
     chosen: dict[int, tuple[str, str | None]] = {}
     for key, wanted in explicit.items():
         name = _class_name(wanted, scheme)
@@ -311,6 +340,26 @@ def _resolve_explicit(
     return {i: name for i, (_, name) in chosen.items()}
 
 
+def _resolve_named(
+    labels: NamedLabelMap, drawn: list[tuple[Segment, MappingEntry]], scheme: LabelScheme
+) -> dict[int, str | None]:
+    """The same for a map of another labelling: names that are not drawn do not matter, values only if plain."""
+    foreign = sorted({c for c in labels.values() if c is not None and _class_name(c, scheme) is None})
+    if foreign:
+        raise BadInput(
+            f"The label map is not for this model, which has no class {foreign[0]}",
+            f"Its classes: {', '.join(c.name for c in scheme.classes)}.",
+        )
+    by_words = {name_words(name): name for name in labels}
+    plain = _is_plain([(s, e.voxels) for s, e in drawn])
+    chosen: dict[int, str | None] = {}
+    for i, (segment, _) in enumerate(drawn):
+        name = labels.values_of_names.get(segment.value) if plain else by_words.get(name_words(segment.name))
+        if name is not None:
+            chosen[i] = _class_name(labels[name], scheme)
+    return chosen
+
+
 def _class_name(wanted: str | None, scheme: LabelScheme) -> str | None:
     """The class whose name this is, but for case, blanks and plural."""
     names: list[LabelClass] = [c for c in scheme.classes if c.name == wanted]
@@ -326,7 +375,8 @@ def _nothing_mapped(entries: list[MappingEntry], scheme: LabelScheme, plain: boo
             f"The label map leaves out everything that is drawn: {_names(found)}",
             f"Give at least one of them a class: {', '.join(c.name for c in scheme.classes)}.",
         )
-    known = ", ".join(f"{c.name} ({c.value})" if plain else c.name for c in scheme.classes)
+    some = [f"{c.name} ({c.value})" if plain else c.name for c in scheme.classes]
+    known = ", ".join(some[:_MOST_LINES]) + (f" and {len(some) - _MOST_LINES} more" if some[_MOST_LINES:] else "")
     if plain and any(e.value == c.value for e in found for c in scheme.classes):
         foreign = [e for e in found if all(e.value != c.value for c in scheme.classes)]
         return BadInput(

@@ -22,6 +22,7 @@ class LabelClass:
         optional: the model can do without it.
         role: "condition", or "remove" for a region that is to be filled with healthy anatomy when inpainting.
         color: RGB in 0..1.
+        derive: "outline" for the body round all else, which is added where it is not drawn (`labels.outline`).
     """
 
     name: str
@@ -34,6 +35,7 @@ class LabelClass:
     optional: bool = True
     role: str = "condition"
     color: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    derive: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class LabelScheme:
                     optional=bool(e.get("optional", True)),
                     role=e.get("role", "condition"),
                     color=tuple(e.get("color", (0.5, 0.5, 0.5))),
+                    derive=e.get("derive"),
                 )
                 for e in entries
             )

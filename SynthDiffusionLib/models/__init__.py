@@ -15,11 +15,13 @@ from SynthDiffusionLib.models.registry import (
     verify,
 )
 from SynthDiffusionLib.models.spec import (
+    ControlsSpec,
     DiffusionSpec,
     FileSpec,
     GridSpec,
     InpaintSpec,
     IntensitySpec,
+    LatentSpec,
     LicenseSpec,
     ModelSpec,
     NetworkSpec,
@@ -31,6 +33,7 @@ from SynthDiffusionLib.models.spec import (
 
 __all__ = [
     "IMPORTERS",
+    "ControlsSpec",
     "Converted",
     "DiffusionSpec",
     "FileCheck",
@@ -40,6 +43,7 @@ __all__ = [
     "InpaintSpec",
     "Installed",
     "IntensitySpec",
+    "LatentSpec",
     "LicenseSpec",
     "ModelEntry",
     "ModelPackage",

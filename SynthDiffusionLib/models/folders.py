@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from SynthDiffusionLib.errors import ModelError, RunFailed
-from SynthDiffusionLib.models.spec import SPEC_NAME
+from SynthDiffusionLib.models.spec import SPEC_NAME, id_problem
 from SynthDiffusionLib.resources import resource_path
 
 USER_FOLDER_VARIABLE = "SYNTHDIFFUSION_MODELS"
@@ -63,12 +63,20 @@ def find_folder(model_id: str) -> tuple[Path, str]:
     known = package_folders()
     if model_id in known:
         return known[model_id]
+    name = model_id if len(model_id) <= 80 else model_id[:77] + "..."
+    if id_problem(model_id) is None and resource_path("Catalogue", f"{model_id}.json").is_file():
+        raise ModelError(f"The model '{name}' is not installed", f"Run: synthdiffusion models install {model_id}.")
+    if id_problem(model_id) is None and resource_path("Presets", f"{model_id}.json").is_file():
+        raise ModelError(
+            f"'{name}' is a preset, a design without weights",
+            "Train it (Docs/TRAINING.md), or import released weights of it (Docs/MODELS.md).",
+        )
     near = closest(model_id, known)
     raise ModelError(
-        f"There is no model '{model_id if len(model_id) <= 80 else model_id[:77] + '...'}'",
+        f"There is no model '{name}'",
         (f"Did you mean '{near}'? " if near else "")
         + (f"Installed: {', '.join(sorted(known))}." if known else "No model is installed.")
-        + " Others: synthdiffusion models install FOLDER_OR_ZIP.",
+        + " Others: synthdiffusion models list --available, and models install FOLDER_OR_ZIP.",
     )
 
 

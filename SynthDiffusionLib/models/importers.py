@@ -1,27 +1,26 @@
-"""Makes a package of a checkpoint that somebody else has trained. A checkpoint is read as data, never unpickled."""
+"""Makes a package of checkpoints that somebody else has trained. A checkpoint is read as data, never unpickled."""
 
 from __future__ import annotations
 
 import copy
 import os
-import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from SynthDiffusionLib.errors import ModelError
-from SynthDiffusionLib.models.package import ModelPackage, load_package, seal_package, sha256_of, tensor_shapes
+from SynthDiffusionLib.errors import ModelError, RunFailed
+from SynthDiffusionLib.models.checkpoints import read_content, state_dict
+from SynthDiffusionLib.models.package import load_package, seal_package, sha256_of
 from SynthDiffusionLib.models.registry import Installed, list_packages, put_package
 from SynthDiffusionLib.models.spec import ModelSpec
 
 if TYPE_CHECKING:
     import torch
 
-_TORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
-# Where trainers put the weights in a checkpoint; the averaged ones are the ones to sample with.
-_STATE_KEYS = ("ema_state_dict", "ema", "state_dict", "model_state_dict", "unet_state_dict", "model", "unet", "network")
-_WRAPPER_PREFIXES = ("module.", "_orig_mod.", "_forward_module.", "model.", "unet.", "network.")
+    from SynthDiffusionLib.models.package import ModelPackage
+    from SynthDiffusionLib.models.templates import Template
+
 _UNKNOWN_LICENSE = {
     "spdx": "NOASSERTION",
     "attribution": "unknown: imported by the user",
@@ -56,157 +55,133 @@ class Importer:
     convert: Callable[[Mapping[str, torch.Tensor], ModelPackage | None], Converted | None]
 
 
-def import_checkpoint(path: str | os.PathLike[str], new_id: str, like: str | None = None) -> Installed:
-    """Reads a checkpoint, converts it, and installs it as a package of its own.
-
-    The new package has no known licence and no measured figures: what held for the template need not hold for it.
+@dataclass(frozen=True)
+class Origin:
+    """What is known of checkpoints from elsewhere than the files themselves.
 
     Args:
-        path: .safetensors, or a PyTorch checkpoint (.pt, .pth, .ckpt, .bin), which is read with `weights_only=True`.
+        description: entries of `model.json` that go before the template's ("name", "license", "training", ...).
+        provenance: entries of its provenance.
+        card: text of the model card, under its title.
+    """
+
+    description: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    card: str = ""
+
+
+def import_checkpoint(
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    new_id: str,
+    like: str | os.PathLike[str] | None = None,
+    origin: Origin | None = None,
+) -> Installed:
+    """Reads the checkpoints of one model, converts them, and installs them as a package of its own.
+
+    The new package has no measured figures, and a licence only where it is known where the files come from: what held
+    for the template need not hold for it.
+
+    Args:
+        paths: .safetensors, or PyTorch checkpoints (.pt, .pth, .ckpt, .bin), which are read with `weights_only=True`.
+            The files that MedLoRD and MAISI are released as are told by their tensors.
         new_id: ID of the new package.
-        like: ID of an installed package with the same network. Without it, the one package whose network fits is taken.
+        like: ID of an installed package or of a preset with the same network, or the path of one. Without it, the one
+            that fits is taken.
+        origin: where the files come from; without it, the catalogue is asked by their checksums.
 
     Raises:
         ModelError: unreadable, holds more than tensors, fits no model, or the ID is taken or not valid.
+        RunFailed: the disk is full.
     """
-    path = Path(path).expanduser()
-    template = load_package(like) if like is not None else None
-    _check_new_id(new_id)
-    tensors = read_tensors(path)
-    for importer in IMPORTERS:
-        converted = importer.convert(tensors, template)
-        if converted is not None:
-            break
-    else:
-        raise ModelError(f"'{path}' fits no model that SynthDiffusion knows", _fit_hint(template))
-    return _package(path, new_id, importer.name, converted)
+    from SynthDiffusionLib.models.templates import find_template
+
+    files = [Path(p).expanduser() for p in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
+    if not files:
+        raise ModelError("No checkpoint is given", "Name one file or more.")
+    template = find_template(like) if like is not None else None
+    _check_new_id(new_id, from_user=origin is None)
+    importer, converted = _converted(files, template)
+    return _package(files, new_id, importer, converted, origin)
 
 
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict in a checkpoint, by tensor name, without the prefixes that wrappers add.
+def _converted(files: list[Path], template: Template | None) -> tuple[str, Converted]:
+    """What the files make: a model of MedLoRD or MAISI, or that of another importer; and the importer's name."""
+    from SynthDiffusionLib.models.released import Part, assemble, recognise
 
-    Raises:
-        ModelError: unreadable, or it holds anything but tensors and plain values.
-    """
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not _is_regular(path):
-        raise ModelError(f"There is no file '{str(path)[:200]}'", "Check the path.")
-    suffix = path.suffix.lower()
-    if suffix == ".safetensors":
-        try:
-            return _checked(_unwrapped(load_file(path)), path)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"'{path}' is not a valid safetensors file ({error})", "Get the file again.") from error
-    if suffix not in _TORCH_SUFFIXES:
+    parts: list[Part] = []
+    others: list[tuple[Path, Any]] = []
+    for path in files:
+        content = read_content(path)
+        part = recognise(content, path)  # holds the network alone: a trainer's other states are let go of
+        if part is not None:
+            parts.append(part)
+        else:
+            others.append((path, content))
+    if not parts:
+        return _other([content for _, content in others], files, template)
+    for path, content in others:
+        names = sorted(map(str, content))[:3] if isinstance(content, dict) else []
         raise ModelError(
-            f"'{path}' is no checkpoint: its name must end in .safetensors, {', '.join(_TORCH_SUFFIXES)}",
-            "A whole package (folder or .zip) goes in by synthdiffusion models install.",
+            f"'{path}' is no network of MedLoRD or MAISI" + (f" (it begins with {', '.join(names)})" if names else ""),
+            "Name the files of one model only.",
         )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what torch finds suspicious is refused, in one line
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises nearly anything on a bad file; all of it means "not readable as data"
+    assembled = assemble(parts, template)
+    return f"{parts[0].method}-released", Converted(assembled.description, assembled.tensors)
+
+
+def _other(contents: list[Any], files: list[Path], template: Template | None) -> tuple[str, Converted]:
+    """The model that one checkpoint of a known network makes."""
+    if len(files) > 1:
         raise ModelError(
-            f"'{path}' cannot be read as tensors only: it is damaged, or it holds program code, which is never run",
-            "Ask for the weights as .safetensors.",
-        ) from error
-    return _checked(_unwrapped(_state_dict(content, path)), path)
-
-
-def _is_regular(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name too long for the system
-        return False
-
-
-def _is_state_dict(found: Any) -> bool:
-    import torch
-
-    return (
-        isinstance(found, dict)
-        and bool(found)
-        and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in found.items())
-    )
-
-
-def _checked(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
-    import torch
-
-    for name, t in tensors.items():
-        if t.is_meta or t.is_nested or t.is_quantized or t.is_complex() or t.layout != torch.strided:
-            raise ModelError(
-                f"'{path}': the tensor '{name}' is not a dense one of real numbers",
-                "Save the weights as plain tensors.",
-            )
-    return tensors
-
-
-def _state_dict(content: Any, path: Path) -> dict[str, torch.Tensor]:
-    for key in (None, *_STATE_KEYS):
-        found = content if key is None else content.get(key) if isinstance(content, dict) else None
-        if _is_state_dict(found):
-            return dict(found)
+            f"'{files[0]}' and {len(files) - 1} more are no files of MedLoRD or MAISI, whose models come in several",
+            "Import one checkpoint at a time.",
+        )
+    tensors = state_dict(contents[0], files[0])
+    if template is not None and template.package is None:
+        return "same-network", _fitted(tensors, template)
+    for importer in IMPORTERS:
+        converted = importer.convert(tensors, None if template is None else template.package)
+        if converted is not None:
+            return importer.name, converted
     raise ModelError(
-        f"'{path}' has no state dict at its top level or under {', '.join(_STATE_KEYS)}", "Save the state dict alone."
+        f"'{files[0]}' fits no model that SynthDiffusion knows (its tensors: {', '.join(sorted(tensors)[:3])}...)",
+        _fit_hint(template),
     )
-
-
-def _unwrapped(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    tensors = dict(tensors)
-    stripped = True
-    while stripped and tensors:
-        stripped = False
-        for prefix in _WRAPPER_PREFIXES:
-            if all(name.startswith(prefix) and len(name) > len(prefix) for name in tensors):
-                tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-                stripped = True
-    return tensors
 
 
 def _same_network(tensors: Mapping[str, torch.Tensor], like: ModelPackage | None) -> Converted | None:
     """A checkpoint with exactly the tensors of an installed package's denoiser."""
+    from SynthDiffusionLib.models.fitting import difference
+    from SynthDiffusionLib.models.templates import Template
+
     if like is not None:
-        difference = _difference(tensors, like)
-        if difference:
-            raise ModelError(
-                f"The checkpoint does not fit the network of '{like.id}': {difference}",
-                "Choose the model that it was trained as by --like ID.",
-            )
-        return Converted(_inherited(like.spec), {"denoiser": dict(tensors)})
+        return _fitted(tensors, Template(like.spec, like))
     fitting = []
     for entry in list_packages():
         if not entry.problem:
             package = load_package(entry.id, verify=False)
-            if not _difference(tensors, package):
+            if not difference(tensors, Template(package.spec, package).shapes("denoiser")):
                 fitting.append(package)
     if len(fitting) > 1:
         raise ModelError(
             f"The checkpoint fits {len(fitting)} models: {', '.join(p.id for p in fitting)}", "Choose one by --like ID."
         )
-    return Converted(_inherited(fitting[0].spec), {"denoiser": dict(tensors)}) if fitting else None
+    return _fitted(tensors, Template(fitting[0].spec, fitting[0])) if fitting else None
 
 
-def _difference(tensors: Mapping[str, torch.Tensor], package: ModelPackage) -> str:
-    """First difference in names and shapes between a checkpoint and a package's denoiser; empty if there is none."""
-    try:
-        wanted = tensor_shapes(package.file("denoiser"))
-    except ValueError as error:
-        raise ModelError(f"Model '{package.id}': its weights cannot be read ({error})", "Install it again.") from error
-    for name, shape in wanted.items():
-        if name not in tensors:
-            return f"it lacks '{name}'"
-        if tuple(tensors[name].shape) != shape:
-            return f"'{name}' is {tuple(tensors[name].shape)}, not {shape}"
-    extra = sorted(set(tensors) - set(wanted))
-    return f"it has '{extra[0]}' too" if extra else ""
+def _fitted(tensors: Mapping[str, torch.Tensor], template: Template) -> Converted:
+    from SynthDiffusionLib.models.fitting import difference
+
+    found = difference(tensors, template.shapes("denoiser"))
+    if found:
+        raise ModelError(
+            f"The checkpoint does not fit the network of '{template.id}': {found.text}",
+            "Choose the model that it was trained as by --like ID.",
+        )
+    return Converted(inherited(template.spec), {"denoiser": dict(tensors)})
 
 
-def _inherited(template: ModelSpec) -> dict[str, Any]:
+def inherited(template: ModelSpec) -> dict[str, Any]:
     """What a model with the same network and label scheme takes over. The segmenter stays with the model that it came
     with, and so do the measured figures, the training data and the licence."""
     left = ("format", "id", "files", "segmenter", "license", "training", "measured", "provenance")
@@ -218,8 +193,9 @@ def _inherited(template: ModelSpec) -> dict[str, Any]:
 IMPORTERS: list[Importer] = [Importer("same-network", _same_network)]
 
 
-def _check_new_id(new_id: str) -> None:
+def _check_new_id(new_id: str, from_user: bool) -> None:
     from SynthDiffusionLib.models.folders import package_folders
+    from SynthDiffusionLib.models.presets import is_preset
     from SynthDiffusionLib.models.spec import id_problem
 
     problem = id_problem(new_id)
@@ -227,56 +203,91 @@ def _check_new_id(new_id: str) -> None:
         raise ModelError(f"'{new_id}' cannot be the ID of a model: {problem}", "Choose one such as my-lung-ct.")
     if new_id in package_folders():
         raise ModelError(f"There is a model '{new_id}' already", "Choose another ID, or remove that one first.")
+    if from_user and is_preset(new_id):
+        raise ModelError(f"'{new_id}' is the ID of a preset", "Choose another ID.")
 
 
-def _fit_hint(template: ModelPackage | None) -> str:
+def _fit_hint(template: Template | None) -> str:
     known = [entry.id for entry in list_packages() if not entry.problem]
     if template is None and known:
         return f"Name the model that it was trained as by --like ID to see what differs. Installed: {', '.join(known)}."
     return "Only checkpoints of a known network can be imported."
 
 
-def _package(path: Path, new_id: str, importer: str, converted: Converted) -> Installed:
+def _package(files: list[Path], new_id: str, importer: str, converted: Converted, origin: Origin | None) -> Installed:
     import torch
-    from safetensors.torch import save_file
 
     for role, tensors in converted.tensors.items():
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise ModelError(f"'{path}': the tensor '{name}' of the {role} is not finite", "Get the file again.")
-    checksum = sha256_of(path)
+                raise ModelError(
+                    f"{_named(files)}: the tensor '{name}' of the {role} is not finite", "Get the file again."
+                )
+    checksums = [sha256_of(path) for path in files]
+    if origin is None:
+        from SynthDiffusionLib.models.catalogue import origin_by_checksums
+
+        origin = origin_by_checksums(checksums) or Origin()
+    imported: dict[str, Any] = {"imported_files": [{"file": p.name, "sha256": c} for p, c in zip(files, checksums)]}
+    if len(files) == 1:
+        imported = {"imported_file": files[0].name, "imported_sha256": checksums[0]}
     description = {
         **converted.description,
-        "id": new_id,
         "name": new_id,
         "version": "1.0.0",
-        "description": f"Imported from '{path.name}'. Not measured; licence and training data unknown.",
+        "description": f"Imported from {_named(files)}. Not measured; licence and training data unknown.",
         "license": _UNKNOWN_LICENSE,
         "training": {"dataset": "unknown", "license": "unknown"},
+        **origin.description,
+        "id": new_id,
         "measured": {"quality": {}, "performance": {}},
         "provenance": {
             **converted.description.get("provenance", {}),
             "importer": importer,
-            "imported_file": path.name,
-            "imported_sha256": checksum,
+            **imported,
+            **origin.provenance,
         },
     }
+    card = _card(description, list(zip(files, checksums)), origin)
 
     def fill(folder: Path) -> None:
         roles = {}
         for role, tensors in converted.tensors.items():
-            save_file({k: v.contiguous().clone() for k, v in tensors.items()}, folder / f"{role}.safetensors")
+            _save(tensors, folder / f"{role}.safetensors")
             roles[f"{role}.safetensors"] = role
-        (folder / "MODEL_CARD.md").write_text(_card(new_id, path.name, checksum), encoding="utf-8")
+        (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
         roles["MODEL_CARD.md"] = "card"
         seal_package(folder, description, roles)
 
     return put_package(new_id, fill)
 
 
-def _card(new_id: str, file_name: str, checksum: str) -> str:
-    return (
-        f"# {new_id}\n\nImported from `{file_name}` (sha256 `{checksum}`).\n\n"
-        "Licence, training data and quality are unknown. Nothing of it has been measured. "
-        "For research only, not for diagnosis.\n"
-    )
+def _named(files: list[Path]) -> str:
+    return ", ".join(f"'{path.name}'" for path in files)
+
+
+def _save(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        # Clones: tensors that share memory, which safetensors refuses, become tensors of their own.
+        save_file({k: v.contiguous().clone() for k, v in tensors.items()}, path)
+    except SafetensorError as error:  # also what the system refuses, as text
+        raise RunFailed(
+            f"The weights cannot be written to '{path.parent.parent}' ({error})", "See whether its disk is full."
+        ) from error
+
+
+def _card(description: Mapping[str, Any], files: list[tuple[Path, str]], origin: Origin) -> str:
+    lines = [f"# {description['name']}", ""]
+    lines += [f"Imported from `{path.name}` (sha256 `{checksum}`).\n" for path, checksum in files]
+    if origin.card:
+        lines += [origin.card, "", "Nothing of it has been measured here. For research only, not for diagnosis."]
+    else:
+        lines += [
+            "Licence, training data and quality are unknown. Nothing of it has been measured. "
+            "For research only, not for diagnosis."
+        ]
+    notes = description["provenance"].get("notes", [])
+    return "\n".join(lines + [f"\n{note}" for note in notes]) + "\n"

@@ -50,6 +50,39 @@ class DiffusionSpec:
     prediction: str
     beta_start: float = 1e-4
     beta_end: float = 0.02
+    shift_numel: int | None = None
+
+
+@dataclass(frozen=True)
+class LatentSpec:
+    """What the diffusion of a latent model works on.
+
+    Args:
+        channels: of the latent.
+        downsampling: voxels of the image per voxel of the latent, along each axis.
+        scale_factor: what latents are multiplied by before diffusion and divided by before decoding.
+        decoded_range: values of the decoder that stand for the two ends of `IntensitySpec.range`.
+    """
+
+    channels: int
+    downsampling: int
+    scale_factor: float
+    decoded_range: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ControlsSpec:
+    """Which settings of `backends.controls.Controls` the model takes.
+
+    Args:
+        condition_scale: whether the strength of the drawing can be set.
+        regions: names of body regions, or none.
+        modalities: name to class value, or none; the first is the default.
+    """
+
+    condition_scale: bool = False
+    regions: tuple[str, ...] = ()
+    modalities: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,6 +95,10 @@ class GridSpec:
         min_size: smallest number of voxels along each axis.
         max_size: largest number of voxels along each axis.
         divisor: the network's input is padded to a multiple of this.
+        spacing_range_mm: least and largest spacing along each axis; with it, a segmentation's own spacing is kept, and
+            `spacing_mm` is only the default. None: every input is brought to `spacing_mm`.
+        default_size: of a volume without a segmentation.
+        rules: sizes and fields of view that the model was trained on, see `models.grid_rules`.
     """
 
     spacing_mm: tuple[float, float, float]
@@ -69,6 +106,16 @@ class GridSpec:
     min_size: tuple[int, int, int]
     max_size: tuple[int, int, int]
     divisor: int
+    spacing_range_mm: tuple[tuple[float, float], ...] | None = None
+    default_size: tuple[int, int, int] | None = None
+    rules: dict[str, Any] | None = None
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> GridSpec:
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        if "spacing_range_mm" in fields:
+            fields["spacing_range_mm"] = tuple(tuple(bounds) for bounds in fields["spacing_range_mm"])
+        return GridSpec(**fields)
 
 
 @dataclass(frozen=True)
@@ -176,13 +223,19 @@ class ModelSpec:
     performance: dict[str, Any]
     provenance: dict[str, Any]
     raw: dict[str, Any]
+    autoencoder: NetworkSpec | None = None
+    controlnet: NetworkSpec | None = None
+    latent: LatentSpec | None = None
+    controls: ControlsSpec = ControlsSpec()
 
     @property
     def total_bytes(self) -> int:
         return sum(f.bytes for f in self.files)
 
     def default_guidance(self, mode: str) -> float:
-        """The guidance of a mode ("whole" or "inpaint") when the user says nothing."""
+        """The guidance of a mode when the user says nothing."""
+        if mode == "unconditional" and not self.controls.modalities:
+            return 1.0  # there is nothing to lead to
         if mode == "inpaint" and self.inpaint is not None and self.inpaint.default_guidance is not None:
             return self.inpaint.default_guidance
         return self.sampling.default_guidance
@@ -194,12 +247,13 @@ class ModelSpec:
         return f"{whole:g}" if whole == inpaint else f"{whole:g} (inpainting: {inpaint:g})"
 
     @staticmethod
-    def from_json(data: Any, source: str = SPEC_NAME) -> ModelSpec:
+    def from_json(data: Any, source: str = SPEC_NAME, preset: bool = False) -> ModelSpec:
         """Checks the JSON against the schema and for what a schema cannot say.
 
         Args:
             data: parsed `model.json`.
             source: how to name it in an error.
+            preset: it describes a model without weights (`models.presets`), and lists no files.
 
         Raises:
             ModelError: with the first thing that is wrong.
@@ -212,16 +266,16 @@ class ModelSpec:
                 f"'{source}' is of format {found}; this version reads {FORMAT}",
                 "Install a newer SynthDiffusion, or an older package.",
             )
-        problem = first_problem(data, "model") or next(_contradictions(data), None)
+        problem = first_problem(data, "model") or next(_contradictions(data, preset), None)
         if problem:
             raise ModelError(f"'{source}' is not a valid model description: {problem}", "Get the package again.")
-        segmenter, inpaint = data.get("segmenter"), data.get("inpaint")
+        segmenter, inpaint, controls = data.get("segmenter"), data.get("inpaint"), data.get("controls", {})
         return ModelSpec(
             **{k: data[k] for k in ("id", "name", "version", "description", "backend", "modality", "body_part")},
             target_class=data.get("target_class"),
             network=NetworkSpec.from_json(data["network"]),
             diffusion=DiffusionSpec(**data["diffusion"]),
-            grid=GridSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in data["grid"].items()}),
+            grid=GridSpec.from_json(data["grid"]),
             intensity=IntensitySpec(data["intensity"]["unit"], tuple(data["intensity"]["range"])),
             label_scheme=LabelScheme.from_json(data["label_scheme"]),
             modes=tuple(data["modes"]),
@@ -244,6 +298,12 @@ class ModelSpec:
             performance=data["measured"]["performance"],
             provenance=data.get("provenance", {}),
             raw=data,
+            autoencoder=NetworkSpec.from_json(data["autoencoder"]) if "autoencoder" in data else None,
+            controlnet=NetworkSpec.from_json(data["controlnet"]) if "controlnet" in data else None,
+            latent=LatentSpec(**data["latent"] | {"decoded_range": tuple(data["latent"]["decoded_range"])})
+            if "latent" in data
+            else None,
+            controls=ControlsSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in controls.items()}),
         )
 
 
@@ -300,21 +360,29 @@ def unsafe_name(name: str) -> str | None:
     return None
 
 
-def _contradictions(data: Mapping[str, Any]) -> Iterator[str]:
+def _contradictions(data: Mapping[str, Any], preset: bool) -> Iterator[str]:
     """What is wrong in a description that satisfies the schema."""
     if why := id_problem(data["id"]):  # a "$" in the schema's pattern lets a line end pass
         yield f"'id' cannot be {data['id']!r}: {why}"
-    yield from _file_problems(data)
+    yield from _file_problems(data, preset)
     grid = data["grid"]
     if len({{"R": "L", "P": "A", "I": "S"}.get(letter, letter) for letter in grid["orientation"]}) != 3:
         yield f"'grid.orientation' {grid['orientation']} names an axis twice"
     if any(low > high for low, high in zip(grid["min_size"], grid["max_size"])):
         yield "'grid.min_size' is larger than 'grid.max_size'"
-    low, high = data["intensity"]["range"]
-    if low >= high:
-        yield f"'intensity.range' must rise, not {low} to {high}"
+    ranges = {"intensity.range": data["intensity"]["range"]}
+    if "latent" in data:
+        ranges["latent.decoded_range"] = data["latent"]["decoded_range"]
+    if "intensity_range" in data.get("segmenter", {}):
+        ranges["segmenter.intensity_range"] = data["segmenter"]["intensity_range"]
+    ranges |= {f"grid.spacing_range_mm[{i}]": bounds for i, bounds in enumerate(grid.get("spacing_range_mm", ()))}
+    for name, (low, high) in ranges.items():
+        if low >= high:
+            yield f"'{name}' must rise, not {low} to {high}"
     diffusion = data["diffusion"]
-    if diffusion["beta_schedule"] != "squaredcos_cap_v2":
+    if (diffusion["beta_schedule"] == "rectified_flow") != (diffusion["prediction"] == "velocity"):
+        yield "'diffusion': a rectified_flow predicts the velocity, and nothing else does"
+    if diffusion["beta_schedule"] not in ("squaredcos_cap_v2", "rectified_flow"):
         if "beta_start" not in diffusion or "beta_end" not in diffusion:
             yield f"'diffusion' lacks beta_start and beta_end, which the {diffusion['beta_schedule']} schedule needs"
         elif diffusion["beta_start"] > diffusion["beta_end"]:
@@ -322,6 +390,12 @@ def _contradictions(data: Mapping[str, Any]) -> Iterator[str]:
     yield from _label_problems(data)
     if "inpaint" in data["modes"] and "inpaint" not in data:
         yield "'modes' has inpaint, but the section 'inpaint' is missing"
+    if "whole" in data["modes"] and not data["label_scheme"]:
+        yield "'modes' has whole, but the label scheme has no classes"
+    if "unconditional" in data["modes"] and "default_size" not in grid:
+        yield "'modes' has unconditional, but 'grid.default_size' is missing"
+    if ("latent" in data) != ("autoencoder" in data):
+        yield "'latent' and 'autoencoder' belong together, and one of them is missing"
     sampling = data["sampling"]
     if sampling["default_sampler"] not in sampling["samplers"]:
         yield f"'sampling.default_sampler' {sampling['default_sampler']} is not among its samplers"
@@ -334,7 +408,7 @@ def _contradictions(data: Mapping[str, Any]) -> Iterator[str]:
                 yield f"'training.split' has '{both[0]}' in both {name} and {other}"
 
 
-def _file_problems(data: Mapping[str, Any]) -> Iterator[str]:
+def _file_problems(data: Mapping[str, Any], preset: bool) -> Iterator[str]:
     seen = {SPEC_NAME}
     for f in data["files"]:
         if why := unsafe_name(f["path"]):
@@ -345,13 +419,19 @@ def _file_problems(data: Mapping[str, Any]) -> Iterator[str]:
         if not f["path"].lower().endswith(SUFFIXES[f["role"]]):
             yield f"the file '{f['path']}' cannot be a {f['role']}, which is a {' or '.join(SUFFIXES[f['role']])} file"
     roles = [f["role"] for f in data["files"]]
+    if preset:
+        if roles:
+            yield "a preset has no weights, but 'files' lists some"
+        return
     if roles.count("denoiser") != 1:
         yield f"'files' must have one denoiser, not {roles.count('denoiser')}"
     for role in ("segmenter", "autoencoder", "controlnet", "card"):
         if roles.count(role) > 1:
             yield f"'files' has {roles.count(role)} files of role {role}"
-    if ("segmenter" in roles) != ("segmenter" in data):
-        yield "a segmenter needs both the section 'segmenter' and a file of that role"
+    for role in ("segmenter", "autoencoder", "controlnet"):
+        if (role in roles) != (role in data):
+            article = "an" if role == "autoencoder" else "a"
+            yield f"{article} {role} needs both the section '{role}' and a file of that role"
 
 
 def _label_problems(data: Mapping[str, Any]) -> Iterator[str]:

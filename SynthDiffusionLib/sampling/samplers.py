@@ -28,8 +28,42 @@ from SynthDiffusionLib.jobs.request import check_choice
 from SynthDiffusionLib.sampling.schedule import DiffusionSpec
 
 SAMPLERS = ("ddpm", "ddim", "dpmpp-2m", "unipc")
-LEAST_STEPS = {"ddpm": 250, "ddim": 50}  # with fewer their samples are too much alike, see Docs/SAMPLERS.md
+FLOW_SAMPLERS = ("euler", "heun", "dpmpp-2m", "unipc", "maisi-rflow")  # for rectified flow: see `flow.py`
+ALL_SAMPLERS = (*SAMPLERS, *(name for name in FLOW_SAMPLERS if name not in SAMPLERS))
+# With fewer steps their samples are too much alike, see Docs/SAMPLERS.md.
+LEAST_STEPS = {"ddpm": 250, "ddim": 50, "euler": 30, "maisi-rflow": 30}
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+RECTIFIED_FLOW = "rectified_flow"
+
+
+def samplers_for(beta_schedule: str) -> tuple[str, ...]:
+    """The samplers that the mathematics of a schedule allows; none for a schedule that is not known."""
+    if beta_schedule == RECTIFIED_FLOW:
+        return FLOW_SAMPLERS
+    return SAMPLERS if beta_schedule in BETA_SCHEDULES else ()
+
+
+def check_sampler(name: str, beta_schedule: str) -> None:
+    """Refuses a sampler that does not belong to a kind of model.
+
+    Raises:
+        BadInput: there is no sampler of that name.
+        ModelError: it is for the other kind: with betas, or rectified flow.
+    """
+    check_choice(name, ALL_SAMPLERS, "sampler")
+    allowed = samplers_for(beta_schedule)
+    if not allowed:
+        raise ModelError(
+            f"The sampler '{name}' does not fit the model's '{beta_schedule}' schedule",
+            f"This version samples from: {', '.join((*BETA_SCHEDULES, RECTIFIED_FLOW))}. Choose another model.",
+        )
+    if name not in allowed:
+        why = (
+            "it removes noise by a schedule of betas, which a rectified flow model does not have"
+            if beta_schedule == RECTIFIED_FLOW
+            else "it follows the straight lines of rectified flow, which this model was not trained on"
+        )
+        raise ModelError(f"The sampler '{name}' does not fit the model: {why}", f"Choose one of: {', '.join(allowed)}.")
 
 
 def build_scheduler(name: str, diffusion: DiffusionSpec, steps: int) -> Any:
@@ -37,19 +71,16 @@ def build_scheduler(name: str, diffusion: DiffusionSpec, steps: int) -> Any:
 
     Args:
         name: one of `SAMPLERS`.
-        diffusion: the model's forward process.
+        diffusion: the model's forward process, with a schedule of betas (for rectified flow, see `flow.py`).
         steps: number of network evaluations.
 
     Raises:
         BadInput: unknown name, or more steps than the model was trained with.
         ModelError: the model's schedule does not bear this sampler.
     """
-    check_choice(name, SAMPLERS, "sampler")
-    if diffusion.beta_schedule not in BETA_SCHEDULES:
-        raise ModelError(
-            f"The sampler '{name}' does not fit the model's '{diffusion.beta_schedule}' schedule",
-            f"It needs one of: {', '.join(BETA_SCHEDULES)}.",
-        )
+    check_sampler(name, diffusion.beta_schedule)
+    if diffusion.beta_schedule == RECTIFIED_FLOW:
+        raise ModelError("A rectified flow model has no schedule of betas", "Sample it with `flow.sample_flow`.")
     if not 1 <= steps <= diffusion.train_steps:
         raise BadInput(f"{steps} steps were asked for", f"The model has {diffusion.train_steps}: give 1 to that many.")
     import diffusers

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
+PREDICTIONS = ("epsilon", "v_prediction", "sample")  # "velocity" belongs to rectified flow: see `flow`
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,13 @@ class DiffusionSpec:
 
     Args:
         train_steps: T.
-        beta_schedule: "linear" or "scaled_linear" or "squaredcos_cap_v2", as diffusers names them.
+        beta_schedule: "linear" or "scaled_linear" or "squaredcos_cap_v2", as diffusers names them; or "rectified_flow",
+            which has no betas.
         beta_start: first beta (unused for the cosine schedule).
         beta_end: last beta (unused for the cosine schedule).
         prediction: what the network predicts; "v_prediction" is v = sqrt(a) eps - sqrt(1 - a) x0 of Salimans and Ho,
-            arXiv:2202.00512, section 4 and appendix D.
+            arXiv:2202.00512, section 4 and appendix D; "velocity" is x0 - noise, of rectified flow.
+        shift_numel: voxels of a latent at which rectified flow is not shifted; None: it never is.
     """
 
     train_steps: int = 1000
@@ -29,6 +31,7 @@ class DiffusionSpec:
     beta_start: float = 1e-4
     beta_end: float = 0.02
     prediction: str = "epsilon"
+    shift_numel: int | None = None
 
     def alphas_cumprod(self) -> torch.Tensor:
         """(T,) float32, the products of 1 - beta."""

@@ -58,6 +58,10 @@ class SegmenterConfig:
         patch: side of the random crops in voxels.
         batch: crops per step.
         learning_rate: peak of a cosine decay.
+        intensity_range: values that its input's -1 and 1 stand for, where those of the model are too wide to see the
+            target in; the model's when None.
+        context_voxels: surroundings on every side of a structure that a run's adherence is measured in.
+        ball_radius_mm: of the ball, blind to the image, that a run's adherence is compared with.
     """
 
     channels: tuple[int, ...] = (16, 32, 48, 64)
@@ -65,6 +69,19 @@ class SegmenterConfig:
     patch: int = 40
     batch: int = 4
     learning_rate: float = 2e-3
+    intensity_range: tuple[float, float] | None = None
+    context_voxels: int = 0
+    ball_radius_mm: float | None = None
+
+    def details(self) -> dict[str, Any]:
+        """What `model.json` says of the segmenter beside its network, where it differs from the defaults."""
+        stated = {
+            "patch": self.patch,
+            "intensity_range": None if self.intensity_range is None else list(self.intensity_range),
+            "context_voxels": self.context_voxels or None,
+            "ball_radius_mm": self.ball_radius_mm,
+        }
+        return {name: value for name, value in stated.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -76,6 +93,7 @@ class TrainConfig:
         data: folder that `synthdiffusion prepare` wrote, relative to the configuration file.
         label_scheme: name of a scheme in Resources/LabelSchemes.
         network: parameters of the denoiser.
+        preset: a full-size preset of the patch-wise DDPM, whose network, diffusion and intensities are taken.
         initial_weights: safetensors file of a denoiser to go on from, relative to the configuration file; random
             weights when None.
         diffusion: fields of `DiffusionSpec`.
@@ -94,6 +112,7 @@ class TrainConfig:
     seed: int = 0
     precision: str = "bf16-mixed"
     initial_weights: Path | None = None
+    preset: str | None = None
     checkpoint_every: int = 250
     validate_every: int = 500
     sample_every: int = 1000
@@ -109,11 +128,14 @@ _TOML_TYPES = {
     "int": (int, "a whole number"),
     "float": (int | float, "a number"),
     "str": (str, "a text"),
+    "str | None": (str, "a text"),
     "Path": (str | Path, "a path"),
     "Path | None": (str | Path, "a path"),
     "dict[str, float] | None": (dict, "a table"),
     "tuple[int, int]": (tuple, "two numbers"),
     "tuple[float, float]": (tuple, "two numbers"),
+    "tuple[float, float] | None": (tuple, "two numbers"),
+    "float | None": (int | float, "a number"),
     "tuple[int, ...]": (tuple, "a list of numbers"),
 }
 
@@ -166,6 +188,30 @@ def _not_finite(value: Any, where: str = "", table: str = "") -> Iterator[str]:
         yield f"[{table}] {where} = {value}"
 
 
+def _take_preset(run: dict[str, Any], tables: dict[str, Any]) -> None:
+    """Fills in the tables that a preset stands for.
+
+    Raises:
+        BadInput: it is unknown or of another method, or a table is given as well.
+    """
+    from SynthDiffusionLib.models.presets import is_preset, load_preset, preset_ids
+
+    name = run["preset"]
+    if not isinstance(name, str) or not is_preset(name):
+        raise BadInput(f"[run] preset {name!r} is unknown", f"Choose one of: {', '.join(preset_ids())}.")
+    spec = load_preset(name)
+    if spec.backend != "patch_ddpm":
+        mend = 'Write method = "medlord" in [run].' if spec.backend == "medlord" else "Its authors' code trains it."
+        raise BadInput(
+            f"The preset '{name}' is of the method {spec.backend}, which this kind of run does not train", mend
+        )
+    for table in ("network", "diffusion"):
+        if table in tables:
+            raise BadInput(f"[{table}] is given, and preset = '{name}' in [run] too", "Leave one of the two out.")
+        tables[table] = {key: value for key, value in spec.raw[table].items() if key != "class"}
+    run.setdefault("intensity_range", list(spec.intensity.range))
+
+
 def load_config(path: Path) -> TrainConfig:
     """Reads and checks a training configuration.
 
@@ -189,6 +235,8 @@ def load_config(path: Path) -> TrainConfig:
     stray = sorted(set(run) & {*tables_of_their_own, "source"})
     if stray:
         raise BadInput(f"[run] has no setting '{stray[0]}'", "Tables of their own are described in Docs/TRAINING.md.")
+    if "preset" in run:
+        _take_preset(run, tables)
     for required in ("package", "network", "diffusion", "phase"):
         if required not in tables:
             raise BadInput(f"'{path}' has no [{required}] table", "See Docs/TRAINING.md for a complete example.")

@@ -17,7 +17,7 @@ from SynthDiffusionLib.volumes import Volume, read_volume
 # What everything that reads a data set relies on, by type.
 _ENTRIES: dict[str, Any] = {
     "unit": str,
-    "spacing_mm": int | float,
+    "spacing_mm": int | float | list,
     "classes": dict,
     "split_seed": int,
     "split": dict,
@@ -56,14 +56,24 @@ def read_description(folder: Path) -> dict:
     return description
 
 
+def spacing_of(description: dict[str, Any]) -> tuple[float, float, float]:
+    """The spacing of a data set in mm along i, j and k; `dataset.json` has one number where they are the same."""
+    spacing = description["spacing_mm"]
+    return tuple(spacing) if isinstance(spacing, list) else (spacing,) * 3
+
+
 def _problems(description: dict[str, Any]) -> Iterator[str]:
     for name, expected in _ENTRIES.items():
         if name not in description:
             yield f"it has no '{name}'"
         elif not isinstance(description[name], expected) or isinstance(description[name], bool):
             yield f"'{name}' is of another type than expected"
-    if not 0 < description["spacing_mm"] < float("inf"):
-        yield f"'spacing_mm' is {description['spacing_mm']}"
+    spacing = description["spacing_mm"]
+    numbers = spacing if isinstance(spacing, list) else [spacing] * 3
+    if len(numbers) != 3 or not all(
+        isinstance(mm, int | float) and not isinstance(mm, bool) and 0 < mm < float("inf") for mm in numbers
+    ):
+        yield f"'spacing_mm' is {spacing}"
     if not all(isinstance(value, int) and not isinstance(value, bool) for value in description["classes"].values()):
         yield "'classes' must give a whole number for each class"
     for name, case in description["cases"].items():

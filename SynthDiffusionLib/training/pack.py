@@ -18,7 +18,7 @@ from SynthDiffusionLib.models.spec import SPEC_NAME
 from SynthDiffusionLib.resources import resource_path
 from SynthDiffusionLib.sampling.samplers import SAMPLERS
 from SynthDiffusionLib.training.config import TrainConfig
-from SynthDiffusionLib.training.dataset import read_description
+from SynthDiffusionLib.training.dataset import read_description, spacing_of
 from SynthDiffusionLib.volumes.atomic import atomic_file
 
 CARD = """# {name}
@@ -57,7 +57,7 @@ def package_content(
             "network": {"class": "PatchUNet", **config.network},
             "diffusion": config.diffusion,
             "grid": {
-                "spacing_mm": [description["spacing_mm"]] * 3,
+                "spacing_mm": list(spacing_of(description)),
                 "orientation": stated["orientation"],
                 "min_size": [1, 1, 1],
                 "max_size": stated["max_size"],
@@ -94,6 +94,7 @@ def package_content(
             "network": {"class": "UNet", "channels": list(config.segmenter.channels)},
             "steps": segmenter_steps,
             "measured": {},
+            **config.segmenter.details(),
         }
     return content
 

@@ -14,6 +14,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +23,60 @@ from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.labels.scheme import LabelScheme
 from SynthDiffusionLib.output_folders import move_into, staging_folder
 from SynthDiffusionLib.training.coarse_anatomy import chest_class_map
+from SynthDiffusionLib.training.limb_anatomy import limb_class_map
 from SynthDiffusionLib.volumes import Volume, read_segmentation, read_volume, reorient, resample_volume, write_volume
 from SynthDiffusionLib.volumes.atomic import atomic_file, writing_error
 
 SPLITS = ("train", "validation", "test")
 ORIENTATION = "LPS"  # of every case, whatever its file has: at generation the model's grid is brought to one too
-CLASSES = {"body": 1, "lung": 2, "bone": 3, "nodule": 4}  # what `chest_class_map` makes
+SAME_SPACING = 0.01  # relative difference up to which the spacings of two files are one
 READABLE_SUFFIXES = (".nii.gz", ".seg.nrrd", ".nii", ".nrrd", ".mha", ".mhd")  # longer ones first: see `case_name`
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What can be derived from CT and one mask.
+
+    Args:
+        classes: name to value, as `class_map` makes them.
+        target: the class that the mask is.
+        class_map: (HU, mask, spacing in mm of i, j, k) to a uint8 class map.
+    """
+
+    classes: dict[str, int]
+    target: str
+    class_map: Callable[[np.ndarray, np.ndarray, tuple[float, float, float]], np.ndarray]
+
+
+ANATOMIES = {
+    "lung-nodule-ct": Anatomy(
+        {"body": 1, "lung": 2, "bone": 3, "nodule": 4},
+        "nodule",
+        lambda hu, mask, spacing_mm: chest_class_map(hu, mask),
+    ),
+    "limb-tumour-ct": Anatomy(
+        {"body": 1, "fat": 2, "muscle": 3, "bone": 4, "tumour": 5},
+        "tumour",
+        limb_class_map,
+    ),
+}
+
+
+def anatomy_of(scheme: LabelScheme) -> Anatomy:
+    """The anatomy whose classes are those of a label scheme.
+
+    Raises:
+        BadInput: there is none.
+    """
+    wanted = {c.name: c.value for c in scheme.condition_classes}
+    for anatomy in ANATOMIES.values():
+        if anatomy.classes == wanted:
+            return anatomy
+    known = "; ".join(f"{', '.join(a.classes)} ({name})" for name, a in ANATOMIES.items())
+    raise BadInput(
+        f"This label scheme has the classes {', '.join(wanted)}, but only these can be derived from CT: {known}",
+        f"Use one of the schemes {', '.join(ANATOMIES)}.",
+    )
 
 
 def patient_of(case: str, pattern: str) -> str:
@@ -121,22 +169,24 @@ def prepare(
     out: Path,
     scheme: LabelScheme,
     *,
-    spacing_mm: float = 1.0,
+    spacing_mm: float | Sequence[float] | None = 1.0,
     split: Sequence[int] | None = None,
     seed: int = 0,
     patient_pattern: str = r"([^_]+)",
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
-    """Makes a training set for chest CT with a nodule mask per case.
+    """Makes a training set from CT with a mask of one nodule or tumour per case.
 
-    Every non-zero label is the nodule; body, filled lung and bone are derived as in `coarse_anatomy`.
+    Every non-zero label is the target; the other classes are derived as in `coarse_anatomy` or `limb_anatomy`,
+    whichever has the classes of the scheme.
 
     Args:
         images: folder of CT volumes in HU.
         labels: folder of label maps of the same names.
         out: folder to be written, complete or not at all; must not hold another data set, nor images or classes of
             anything else.
-        spacing_mm: isotropic spacing of the training set.
+        scheme: `lung-nodule-ct` or `limb-tumour-ct`.
+        spacing_mm: of the training set: one number, one for each axis (L, P, S), or None to keep that of the cases.
         split: patients in train, validation and test; 70 %, 15 % and the rest by default.
         seed: of the split.
         patient_pattern: regular expression whose first group in a case's name is the patient.
@@ -146,14 +196,10 @@ def prepare(
 
     Raises:
         BadInput: an `out` that cannot be written to, no pairs, an empty mask, geometry that differs within a pair, a
-            split that does not add up, or a scheme whose classes cannot be derived.
+            split that does not add up, a scheme whose classes cannot be derived, or a spacing that is to be kept and
+            is not the same in all cases.
     """
-    if {c.name: c.value for c in scheme.condition_classes} != CLASSES:
-        raise BadInput(
-            f"This label scheme has the classes {', '.join(c.name for c in scheme.condition_classes)}, but only "
-            f"{', '.join(CLASSES)} can be derived from chest CT",
-            "Use the scheme lung-nodule-ct.",
-        )
+    anatomy = anatomy_of(scheme)
     pairs = find_pairs(Path(images), Path(labels))
     patients = {patient_of(case, patient_pattern) for case in pairs}
     if split is None:
@@ -170,14 +216,15 @@ def prepare(
                 "Give another --out, outside the folders of the images and labels.",
             )
     with staging_folder(out) as staging:
-        entries = _write_cases(pairs, staging, spacing_mm, patient_pattern, on_progress)
+        spacing = _common_spacing(pairs) if spacing_mm is None else tuple(np.broadcast_to(spacing_mm, 3).tolist())
+        entries = _write_cases(pairs, staging, anatomy, spacing, spacing_mm is None, patient_pattern, on_progress)
         description = {
             "format": "synthdiffusion-dataset-1",
             "unit": "HU",
-            "spacing_mm": spacing_mm,
+            "spacing_mm": spacing[0] if len(set(spacing)) == 1 else list(spacing),
             "orientation": ORIENTATION,
-            "classes": {c.name: c.value for c in scheme.condition_classes},
-            "target": "nodule",
+            "classes": anatomy.classes,
+            "target": anatomy.target,
             "split_seed": seed,
             "split": dealt,
             "cases": entries,
@@ -198,10 +245,32 @@ def prepare(
     return out / "dataset.json"
 
 
+def _common_spacing(pairs: dict[str, tuple[Path, Path]]) -> tuple[float, float, float]:
+    """The spacing in mm that all images have in the training set's orientation, to a nanometre.
+
+    Raises:
+        BadInput: two images differ by more than `SAME_SPACING`.
+    """
+    first: tuple[str, np.ndarray] | None = None
+    for image_file, _ in (pairs[case] for case in sorted(pairs)):
+        spacing = np.asarray(reorient(read_volume(image_file, unit="HU"), ORIENTATION).spacing, float)
+        if first is None:
+            first = (image_file.name, spacing)
+        elif np.any(np.abs(spacing - first[1]) > SAME_SPACING * first[1]):
+            one, other = (" x ".join(f"{mm:.4g}" for mm in s) for s in (first[1], spacing))
+            raise BadInput(
+                f"The spacing cannot be kept: it is {one} mm in '{first[0]}' and {other} mm in '{image_file.name}'",
+                "Give --spacing a number, or three such as 2x2x3.",
+            )
+    return tuple(round(float(mm), 6) for mm in first[1])
+
+
 def _write_cases(
     pairs: dict[str, tuple[Path, Path]],
     folder: Path,
-    spacing_mm: float,
+    anatomy: Anatomy,
+    spacing_mm: tuple[float, float, float],
+    keep_grid: bool,
     patient_pattern: str,
     on_progress: Callable[[int, int], None],
 ) -> dict[str, dict[str, str]]:
@@ -217,17 +286,20 @@ def _write_cases(
             raise BadInput(
                 f"'{image_file.name}' and its label map lie on different grids", "Resample one to the other."
             )
-        nodule = np.any([layer > 0 for layer in target.layers], axis=0)
-        if not nodule.any():
-            raise BadInput(f"The label map of '{case}' is empty", "Remove the case, or draw its nodule.")
-        mask = Volume(nodule.astype(np.uint8), target.affine, "label")
-        image, mask = (resample_volume(reorient(v, ORIENTATION), spacing_mm) for v in (image, mask))
+        target_mask = np.any([layer > 0 for layer in target.layers], axis=0)
+        if not target_mask.any():
+            raise BadInput(f"The label map of '{case}' is empty", f"Remove the case, or draw its {anatomy.target}.")
+        mask = Volume(target_mask.astype(np.uint8), target.affine, "label")
+        image, mask = (reorient(v, ORIENTATION) for v in (image, mask))
+        if not keep_grid:
+            image, mask = (resample_volume(v, spacing_mm) for v in (image, mask))
         if not mask.array.any():
+            asked = " x ".join(f"{mm:g}" for mm in (spacing_mm if len(set(spacing_mm)) > 1 else spacing_mm[:1]))
             raise BadInput(
-                f"The nodule of '{case}' vanishes at a spacing of {spacing_mm:g} mm", "Give a smaller --spacing."
+                f"The {anatomy.target} of '{case}' vanishes at a spacing of {asked} mm", "Give a smaller --spacing."
             )
         hu = np.rint(image.array).astype(np.int16)
-        classes = chest_class_map(hu, mask.array > 0)
+        classes = anatomy.class_map(hu, mask.array > 0, spacing_mm)
         write_volume(Volume(hu, image.affine, "HU"), folder / "images" / f"{case}.nii.gz")
         write_volume(Volume(classes, image.affine, "label"), folder / "classes" / f"{case}.nii.gz")
         entries[case] = {

@@ -13,9 +13,10 @@ from monai.losses import DiceCELoss
 
 from SynthDiffusionLib.intensity import normalise
 from SynthDiffusionLib.labels.scheme import LabelScheme
+from SynthDiffusionLib.memory.plan import resolve_device
 from SynthDiffusionLib.networks.segmenter import build_segmenter, segment
 from SynthDiffusionLib.training.config import TrainConfig
-from SynthDiffusionLib.training.dataset import load_split
+from SynthDiffusionLib.training.dataset import load_split, read_description, spacing_of
 from SynthDiffusionLib.training.files import load_state, restore, save_state
 
 
@@ -25,8 +26,15 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
     return 1.0 if total == 0 else 2.0 * int((a & b).sum()) / total
 
 
-def _draw_crop(image: np.ndarray, target: np.ndarray, size: int, rng: np.random.Generator) -> tuple:
-    """A crop that holds the target's middle in four of five draws, anywhere in the crop; flipped and re-scaled."""
+def _draw_crop(
+    image: np.ndarray, target: np.ndarray, size: int, rng: np.random.Generator, turned: bool = True
+) -> tuple:
+    """A crop that holds the target's middle in four of five draws, anywhere in the crop; flipped and re-scaled.
+
+    Args:
+        turned: exchange the axes at random, which makes sense for cubic voxels only.
+    """
+    image, target = (_at_least(a, size, fill) for a, fill in ((image, -1.0), (target, False)))
     shape = np.array(image.shape)
     if rng.random() < 0.8 and target.any():
         voxels = np.argwhere(target)
@@ -38,11 +46,17 @@ def _draw_crop(image: np.ndarray, target: np.ndarray, size: int, rng: np.random.
     inside = tuple(slice(a, a + size) for a in start)
     image, target = image[inside], target[inside]
     flips = [axis for axis in range(3) if rng.random() < 0.5]
-    order = rng.permutation(3)
+    order = rng.permutation(3) if turned else np.arange(3)
     image, target = (np.transpose(np.flip(a, flips), order) for a in (image, target))
     image = image * rng.uniform(0.9, 1.1) + rng.uniform(-0.1, 0.1)
     image = image + rng.uniform(0, 0.06) * rng.standard_normal(image.shape)
     return np.ascontiguousarray(image, np.float32), np.ascontiguousarray(target)
+
+
+def _at_least(array: np.ndarray, size: int, fill: float) -> np.ndarray:
+    """The array, padded at the far ends where a side is shorter than `size`."""
+    pads = [(0, max(0, size - n)) for n in array.shape]
+    return np.pad(array, pads, constant_values=fill) if any(after for _, after in pads) else array
 
 
 def train_segmenter(
@@ -51,11 +65,15 @@ def train_segmenter(
     out: Path,
     *,
     resume: bool = False,
+    device: str = "cpu",
     on_event: Callable[[dict], None] = lambda event: None,
 ) -> Path:
     """Trains the segmenter and writes `out/segmenter.pt`: the weights of the last step.
 
     The validation cases are only looked at, never chosen by; the test cases are not read.
+
+    Args:
+        device: "auto", "cpu", "cuda" or "cuda:N".
 
     Returns:
         Path of the checkpoint; its "network" entry holds the weights.
@@ -65,10 +83,12 @@ def train_segmenter(
         RunFailed: the disk is full.
     """
     settings = config.segmenter
+    device = resolve_device(device)
+    kind = device.partition(":")[0]
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
-    network = build_segmenter(settings.channels)
+    network = build_segmenter(settings.channels).to(device)
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, settings.steps, pct_start=0.1)
     loss_function = DiceCELoss(sigmoid=True)
@@ -82,11 +102,12 @@ def train_segmenter(
 
     def arrays(split: str) -> list[tuple[np.ndarray, np.ndarray]]:
         return [
-            (normalise(c.image.array, config.intensity_range), c.classes.array == value)
+            (normalise(c.image.array, settings.intensity_range or config.intensity_range), c.classes.array == value)
             for c in load_split(config.data, split)
         ]
 
     train, validation = arrays("train"), arrays("validation")
+    cubic = len(set(spacing_of(read_description(config.data)))) == 1
     began = time.monotonic()
     log = out / "segmenter.csv"
     with log.open("a" if start else "w", newline="", encoding="utf-8") as stream:
@@ -95,11 +116,12 @@ def train_segmenter(
     recent: list[float] = []
     for step in range(start, settings.steps):
         rng = np.random.default_rng([config.seed, 2, step])
-        drawn = [_draw_crop(*train[rng.integers(len(train))], settings.patch, rng) for _ in range(settings.batch)]
-        images = torch.from_numpy(np.stack([d[0] for d in drawn]))[:, None]
-        targets = torch.from_numpy(np.stack([d[1] for d in drawn]))[:, None].float()
+        cases = [train[rng.integers(len(train))] for _ in range(settings.batch)]
+        drawn = [_draw_crop(*case, settings.patch, rng, cubic) for case in cases]
+        images = torch.from_numpy(np.stack([d[0] for d in drawn]))[:, None].to(device)
+        targets = torch.from_numpy(np.stack([d[1] for d in drawn]))[:, None].to(device).float()
         network.train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision.startswith("bf16")):
+        with torch.autocast(kind, torch.bfloat16, enabled=config.precision.startswith("bf16")):
             logits = network(images)
         loss = loss_function(logits.float(), targets)
         optimiser.zero_grad()
@@ -111,7 +133,8 @@ def train_segmenter(
         done = step + 1
         if done % config.checkpoint_every == 0 or done == settings.steps:
             network.eval()
-            scores = [dice(segment(network, torch.from_numpy(image)).numpy(), mask) for image, mask in validation]
+            found = [segment(network, torch.from_numpy(image).to(device)).cpu().numpy() for image, _ in validation]
+            scores = [dice(mask, truth) for mask, (_, truth) in zip(found, validation)]
             save_state(
                 checkpoint,
                 {

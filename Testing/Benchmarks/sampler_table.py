@@ -4,7 +4,7 @@ Every voxel of the data is N(0.2, 0.5²) and the network is the exact denoiser, 
 standard deviation below 0.5 means samples that are too much alike (and images that are too smooth), above 0.5 noise
 that was left over.
 
-Run: python Testing/Benchmarks/sampler_table.py        (about half a minute on one CPU core)
+Run: python Testing/Benchmarks/sampler_table.py        (about a minute on one CPU core)
 """
 
 from __future__ import annotations
@@ -73,6 +73,33 @@ def monai_ddpm(steps: int):
     return x
 
 
+def exact_velocity(x, times):
+    """x0 - noise, at its best, for rectified flow; see Testing/Engine/test_sampling_flow.py."""
+    s = (times.double() / 1000).view(-1, 1, 1, 1, 1)
+    rest = (x.double() - (1 - s) * MEAN) / ((1 - s) ** 2 * STD**2 + s**2)
+    return MEAN + (1 - s) * STD**2 * rest - s * rest
+
+
+def ours_flow(sampler: str, ratio: float, steps: int):
+    """Samples of a rectified flow whose noise levels are shifted by `ratio`."""
+    from SynthDiffusionLib.sampling.flow import sample_flow
+    from SynthDiffusionLib.sampling.schedule import DiffusionSpec
+
+    spec = DiffusionSpec(1000, "rectified_flow", prediction="velocity", shift_numel=round(SHAPE[-1] ** 3 / ratio**3))
+    return sample_flow(exact_velocity, SHAPE, spec, sampler=sampler, steps=steps, seed=1)
+
+
+def monai_flow_sum(latent: tuple[int, int, int], steps: int) -> float:
+    """What the steps of MONAI's RFlowScheduler add up to; 1 would be right."""
+    import torch
+    from monai.networks.schedulers import RFlowScheduler
+
+    scheduler = RFlowScheduler(use_discrete_timesteps=False, use_timestep_transform=True)
+    scheduler.set_timesteps(steps, input_img_size_numel=torch.prod(torch.tensor(latent)))
+    times = [float(t) for t in scheduler.timesteps]
+    return sum(t - int(following) for t, following in zip(times, [*times[1:], 0.0])) / 1000
+
+
 def row(name: str, draw: Callable, steps: tuple[int, ...] = STEPS) -> str:
     """One line of a table: the standard deviation at each number of steps."""
     cells = []
@@ -84,8 +111,26 @@ def row(name: str, draw: Callable, steps: tuple[int, ...] = STEPS) -> str:
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
+def flow_tables() -> None:
+    """Prints the tables of rectified flow."""
+    from SynthDiffusionLib.sampling.samplers import FLOW_SAMPLERS
+
+    steps = (5, 10, 15, 20, 30, 50, 100)
+    print("\n| shift | sampler | " + " | ".join(f"{n} steps" for n in steps) + " |")
+    print("|---|---|" + "---|" * len(steps))
+    for ratio in (1, 2, 4):
+        for sampler in FLOW_SAMPLERS:
+            print(row(f"{ratio} | {sampler}", lambda n, r=ratio, m=sampler: ours_flow(m, r, n), steps), flush=True)
+    steps = (10, 30, 50, 100)
+    print("\n| sum of MONAI's steps, latent of | " + " | ".join(f"{n} steps" for n in steps) + " |")
+    print("|---|" + "---|" * len(steps))
+    for latent in ((32, 32, 32), (64, 64, 64), (128, 128, 64), (128, 128, 128)):
+        sums = " | ".join(f"{monai_flow_sum(latent, n):.4f}" for n in steps)
+        print(f"| {'x'.join(map(str, latent))} | {sums} |")
+
+
 def main() -> None:
-    """Prints both tables in Markdown, and what they were made on."""
+    """Prints all tables in Markdown, and what they were made on."""
     import diffusers
     import monai
     import torch
@@ -112,6 +157,7 @@ def main() -> None:
         ("UniPCMultistepScheduler", {}),
     ):
         print(row(f"diffusers {cls}", lambda n, c=cls, o=options: diffusers_as_it_comes(c, n, **o), steps), flush=True)
+    flow_tables()
     print(
         f"\n{'x'.join(map(str, SHAPE[2:]))} voxels of N({MEAN}, {STD}²), T = 1000, seed 1; torch {torch.__version__}, "
         f"diffusers {diffusers.__version__}, MONAI {monai.__version__}, {platform.machine()} CPU, "

@@ -347,7 +347,7 @@ def test_sampler_that_the_model_does_not_bear(refused, own_model):
 
 def test_schedule_that_no_sampler_bears(refused, own_model):
     edit_description(own_model, lambda d: d["diffusion"].update(beta_schedule="sigmoid"))
-    cause = "The sampler 'ddim' does not fit the schedule 'sigmoid'"
+    cause = "The sampler 'ddim' does not fit the model's 'sigmoid' schedule"
     refused(model=own_model, cause=cause, mend="Choose another model")
 
 

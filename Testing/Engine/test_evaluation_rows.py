@@ -77,7 +77,7 @@ def test_painted_classes_have_the_mean_and_the_noise_of_the_classes(real, statis
 
 
 def test_the_blob_is_the_only_thing_in_the_lung(real, statistics):
-    row = noskill.blob_flat_lung(real, statistics, 2, NODULE, RANGE)
+    row = noskill.blob_flat(real, statistics, 2, NODULE, RANGE, "lung")
     for item in row.items:
         far = ndimage.distance_transform_edt(item.classes != NODULE) > 5
         assert np.ptp(item.hu[far]) == 0 and item.hu[far][0] == np.rint(statistics.mean[2])
@@ -85,7 +85,7 @@ def test_the_blob_is_the_only_thing_in_the_lung(real, statistics):
 
 
 def test_pasting_changes_the_region_and_nothing_else(real, statistics):
-    blob = noskill.blob_flat_lung(real, statistics, 2, NODULE, RANGE)
+    blob = noskill.blob_flat(real, statistics, 2, NODULE, RANGE, "lung")
     row = noskill.pasted(blob, real, NODULE, 4.0)
     for item, original, filling in zip(row.items, real, blob.items):
         share = synthesised_share(original.classes == NODULE, original.affine, 4.0)

@@ -13,22 +13,25 @@ from tiny_evaluation import phantom_case
 from tiny_package import make_working_package
 
 from SynthDiffusionLib.errors import BadInput
-from SynthDiffusionLib.evaluation import cases, samples
+from SynthDiffusionLib.evaluation import cases
+from SynthDiffusionLib.evaluation.arms import BORDER_VOXELS, arms_of
 from SynthDiffusionLib.evaluation.samples import Settings, load_samples, make_samples
 from SynthDiffusionLib.volumes import Volume, read_volume, write_volume
 
 CLASSES = {"body": 1, "lung": 2, "bone": 3, "nodule": 4}
 
 
-def write_prepared(folder: Path, sizes=(6, 5, 5)) -> Path:
-    """A prepared data set of phantoms, as files."""
+def write_prepared(
+    folder: Path, sizes=(6, 5, 5), make=phantom_case, classes=CLASSES, target="nodule", spacing=1.0
+) -> Path:
+    """A prepared data set of phantoms, as files; `make` gives the case of a number."""
     for part in ("images", "classes"):
         (folder / part).mkdir(parents=True)
     split, entries, number = {}, {}, 0
     for part, size in zip(("train", "validation", "test"), sizes):
         split[part] = []
         for _ in range(size):
-            case = phantom_case(number)
+            case = make(number)
             write_volume(case.image, folder / "images" / f"{case.name}.nii.gz")
             write_volume(case.classes, folder / "classes" / f"{case.name}.nii.gz")
             split[part].append(case.name)
@@ -37,9 +40,9 @@ def write_prepared(folder: Path, sizes=(6, 5, 5)) -> Path:
     description = {
         "format": "synthdiffusion-dataset-1",
         "unit": "HU",
-        "spacing_mm": 1.0,
-        "classes": CLASSES,
-        "target": "nodule",
+        "spacing_mm": spacing,
+        "classes": classes,
+        "target": target,
         "split_seed": 1,
         "split": split,
         "cases": entries,
@@ -92,7 +95,7 @@ def test_every_arm_asks_for_what_it_is_named_after(package, data, tmp_path):
     job = Job()
     make_samples(package, data, tmp_path, Settings(seeds=2, steps=3), run=job)
     assert len(job.requests) == 4 * 5 * 2
-    by_arm = {arm: [r for r in job.requests if r.out.name == arm] for arm in samples.ARMS}
+    by_arm = {arm: [r for r in job.requests if r.out.name == arm] for arm in arms_of(package.spec)}
     assert all(r.classes == ("nodule",) and r.mode == "whole" for r in by_arm["nodule"] + by_arm["moved"])
     assert all(r.classes is None and r.mode == "whole" and r.image is None for r in by_arm["anatomy"])
     assert all(r.mode == "inpaint" and r.image.parent.name == "images" for r in by_arm["inpainting"])
@@ -101,7 +104,7 @@ def test_every_arm_asks_for_what_it_is_named_after(package, data, tmp_path):
         len({r.seed for r in requests}) == 10 for requests in by_arm.values()
     )  # no noise is used twice in an arm
     rows, index = load_samples(tmp_path, package, data)
-    assert {arm: len(row.items) for arm, row in rows.items()} == dict.fromkeys(samples.ARMS, 10)
+    assert {arm: len(row.items) for arm, row in rows.items()} == dict.fromkeys(arms_of(package.spec), 10)
     assert len(set(rows["nodule"].patients)) == 5 and index["leak_check"]["shared_patients"] == 0
 
 
@@ -113,7 +116,7 @@ def test_moved_masks_keep_their_shape_and_leave_the_middle(package, data, tmp_pa
     for item, case in zip(rows["moved"].items, data.evaluated):
         before, after = (np.argwhere(c == 4) for c in (case.classes.array, item.classes))
         assert np.array_equal(np.ptp(before, axis=0), np.ptp(after, axis=0)) and len(before) == len(after)
-        assert after.min() >= samples.BORDER_VOXELS and after.max() <= 23 - samples.BORDER_VOXELS
+        assert after.min() >= BORDER_VOXELS and after.max() <= 23 - BORDER_VOXELS
         written = read_volume(tmp_path / "moved_masks" / f"{case.name}.nii.gz", unit="label").array
         assert np.array_equal(written, item.classes)
 
@@ -256,7 +259,7 @@ def test_real_jobs_fit_the_requests(package, data, tmp_path, monkeypatch):
     one = replace(data, evaluated=data.evaluated[:1])
     make_samples(package, one, tmp_path, Settings(steps=1, device="cpu"))
     index = json.loads((tmp_path / "samples.json").read_text(encoding="utf-8"))
-    assert [e["arm"] for e in index["samples"]] == list(samples.ARMS) and not index["skipped"]
+    assert [e["arm"] for e in index["samples"]] == list(arms_of(package.spec)) and not index["skipped"]
     real = one.evaluated[0].image.array
     inpainted = read_volume(tmp_path / next(e["file"] for e in index["samples"] if e["arm"] == "inpainting")).array
     assert 0.01 < (inpainted != real).mean() < 0.9

@@ -289,6 +289,46 @@ def test_every_structure_is_shown_in_the_middle():
     assert np.array_equal(own, found[1][1]) and np.array_equal(others, found[1][2])
 
 
+def test_surroundings_widen_the_window():
+    """Of a structure longer than the window less its surroundings, along that axis alone."""
+    from SynthDiffusionLib.jobs.adherence import windows
+
+    target = np.zeros((40, 30, 30), bool)
+    target[10:28, 12:16, 12:16] = True
+    hu = np.random.default_rng(0).normal(size=target.shape)
+    for context, length in ((0, 18), (3, 24), (8, 34)):
+        ((values, own, _),) = windows(hu, target, target, 12, context)
+        wide = max(12, 4 + 2 * context)
+        assert values.shape == own.shape == (length, wide, wide) and own.sum() == target.sum()
+        low, high = np.argwhere(own).min(0), np.argwhere(own).max(0)
+        assert low[0] == length - 1 - high[0] == context
+        assert np.array_equal(values[own], hu[target])
+
+
+def test_the_package_says_how_much_surroundings(package):
+    """`context_voxels` of "segmenter" in model.json."""
+    from dataclasses import replace
+
+    from SynthDiffusionLib.jobs.adherence import SHIFT_VOXELS, adherence_of
+    from SynthDiffusionLib.volumes import Volume
+
+    spec = load_package(str(package), verify=False).spec
+    classes = np.full((50, 34, 34), LUNG, np.uint8)
+    classes[5:45, 14:20, 14:20] = NODULE
+    view = (Volume(np.where(classes == NODULE, 40.0, -800.0), LPS, "HU"), classes, classes > 0)
+    sizes = []
+    for context in (None, 4):
+        details = {"patch": 16} | ({"context_voxels": context} if context else {})
+        own = replace(spec, segmenter=replace(spec.segmenter, details=details))
+
+        def segment(hu: np.ndarray) -> np.ndarray:
+            sizes.append(hu.shape)
+            return hu > 0
+
+        assert adherence_of(lambda: [view], own, segment, print)["adherence"]["dice"] == 1.0
+    assert sizes == [(40, 16 + SHIFT_VOXELS, 16 + SHIFT_VOXELS), (48, 16 + SHIFT_VOXELS, 16 + SHIFT_VOXELS)]
+
+
 def test_where_the_structure_lies_does_not_matter(model, tmp_path, threshold, monkeypatch):
     """A segmenter that looks only at the middle of its window, as one that has learnt on centred crops does."""
 

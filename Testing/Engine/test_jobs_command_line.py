@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command_process import labels, save
+from tiny_latent import SECTIONS, make_latent_package
 from tiny_package import edit_description, make_working_package
 
 from SynthDiffusionLib import cli
@@ -106,6 +107,68 @@ def test_the_same_volume_again(place, generate, case, capsys):
     again = json.loads(next((place / "again").glob("*.json")).read_text(encoding="utf-8"))
     for key in ("settings", "plan", "given_classes", "output_sha256", "adherence", "inputs"):
         assert again.get(key) == record.get(key), key
+
+
+@pytest.fixture
+def limb(place) -> Path:
+    """A model that keeps the drawing's spacing and takes every setting beside the drawing; returns its folder."""
+    grid = SECTIONS["grid"] | {"spacing_range_mm": [[0.5, 4.0]] * 3}
+    controls = {
+        "condition_scale": True,
+        "regions": ["head", "chest", "abdomen", "pelvis"],
+        "modalities": {"CT": 1, "MR": 2},
+    }
+    make_latent_package(place / "models" / "tiny-limb", grid=grid, controls=controls)
+    drawn = np.ones((16, 16, 16), np.uint8)
+    drawn[4:12, 4:12, 4:12], drawn[6:9, 6:9, 6:9] = 2, 3
+    save(place / "limb.nii.gz", drawn, np.diag([2.0, 2.0, 2.0, 1.0]))
+    return place / "models" / "tiny-limb"
+
+
+DRAWN = {"segmentation": "limb.nii.gz"}
+FREE = {"segmentation": None, "mode": "unconditional"}
+LATENT_CASES = {
+    "size and spacing": DRAWN | {"size": (24, 16, 16), "spacing_mm": (4 / 3, 2.0, 2.0)},
+    "nearest size": DRAWN | {"size": "nearest"},
+    "controls": DRAWN | {"condition_scale": 0.25, "region": ("chest", "abdomen"), "modality": "MR"},
+    "no strength at all": DRAWN | {"condition_scale": 0.0, "region": ("head", "head")},
+    "unconditional": FREE | {},
+    "unconditional of one's own size": FREE | {"size": (16, 8, 24), "spacing_mm": (1.0, 1.1, 2.75), "case": "mine"},
+    "unconditional of a modality": FREE | {"modality": "MR", "region": ("pelvis", "pelvis"), "size": (8, 16, 16)},
+}
+
+
+@pytest.mark.parametrize("case", LATENT_CASES)
+def test_the_same_volume_of_a_latent_model(place, limb, case, capsys):
+    fields = {"precision": "fp32", "device": "cpu", "seed": 5} | LATENT_CASES[case]
+    segmentation = fields.pop("segmentation")
+    segmentation = segmentation and place / segmentation
+    (output,) = run(GenerateRequest(segmentation, "tiny-limb", place / "first", **fields)).outputs
+    record = json.loads(output["provenance"].read_text(encoding="utf-8"))
+    for name in ("size", "spacing_mm", "condition_scale", "region", "modality"):
+        if name in fields:
+            value = fields[name]
+            assert record["settings"][name] == (list(value) if isinstance(value, tuple) else value), name
+
+    def other_defaults(data: dict[str, Any]) -> None:
+        data["controls"]["modalities"] = {"US": 3, "MR": 2, "CT": 1}
+
+    edit_description(limb, other_defaults)
+    arguments = command_line(record, segmentation, place / "again")
+    assert ("limb.nii.gz" in " ".join(arguments)) == (segmentation is not None)
+    assert cli.main(arguments[1:]) == 0, capsys.readouterr().err
+    (volume,) = (place / "again").glob("*.nii.gz")
+    first, second = read_volume(output["volume"]), read_volume(volume)
+    assert volume.name == output["volume"].name
+    assert np.array_equal(first.array, second.array) and np.array_equal(first.affine, second.affine)
+    assert first.array.std() > 1
+    again = json.loads(next((place / "again").glob("*.json")).read_text(encoding="utf-8"))
+    assert again["settings"] == record["settings"] and again["output_sha256"] == record["output_sha256"]
+    if segmentation is None:
+        assert first.shape == (fields.get("size") or (16, 24, 16)) and record["given_classes"] == []
+    else:
+        with pytest.raises(ValueError, match="made from a segmentation"):
+            command_line(record, None, place / "again")
 
 
 def test_a_segment_that_was_not_used_is_matched_again_by_its_class(generate):

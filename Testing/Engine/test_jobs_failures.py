@@ -235,8 +235,8 @@ def test_scene_without_the_extra_is_refused_at_once(painter, package, tmp_path, 
 def test_another_backend_is_named(package, tmp_path, capsys):
     other = Path(tmp_path / "own")
     make_working_package(other)
-    edit_description(other, lambda d: d.update(backend="maisi"))
+    edit_description(other, lambda d: d.update(backend="patch_flow"))
     seg = save(tmp_path / "case.nii.gz", nested())
     assert cli.main(["generate", str(seg), "--model", str(other), "--out", str(tmp_path / "out")]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert "needs the backend 'maisi'" in line and "Install a newer version" in line
+    assert "needs the backend 'patch_flow'" in line and "Install a newer version" in line

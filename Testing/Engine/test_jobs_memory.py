@@ -112,8 +112,9 @@ def test_a_torch_that_cannot_say_computes_in_fp32(monkeypatch):
     assert resolve_precision("auto", "cpu") == "fp32"
 
 
-def test_on_the_cpu_the_prediction_is_that_of_a_real_process(tmp_path):
-    """Peak resident memory of the shipped model's process, looked at while it runs."""
+@pytest.mark.parametrize("model", ["lung-nodule-ct", "limb-tumour-ct"])
+def test_on_the_cpu_the_prediction_is_that_of_a_real_process(tmp_path, model):
+    """Peak resident memory of a shipped model's process, looked at while it runs."""
     import subprocess
     import sys
     import time
@@ -122,8 +123,13 @@ def test_on_the_cpu_the_prediction_is_that_of_a_real_process(tmp_path):
 
     from SynthDiffusionLib.resources import resource_path
 
-    drawing = resource_path("Segmentations", "solitary-nodule.seg.nrrd")
-    command = [sys.executable, "-m", "SynthDiffusionLib", "generate", str(drawing), "--model", "lung-nodule-ct"]
+    drawing, labels = resource_path("Segmentations", "solitary-nodule.seg.nrrd"), []
+    if model == "limb-tumour-ct":
+        drawing, labels = tmp_path / "limb.nii.gz", ["--labels", '{"3": "muscle", "5": "tumour"}']
+        classes = np.full((96, 96, 64), 3, np.uint8)
+        classes[30:60, 30:60, 20:40] = 5
+        write_volume(Volume(classes, np.diag([-1.953124, -1.953124, 3.27, 1.0]), "label"), drawing)
+    command = [sys.executable, "-m", "SynthDiffusionLib", "generate", str(drawing), "--model", model, *labels]
     command += ["--out", str(tmp_path), "--steps", "1", "--guidance", "1", "--seed", "1", "--precision", "fp32"]
     with open(tmp_path / "log.txt", "wb") as log:
         process = psutil.Popen(command, stdout=log, stderr=subprocess.STDOUT)

@@ -66,9 +66,15 @@ def test_least(tmp_path):
         ("classes", "nodule"),
         ("labels", ["nodule"]),
         ("vram_limit", "8GiB"),
-        ("segmentation", None),
+        ("segmentation", 3),
         ("out", 3),
         ("model", {}),
+        ("size", [96, 96]),
+        ("size", [96, 96, 4.5]),
+        ("size", 96),
+        ("spacing_mm", [1, 1, "2"]),
+        ("region", ["chest"]),
+        ("condition_scale", "1"),
     ],
 )
 def test_field_of_the_wrong_type(field, value):

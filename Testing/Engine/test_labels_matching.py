@@ -8,7 +8,7 @@ import json
 import pytest
 
 from SynthDiffusionLib.labels import LabelScheme
-from SynthDiffusionLib.labels.matching import class_by_code, class_by_name, name_words, says_nothing
+from SynthDiffusionLib.labels.matching import class_by_code, class_by_name, name_words, says_nothing, side_of
 from SynthDiffusionLib.resources import resource_path
 from SynthDiffusionLib.volumes import Code, Segment
 
@@ -72,7 +72,8 @@ def test_every_name_and_synonym_of_a_shipped_scheme_leads_to_its_own_class():
                 for spelling in (name, name.upper(), name.replace(" ", "_"), name + " 1"):
                     assert class_by_name(spelling, scheme) is c, (path.name, spelling)
             for code in c.codes:
-                assert code.value == "85756007" or class_by_code(code, scheme) is c, (path.name, code)
+                found = class_by_code(code, scheme, side_of(c.name), c.region)
+                assert code.value == "85756007" or found is c, (path.name, code)
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,8 @@ def test_a_backend_can_add_its_own_importer(model_folders, tmp_path, monkeypatch
             return None
         kept = ("format", "id", "files", "license", "training", "measured", "segmenter")
         description = {k: v for k, v in template.raw.items() if k not in kept}
+        description["autoencoder"] = {"class": "VQVAE"}
+        description["latent"] = {"channels": 1, "downsampling": 2, "scale_factor": 1.0, "decoded_range": [-1.0, 1.0]}
         return Converted(description, {"denoiser": {"renamed": tensors["w"]}, "autoencoder": {"a": tensors["w"] * 2}})
 
     monkeypatch.setattr("SynthDiffusionLib.models.importers.IMPORTERS", [*IMPORTERS, Importer("other", convert)])

@@ -35,7 +35,7 @@ def test_every_field_is_read(tmp_path):
     spec = make_package(tmp_path / "tiny-ct").spec
     assert read_spec(tmp_path / "tiny-ct") == spec
     assert (spec.network.name, spec.network.parameters) == ("PatchUNet", {"channels": [8, 16], "blocks_per_level": 1})
-    assert dataclasses.asdict(spec.diffusion) == DESCRIPTION["diffusion"]
+    assert dataclasses.asdict(spec.diffusion) == DESCRIPTION["diffusion"] | {"shift_numel": None}
     assert (spec.grid.spacing_mm, spec.grid.min_size, spec.grid.divisor) == ((1.0, 1.0, 1.0), (16, 16, 16), 2)
     assert spec.intensity.range == (-1000.0, 400.0)
     assert spec.label_scheme == LabelScheme.from_json(DESCRIPTION["label_scheme"])
@@ -97,7 +97,7 @@ def test_the_shipped_label_schemes_satisfy_the_schema():
         (("modes",), ["hole"], "did you mean 'whole'?"),
         (("training", "split", "test"), ["2"], "'2' in both train and test"),
         (("measured", "quality"), {"dice": "good"}, "'measured.quality.dice'"),
-        (("files",), [], "at least 1 entries"),
+        (("files",), [], "must have one denoiser, not 0"),
         (("files", 0, "sha256"), "ABC", "64 lower-case hexadecimal digits"),
         (("files", 0, "role"), "weights", "must be one of denoiser"),
         (("files", 0, "role"), "segmenter", "must have one denoiser, not 0"),
@@ -116,6 +116,23 @@ def test_each_fault_is_named(place, value, said):
     assert "x/model.json" in caught.value.message
     assert "\n" not in caught.value.one_line() and len(caught.value.one_line()) < 400
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("intensity_range", [250, -150], "'segmenter.intensity_range' must rise"),
+        ("patch", 24.5, "'segmenter.patch' must be a whole number"),
+        ("context_voxels", -1, "'segmenter.context_voxels' must be at least 0"),
+        ("ball_radius_mm", 0, "'segmenter.ball_radius_mm' must be greater than 0"),
+    ],
+)
+def test_faults_of_the_segmenter_are_named(name, value, said):
+    data = description(segmenter=DESCRIPTION["segmenter"] | {name: value})
+    data["files"].append({"path": "segmenter.safetensors", "sha256": "0" * 64, "bytes": 1, "role": "segmenter"})
+    with pytest.raises(ModelError) as caught:
+        ModelSpec.from_json(data)
+    assert said in caught.value.one_line()
 
 
 OPTIONAL = {"segmenter", "target_class", "provenance", "inpaint"}

@@ -7,15 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tiny_package
+from tiny_package import DESCRIPTION, make_package
 from tiny_training import prepared_set, write_config
 
 from SynthDiffusionLib.cli import main
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.labels.scheme import load_scheme
+from SynthDiffusionLib.models import load_package
+from SynthDiffusionLib.models.presets import load_preset
+from SynthDiffusionLib.models.spec import DiffusionSpec
 from SynthDiffusionLib.training.checks import check_run
-from SynthDiffusionLib.training.config import load_config
+from SynthDiffusionLib.training.config import SegmenterConfig, load_config
+from SynthDiffusionLib.training.dataset import read_description
 
 ROOT = Path(__file__).resolve().parents[2]
+model_folders = tiny_package.model_folders
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +51,17 @@ WRONG_SETTINGS = [
     ("lung = 0.4", "lung = 4", "drop.lung is a probability, not 4"),
     ("field_sizes", "target = 'tumour'\nfield_sizes", "target 'tumour' is no class"),
     ('"linear"', '"sigmoid"', "beta_schedule must be one of linear"),
-    ('"v_prediction"', '"velocity"', "prediction"),
+    ('"v_prediction"', '"velocity"', "a rectified_flow predicts the velocity, and nothing else does"),
+    ('"linear"', '"rectified_flow"', "beta_schedule must be one of linear"),
+    ("seed = 7", 'seed = 7\npreset = "patch-ddpm"', "[network] is given, and preset = 'patch-ddpm' in [run] too"),
+    ("seed = 7", 'seed = 7\npreset = "patch-dppm"', "preset 'patch-dppm' is unknown. Choose one of: maisi-ddpm"),
+    ("seed = 7", "seed = 7\npreset = 3", "preset 3 is unknown"),
+    (
+        "seed = 7",
+        'seed = 7\npreset = "medlord-x4"',
+        'of the method medlord, which this kind of run does not train. Write method = "medlord" in [run]',
+    ),
+    ("seed = 7", 'seed = 7\npreset = "maisi-rflow"', "of the method maisi, which this kind of run does not train"),
     ('precision = "32-true"', 'precision = "fp8"', "Unknown precision 'fp8'"),
     ('precision = "32-true"', 'precision = "16-mixed"', "The CPU cannot train with the precision 16-mixed"),
     ('label_scheme = "lung-nodule-ct"', 'label_scheme = "lungs"', "Unknown label scheme 'lungs'"),
@@ -128,6 +145,40 @@ def test_other_refusals_get_one_line(data, tmp_path, capsys):
     shutil.rmtree(empty / "images")
     assert ".nii.gz" in refusal(write_config(tmp_path, empty), "--device", "cpu")
     assert "Unknown device 'gpu'" in refusal(write_config(tmp_path, data), "--device", "gpu")
+
+
+def without_tables(path: Path, *names: str) -> Path:
+    """The configuration with these tables taken out."""
+    blocks = [b for b in path.read_text(encoding="utf-8").split("\n\n") if not b.strip().startswith(names)]
+    path.write_text("\n\n".join(blocks), encoding="utf-8")
+    return path
+
+
+def test_a_preset_stands_for_its_tables(data, tmp_path):
+    preset = load_preset("patch-ddpm")
+    patches = (("patch = 16", "patch = 64"), ("patch = 8", "patch = 64"))  # multiples of what seven levels take
+    config = write_config(tmp_path, data, (("seed = 7", 'seed = 7\npreset = "patch-ddpm"'), *patches))
+    config = load_config(without_tables(config, "[network]", "[diffusion]"))
+    assert config.network == preset.network.parameters and config.network["channels"][0] == 29
+    assert DiffusionSpec(**config.diffusion) == preset.diffusion
+    assert config.intensity_range == preset.intensity.range
+    check_run(config, load_scheme(config.label_scheme), read_description(data))
+    own = (("seed = 7", 'seed = 7\npreset = "patch-ddpm"\nintensity_range = [-900.0, 300.0]'),)
+    config = load_config(without_tables(write_config(tmp_path, data, own), "[network]", "[diffusion]"))
+    assert config.intensity_range == (-900.0, 300.0)
+    with pytest.raises(BadInput, match=r"\[diffusion\] is given, and preset"):
+        load_config(without_tables(write_config(tmp_path, data, own), "[network]"))
+
+
+def test_what_the_package_says_of_its_segmenter(model_folders):
+    """Only what differs from the defaults is said, and the package that says it is read again."""
+    shipped, _ = model_folders
+    assert SegmenterConfig(patch=24).details() == {"patch": 24}
+    full = SegmenterConfig(patch=32, intensity_range=(-200.0, 300.0), context_voxels=6, ball_radius_mm=12.5)
+    expected = {"patch": 32, "intensity_range": [-200.0, 300.0], "context_voxels": 6, "ball_radius_mm": 12.5}
+    assert full.details() == expected
+    make_package(shipped / "tiny-ct", segmenter=DESCRIPTION["segmenter"] | full.details())
+    assert load_package("tiny-ct").spec.segmenter.details == expected
 
 
 @pytest.mark.parametrize("name", ["lung-nodule-ct.toml", "lung-nodule-ct-gpu.toml"])

@@ -43,3 +43,40 @@ def phantom_data(folder: Path = Path("nowhere"), train: int = 12, validation: in
     numbers = iter(range(train + validation + test))
     parts = [[phantom_case(next(numbers)) for _ in range(n)] for n in (train, validation, test)]
     return EvaluationData(folder, "test", parts[2], parts[0], parts[1], VALUES, "nodule", RANGE, {"shared_patients": 0})
+
+
+LIMB_VALUES = {"body": 1, "fat": 2, "muscle": 3, "bone": 4, "tumour": 5}
+LIMB_RANGE = (-1000.0, 1000.0)
+LIMB_SPACING = (2.0, 2.0, 3.0)
+LIMB_BORDER = (5, 5, 3)  # voxels between the tumour and the ends of its volume
+
+
+def limb_case(number: int, prefix: str = "s") -> Case:
+    """A limb with a bone, fat round muscle, and a tumour in the middle of a volume that was cut at one distance round
+    it; another size for every number, as the tumour has."""
+    from scipy import ndimage
+
+    rng = np.random.default_rng([78, number])
+    radii = rng.integers((3, 3, 2), (7, 7, 5))
+    shape = tuple(int(2 * r + 1 + 2 * b) for r, b in zip(radii, LIMB_BORDER))
+    middle = (np.array(shape) - 1) / 2
+    grid = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"))
+    across = [(grid[a] - middle[a]) / (shape[a] / 2) for a in range(2)]
+    limb = across[0] ** 2 + across[1] ** 2
+    classes = np.select([limb < 0.05, limb < 0.6, limb < 0.75, limb < 0.95], [4, 3, 2, 1], 0).astype(np.uint8)
+    inside = (((grid - middle[:, None, None, None]) / (radii + 0.5)[:, None, None, None]) ** 2).sum(0) <= 1.0
+    classes[inside] = LIMB_VALUES["tumour"]
+    hu = np.select([classes == v for v in range(6)], [-1000.0, -100.0, -90.0, 60.0, 500.0, 150.0])
+    texture = 40.0 * ndimage.gaussian_filter(rng.standard_normal(shape), 0.7)
+    hu = ndimage.gaussian_filter(hu, 0.5) + np.where(classes > 0, texture, 0.0)
+    image = Volume(np.clip(np.rint(hu), -1000, 3000).astype(np.int16), np.diag([*LIMB_SPACING, 1.0]), "HU")
+    name = f"{prefix}{number}"
+    return Case(f"{name}_a", name, image, Volume(classes, image.affine, "label"))
+
+
+def limb_data(folder: Path = Path("nowhere"), train: int = 12, validation: int = 5, test: int = 6) -> EvaluationData:
+    """Training, validation and test limbs of different patients and sizes."""
+    numbers = iter(range(train + validation + test))
+    parts = [[limb_case(next(numbers)) for _ in range(n)] for n in (train, validation, test)]
+    leak = {"shared_patients": 0}
+    return EvaluationData(folder, "test", parts[2], parts[0], parts[1], LIMB_VALUES, "tumour", LIMB_RANGE, leak)

@@ -160,7 +160,9 @@ class Painter:
     def working_grid(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
         return shape
 
-    def sample(self, condition, plan, *, sampler, steps, seed, guidance=1.0, known=None, on_step=None) -> np.ndarray:
+    def sample(
+        self, condition, plan, *, sampler, steps, seed, guidance=1.0, known=None, controls=None, on_step=None
+    ) -> np.ndarray:
         assert plan.grid == condition.shape
         self.conditions.append(condition)
         self.known.append(known)

@@ -1,0 +1,195 @@
+"""MedLoRD (Seyfarth et al., arXiv:2503.13211; code Cardio-AI/medlord): a latent diffusion model for whole CT volumes.
+
+A 3D VQ-GAN shrinks the volume by 4 or 8 along every axis; a U-Net denoises its latents; the drawing acts through a slim
+ControlNet beside the frozen U-Net, so that the same weights also draw volumes without a drawing. The sample is
+quantised again before it is decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from SynthDiffusionLib.backends import OnEstimate
+from SynthDiffusionLib.backends.controls import DEFAULT_CONTROLS, Controls
+from SynthDiffusionLib.backends.latent import (
+    autocast_for,
+    cropped,
+    finite_or_raise,
+    load_weights,
+    out_of_memory_is_told,
+    pad_channels,
+    to_unit_range,
+)
+from SynthDiffusionLib.labels.condition import Condition
+from SynthDiffusionLib.memory.needs import latent_divisor, working_grid
+from SynthDiffusionLib.memory.plan import Plan
+from SynthDiffusionLib.networks.build import build_network
+from SynthDiffusionLib.sampling.denoising import sample as draw_sample
+from SynthDiffusionLib.sampling.schedule import DiffusionSpec
+
+if TYPE_CHECKING:
+    from SynthDiffusionLib.models import ModelPackage
+
+CODES_AT_A_TIME = 8192  # rows of the distance matrix to the codebook: all at once, 512x512x256 would take 64 GiB
+
+
+def quantise(quantizer: nn.Module, z: torch.Tensor) -> torch.Tensor:
+    """Replaces every latent voxel by the nearest entry of the codebook, in fp32.
+
+    The same as MONAI's `EMAQuantizer.quantize` and `embed`, a block of voxels at a time.
+
+    Args:
+        quantizer: MONAI's `EMAQuantizer`.
+        z: (B, C, D, H, W), C the length of an entry.
+
+    Returns:
+        (B, C, D, H, W) float32.
+    """
+    codebook = quantizer.embedding.weight.float()
+    lengths = (codebook.t() ** 2).sum(dim=0, keepdim=True)
+    with torch.autocast(z.device.type, enabled=False):
+        flat = z.float().movedim(1, -1).reshape(-1, z.shape[1])
+        nearest = [
+            ((rows**2).sum(dim=1, keepdim=True) + lengths - 2 * torch.mm(rows, codebook.t())).argmin(dim=1)
+            for rows in flat.split(CODES_AT_A_TIME)
+        ]
+        entries = torch.nn.functional.embedding(torch.cat(nearest), codebook)
+    return entries.reshape(z.shape[0], *z.shape[2:], z.shape[1]).movedim(-1, 1).contiguous()
+
+
+def masks_of(channels: np.ndarray) -> np.ndarray:
+    """The ControlNet's masks: 1 inside a class, 0 outside it, and 0 everywhere where it is not given.
+
+    Args:
+        channels: (C, I, J, K) of `Condition.channels`.
+
+    Returns:
+        (C, I, J, K) float32.
+    """
+    return (channels > 0).astype(np.float32)
+
+
+class MedLoRD:
+    """A trained MedLoRD, ready to draw volumes.
+
+    Args:
+        package: its description and weights; without a ControlNet it draws without a condition only.
+
+    Raises:
+        ModelError: the weights are not those of the networks.
+    """
+
+    def __init__(self, package: ModelPackage) -> None:
+        spec = package.spec
+        self.latent = spec.latent
+        self.diffusion = DiffusionSpec(**spec.raw["diffusion"])
+        self._smallest, self._divisor = max(spec.grid.min_size), latent_divisor(spec)
+        self.autoencoder = load_weights(build_network(spec.autoencoder), package.file("autoencoder"))
+        self.network = load_weights(build_network(spec.network), package.file("denoiser"))
+        self.controlnet: nn.Module | None = None
+        if spec.controlnet is not None:
+            self.controlnet = load_weights(build_network(spec.controlnet), package.file("controlnet"))
+
+    @property
+    def weight_bytes(self) -> int:
+        """Size of all weights in fp32."""
+        networks = [self.autoencoder, self.network, *([self.controlnet] if self.controlnet is not None else [])]
+        return 4 * sum(t.numel() for n in networks for t in n.state_dict().values())
+
+    def working_grid(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """The grid of voxels that the networks work on for a condition of `shape`."""
+        return working_grid(shape, self._smallest, self._divisor)
+
+    def sample(
+        self,
+        condition: Condition,
+        plan: Plan,
+        *,
+        sampler: str,
+        steps: int,
+        seed: int,
+        guidance: float = 1.0,
+        known: None = None,
+        controls: Controls = DEFAULT_CONTROLS,
+        on_step: Callable[[int, int], None] = lambda done, total: None,
+        on_estimate: OnEstimate | None = None,
+    ) -> np.ndarray:
+        """Draws one volume on the condition's grid.
+
+        Args:
+            condition: with no class given, the volume is unconditional.
+            guidance: w in v_null + w (v_cond - v_null), where v_null is the U-Net without its ControlNet; 1 is off,
+                otherwise a step costs the U-Net twice. An addition of this project: the released code has none.
+            known: must be None; this model does not inpaint.
+            controls: of which `condition_scale` is used: the factor on the ControlNet's residuals.
+            on_step: called after every step with (done, total).
+            on_estimate: called before `on_step` with a function of no arguments that decodes the estimate of the volume
+                at this step.
+
+        Returns:
+            (I, J, K) float32 in [-1, 1].
+
+        Raises:
+            OutOfMemory: in spite of the plan.
+            RunFailed: the networks give values that are not numbers.
+        """
+        device, grid = torch.device(plan.device), plan.grid
+        autocast = autocast_for(plan)
+        shape = (1, self.latent.channels, *(n // self.latent.downsampling for n in grid))
+        conditioned = bool(condition.given) and self.controlnet is not None and controls.condition_scale != 0
+
+        with out_of_memory_is_told(grid), torch.inference_mode():
+            for network in (self.network, self.autoencoder, *([self.controlnet] if conditioned else [])):
+                network.to(device)
+            embedded = None
+            if conditioned:  # does not depend on the step: once is enough
+                masks = torch.from_numpy(pad_channels(masks_of(condition.channels()), grid))[None].to(device)
+                with autocast:
+                    embedded = self.controlnet.embed(masks)
+
+            def predict(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+                def evaluate(with_drawing: bool) -> torch.Tensor:
+                    down, mid = None, None
+                    with autocast:
+                        if with_drawing:
+                            down, mid = self.controlnet(
+                                noisy, timesteps, embedded=embedded, scale=controls.condition_scale
+                            )
+                        return self.network(
+                            noisy,
+                            timesteps,
+                            down_block_additional_residuals=down,
+                            mid_block_additional_residual=mid,
+                        ).float()
+
+                with_drawing = evaluate(conditioned)
+                if guidance == 1.0 or not conditioned:
+                    return with_drawing
+                without = evaluate(False)
+                return without + guidance * (with_drawing - without)
+
+            def decode(latents: torch.Tensor) -> np.ndarray:
+                with torch.inference_mode():
+                    codes = quantise(self.autoencoder.quantizer.quantizer, latents / self.latent.scale_factor)
+                    with autocast:
+                        volume = self.autoencoder.decode(codes)
+                    return cropped(finite_or_raise(to_unit_range(volume, self.latent.decoded_range)), condition.shape)
+
+            latents = draw_sample(
+                predict,
+                shape,
+                self.diffusion,
+                sampler=sampler,
+                steps=steps,
+                seed=seed,
+                device=device,
+                clip=None,
+                on_step=on_step,
+                on_estimate=None if on_estimate is None else lambda clean: on_estimate(lambda: decode(clean)),
+            )
+            return decode(finite_or_raise(latents))

@@ -1,0 +1,157 @@
+"""Stage 3: the slim ControlNet beside the frozen U-Net (Seyfarth et al., arXiv:2503.13211); any mask can be missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.labels.scheme import LabelScheme, load_scheme
+from SynthDiffusionLib.sampling.schedule import DiffusionSpec
+from SynthDiffusionLib.training.medlord.autoencoder import build_trained
+from SynthDiffusionLib.training.medlord.config import HINT, ConditionConfig, LatentConfig, MedLoRDConfig
+from SynthDiffusionLib.training.medlord.diffusion import LatentStage, check_channels, forward_process
+from SynthDiffusionLib.training.medlord.latents import Autoencoder, LatentSet, prepare_latents, read_stage
+from SynthDiffusionLib.training.medlord.loop import make_fabric, run_stage
+
+
+def class_table(scheme: LabelScheme) -> torch.Tensor:
+    """(256, C) float32: which masks a voxel of each label value belongs to."""
+    table = torch.zeros(256, len(scheme.condition_classes))
+    for channel, label in enumerate(scheme.condition_classes):
+        table[list(scheme.containing(label.name)), channel] = 1.0
+    return table
+
+
+def draw_given(scheme: LabelScheme, config: ConditionConfig, batch: int, rng: np.random.Generator) -> torch.Tensor:
+    """(B, C) float32: 1 where a mask is given. Each is withheld on its own, so that any subset works at generation."""
+    drop = config.drop or {}
+    chances = np.array([drop.get(c.name, config.drop_default) for c in scheme.condition_classes])
+    return torch.from_numpy((rng.random((batch, len(chances))) >= chances).astype(np.float32))
+
+
+def masks_of(classes: torch.Tensor, table: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+    """The ControlNet's input.
+
+    Args:
+        classes: (B, D, H, W) label values.
+        table: from `class_table`.
+        given: (B, C), from `draw_given`.
+
+    Returns:
+        (B, C, D, H, W) float32: 1 inside a given mask, 0 outside it and where it is not given.
+    """
+    return table[classes.long()].movedim(-1, 1) * given[:, :, None, None, None]
+
+
+class ControlNetStage(LatentStage):
+    """See the module."""
+
+    name = "controlnet"
+
+    def __init__(
+        self, config: MedLoRDConfig, fabric: Fabric, autoencoder: Autoencoder, latents: LatentSet,
+        diffusion: DiffusionSpec, crops: tuple[tuple[int, ...], ...], network: torch.nn.Module,
+        denoiser: torch.nn.Module, scheme: LabelScheme,
+    ) -> None:  # fmt: skip
+        self.scheme = scheme
+        self.table = class_table(scheme).to(fabric.device)
+        self.denoiser = denoiser.eval().requires_grad_(False).to(fabric.device)
+        super().__init__(config, fabric, autoencoder, latents, diffusion, crops, network)
+
+    def condition(self, classes: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        given = draw_given(self.scheme, self.config.condition, len(classes), rng)
+        return masks_of(classes, self.table, given.to(classes.device))
+
+    def picture_condition(self, classes: torch.Tensor) -> torch.Tensor:
+        return masks_of(classes, self.table, torch.ones(len(classes), self.table.shape[1], device=classes.device))
+
+    def predict(
+        self, network: torch.nn.Module, noisy: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor | None
+    ) -> torch.Tensor:
+        with self.fabric.autocast():
+            down, middle = network(noisy, timesteps, condition)
+            return self.denoiser(
+                noisy,
+                timesteps,
+                down_block_additional_residuals=tuple(down),
+                mid_block_additional_residual=middle,
+            )
+
+
+def train_controlnet(
+    config: MedLoRDConfig, out: Path, *, resume: bool, device: str, on_event: Callable[[dict], None]
+) -> Path:
+    """Trains the ControlNet; returns the checkpoint, whose "weights" are the averaged ones."""
+    scheme = load_scheme(config.label_scheme)
+    names = [c.name for c in scheme.condition_classes]
+    for name in config.condition.drop or {}:
+        if name not in names:
+            raise BadInput(f"[condition] drop names '{name}', which is none of {', '.join(names)}", HINT)
+    network = build_trained("controlnet", config.network)
+    fabric = make_fabric(config, device)
+    autoencoder = Autoencoder(read_stage(config.autoencoder, "autoencoder"), fabric)
+    earlier = read_stage(config.denoiser, "diffusion")
+    _check_fit(config, autoencoder, earlier, len(names))
+    denoiser = build_trained("diffusion", earlier["network_json"])
+    denoiser.load_state_dict(earlier["weights"])
+    stored = earlier["latents"]
+    settings = LatentConfig(
+        crops=tuple(tuple(size) for size in stored["crops"]),
+        copies=stored["copies"],
+        flip_probability=stored["flip_probability"],
+        outline_sigmas=tuple(stored["outline_sigmas"]),
+        target=stored["target"],
+    )
+    latents = prepare_latents(
+        config.denoiser / "latents", config.data, scheme, settings, autoencoder, earlier["seed"], on_event
+    )
+    diffusion = forward_process(earlier["diffusion"])
+    stage = ControlNetStage(config, fabric, autoencoder, latents, diffusion, settings.crops, network, denoiser, scheme)
+    return run_stage(stage, config, out, fabric, resume=resume, on_event=on_event)
+
+
+def _check_fit(config: MedLoRDConfig, autoencoder: Autoencoder, earlier: dict[str, Any], classes: int) -> None:
+    """The ControlNet must fit the U-Net, the U-Net's run the autoencoder's, and all the label scheme.
+
+    Raises:
+        BadInput: they do not.
+    """
+    if earlier.get("autoencoder_sha256") != autoencoder.digest:
+        raise BadInput(
+            f"The denoiser in '{config.denoiser}' was trained on latents of another autoencoder than that in "
+            f"'{config.autoencoder}'",
+            "Name the run of the autoencoder that it was trained with, or train the denoiser again.",
+        )
+    if earlier.get("label_scheme") != config.label_scheme:
+        raise BadInput(f"The denoiser was trained with the label scheme '{earlier.get('label_scheme')}'", HINT)
+    if config.segmenter is not None and tuple(config.intensity_range) != autoencoder.intensity_range:
+        raise BadInput(
+            f"[run] intensity_range is {list(config.intensity_range)}, but that of the autoencoder is "
+            f"{list(autoencoder.intensity_range)}",
+            "Give the segmenter, which this stage trains, the autoencoder's.",
+        )
+    unet, network = earlier["network_json"], config.network
+    check_channels(unet, autoencoder)
+
+    def levels(value: Any) -> Any:
+        return [value] * len(unet["channels"]) if isinstance(value, int) else list(value)
+
+    wanted = {
+        "unet_channels": list(unet["channels"]),
+        "in_channels": autoencoder.channels,
+        "condition_channels": classes,
+        "downsampling": autoencoder.downsampling,
+        "attention_levels": list(unet.get("attention_levels", ())),
+        "num_res_blocks": levels(unet.get("num_res_blocks", 2)),
+    }
+    for name, value in wanted.items():
+        found = network.get(name, 4 if name == "downsampling" else 2 if name == "num_res_blocks" else None)
+        found = levels(found) if name == "num_res_blocks" else list(found) if isinstance(found, list | tuple) else found
+        if found != value:
+            raise BadInput(f"[network] {name} is {found}, but the denoiser and autoencoder ask for {value}", HINT)
