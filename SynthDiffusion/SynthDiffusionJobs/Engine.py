@@ -11,11 +11,12 @@ from pathlib import Path
 import slicer
 from slicer.i18n import tr as _
 
-from SynthDiffusionJobs.EngineProcess import EngineProcess, ProcessResult
+from SynthDiffusionJobs.EngineProcess import LOG_FILE, EngineProcess, ProcessResult
 from SynthDiffusionJobs.JobFolders import JobFolders, unwritableText
 from SynthDiffusionJobs.Signal import Signal
 
 GIB = 1024**3
+_LONGEST_LOG = 200_000  # bytes that are kept of it
 _PYTHON_SETTING = "SynthDiffusion/WorkerPython"
 # Parts of a model.json that its JSON schema demands and the panels read.
 _SHOWN = {"name", "version", "modes", "label_scheme", "sampling", "diffusion", "grid", "files", "training", "license"}
@@ -87,6 +88,31 @@ class ModelInfo:
         return self.description.get("name", self.id)
 
 
+@dataclass(frozen=True)
+class AvailableModel:
+    """A released model that can be downloaded, as `synthdiffusion models list --json` describes it.
+
+    Args:
+        id: under which it is installed.
+        name, description: for the user.
+        licence: {"name", "spdx", "url", "permitted_use"}, texts.
+        gated: whether one has to ask for access at the place that it is downloaded from.
+        bytes: size of the download, None if unknown.
+        installed: it is among the models.
+        modality, modes: as in a model.json.
+    """
+
+    id: str
+    name: str
+    description: str
+    licence: dict
+    gated: bool = False
+    bytes: int | None = None
+    installed: bool = False
+    modality: str = ""
+    modes: tuple[str, ...] = ()
+
+
 class Engine:
     """Asks the worker's Python about itself, in child processes, and keeps the answers.
 
@@ -98,6 +124,8 @@ class Engine:
         changed: Signal(), status or models are new.
         status: `EngineStatus`.
         models: tuple of `ModelInfo`.
+        available: tuple of `AvailableModel`, those that are installed, too.
+        presets: IDs of designs that an imported model can be made like, without weights of their own.
     """
 
     def __init__(self, folder: str | Path, folders: JobFolders) -> None:
@@ -105,6 +133,8 @@ class Engine:
         self.changed = Signal()
         self.status = EngineStatus()
         self.models: tuple[ModelInfo, ...] = ()
+        self.available: tuple[AvailableModel, ...] = ()
+        self.presets: tuple[str, ...] = ()
         self._running: list[EngineProcess] = []
         self._probe: EngineProcess | None = None
         self._modelsQuestion: EngineProcess | None = None
@@ -197,7 +227,8 @@ class Engine:
             self._running.remove(process)
             if result.exitCode == 0 and not result.event and last:
                 result.event = {"event": "done", **last}
-            message = result.problem or _lastLine(process.logPath)
+            result.log = _logOf(process.folder)
+            message = result.problem or _lastLine(result.log)
             self.folders.remove(folder)
             onAnswer(result, message)
 
@@ -262,12 +293,14 @@ class Engine:
             return
         try:
             models = _modelsOf(result.event) if result.done else None
-        except (KeyError, TypeError):
+            available = tuple(_availableOf(entry) for entry in result.event.get("available") or ())
+            presets = tuple(str(preset) for preset in result.event.get("presets") or ())
+        except (KeyError, TypeError, AttributeError):
             models = None
         if models is None:
             self._setStatus(self._failedStatus(result.event, message))
             return
-        self.models = models
+        self.models, self.available, self.presets = models, available, presets
         self.changed.emit()
 
 
@@ -306,10 +339,32 @@ def _modelsOf(answer: dict) -> tuple[ModelInfo, ...]:
     return tuple(models)
 
 
-def _lastLine(path: Path) -> str:
-    """The last line of a log that is not blank; "" if there is none."""
+def _availableOf(entry: dict) -> AvailableModel:
+    licence = {key: str(entry["license"].get(key) or "") for key in ("name", "spdx", "url", "permitted_use")}
+    return AvailableModel(
+        id=str(entry["id"]),
+        name=str(entry.get("name") or entry["id"]),
+        description=str(entry.get("description") or ""),
+        licence=licence,
+        gated=bool(entry.get("gated")),
+        bytes=_number(entry.get("bytes")),
+        installed=bool(entry.get("installed")),
+        modality=str(entry.get("modality") or ""),
+        modes=tuple(str(mode) for mode in entry.get("modes") or ()),
+    )
+
+
+def _logOf(folder: Path) -> str:
+    """What a process has said on its standard error, the end of it; "" if nothing."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        with open(folder / LOG_FILE, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - _LONGEST_LOG))
+            return file.read().decode("utf-8", errors="replace").strip()
     except OSError:
         return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _lastLine(log: str) -> str:
+    """The last line that is not blank; "" if there is none."""
+    return next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")

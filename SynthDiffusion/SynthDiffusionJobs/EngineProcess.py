@@ -32,12 +32,14 @@ class ProcessResult:
         event: its last `done` or `error` event, {} if there was none.
         cancelled: it was asked to end, or ended hard, by us.
         problem: why it could not be started, "" if it could.
+        log: what it has said on its standard error, of questions to the engine (`Engine.ask`).
     """
 
     exitCode: int | None = None
     event: dict = field(default_factory=dict)
     cancelled: bool = False
     problem: str = ""
+    log: str = ""
 
     @property
     def done(self) -> bool:

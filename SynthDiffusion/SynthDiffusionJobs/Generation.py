@@ -14,7 +14,7 @@ from slicer.i18n import tr as _
 from SynthDiffusionJobs.Engine import GIB, Engine, ModelInfo
 from SynthDiffusionJobs.JobFolders import JobFolders
 from SynthDiffusionJobs.Mapping import MappedSegment, fits, labelMap, mapSegments
-from SynthDiffusionJobs.Parameters import LARGEST_SEED
+from SynthDiffusionJobs.Parameters import LARGEST_SEED, NEAREST, UNCONDITIONAL, sizeOf
 from SynthDiffusionJobs.RunQueue import Run, RunQueue
 
 IMAGE_FILE = "real.nrrd"
@@ -62,7 +62,8 @@ class Generation:
             return _("The set-up is being checked.")
         if not self.engine.status.ready:
             return _("The set-up is not complete.")
-        if parameters.segmentation is None:
+        drawn = parameters.mode != UNCONDITIONAL
+        if drawn and parameters.segmentation is None:
             return _("Choose, load or draw a segmentation.")
         if model is None:
             return _("Choose a model.")
@@ -70,10 +71,10 @@ class Generation:
             return _("The model '{name}' cannot be used: {reason}").format(name=model.name, reason=model.problem)
         if parameters.mode not in model.description["modes"]:
             return _("The model '{name}' cannot do this. Choose another mode or model.").format(name=model.name)
-        rows = self.mapping(parameters)
-        if not any(row.drawn for row in rows):
+        rows = self.mapping(parameters) if drawn else []
+        if drawn and not any(row.drawn for row in rows):
             return _("The segmentation is empty: draw into one of its segments.")
-        if fits(rows) == 0:
+        if drawn and fits(rows) == 0:
             return _("No segment goes to a class of this model: choose classes in the table.")
         if parameters.mode == "inpaint" and parameters.realVolume is None:
             return _("Choose the real volume to draw into.")
@@ -96,15 +97,15 @@ class Generation:
 
         model = self.engine.model(parameters.modelId)
         sampler, steps = self.sampling(parameters, model)
-        inpaint = parameters.mode == "inpaint"
+        inpaint, drawn = parameters.mode == "inpaint", parameters.mode != UNCONDITIONAL
         return GenerateRequest(
-            segmentation=folder / JOB_SEGMENTATION,
+            segmentation=folder / JOB_SEGMENTATION if drawn else None,
             model=model.folder if model.origin == "user" else model.id,
             out=folder / "results",
             mode=parameters.mode,
             image=image,
-            labels=labelMap(self.mapping(parameters), names),
-            crop=parameters.crop and not inpaint,
+            labels=labelMap(self.mapping(parameters), names) if drawn else None,
+            crop=parameters.crop and parameters.mode == "whole",
             sampler=sampler,
             steps=steps,
             seed=seed,
@@ -116,8 +117,31 @@ class Generation:
             format="nrrd",
             margin_mm=(parameters.marginMm or None) if inpaint else None,
             case=self.caseName(parameters),
-            adherence=any(file["role"] == "segmenter" for file in model.description["files"]),
+            adherence=drawn and any(file["role"] == "segmenter" for file in model.description["files"]),
+            **self._gridAndControls(parameters, model),
         )
+
+    @staticmethod
+    def _gridAndControls(parameters, model: ModelInfo) -> dict:
+        """The fields of a request that only some models take, as far as this one does."""
+        controls = model.description.get("controls") or {}
+        fields: dict = {}
+        if parameters.mode == UNCONDITIONAL:
+            size, spacing = sizeOf(parameters.size), model.description["grid"]["spacing_mm"]
+            fields["size"] = tuple(size) if size else None
+            if parameters.acrossMm or parameters.sliceMm:
+                across, slices = parameters.acrossMm, parameters.sliceMm or spacing[2]
+                fields["spacing_mm"] = (across or spacing[0], across or spacing[1], slices)
+        elif parameters.mode == "whole" and parameters.size == NEAREST and bearsSizes(model.description):
+            fields["size"] = NEAREST
+        if controls.get("condition_scale") and parameters.mode != UNCONDITIONAL:
+            fields["condition_scale"] = parameters.conditionScale
+        region = (parameters.regionTop, parameters.regionBottom)
+        if all(part in controls.get("regions", ()) for part in region):
+            fields["region"] = region
+        if parameters.modality in controls.get("modalities", ()):
+            fields["modality"] = parameters.modality
+        return fields
 
     @staticmethod
     def sampling(parameters, model: ModelInfo) -> tuple[str, int]:
@@ -138,6 +162,8 @@ class Generation:
 
         if parameters.caseName.strip():
             return parameters.caseName.strip()
+        if parameters.mode == UNCONDITIONAL:
+            return "image"  # also of a file, so it is the same in all languages
         return "case" if comesFromDicom(self.scene, parameters.segmentation) else parameters.segmentation.GetName()
 
     def prepareQuestion(self, parameters) -> Path:
@@ -174,10 +200,10 @@ class Generation:
         seeds = _("seed {first}").format(first=seed)
         if last != seed:
             seeds = _("seeds {first} to {last}").format(first=seed, last=last)
-        segmentation = parameters.segmentation
+        segmentation = parameters.segmentation if request.mode != UNCONDITIONAL else None
         realVolume = parameters.realVolume if request.mode == "inpaint" else None
         context = {
-            "segmentation": segmentation.GetID(),
+            "segmentation": segmentation.GetID() if segmentation else None,
             "realVolume": realVolume.GetID() if realVolume else None,
             "modelId": model.id,
             "seed": seed,
@@ -227,6 +253,11 @@ class Generation:
         self._inputs.forget()
 
 
+def bearsSizes(description: Mapping) -> bool:
+    """Whether a model makes a drawing on its own grid, within limits, rather than with voxels of one size."""
+    return bool(description["grid"].get("spacing_range_mm"))
+
+
 class _Inputs:
     """The chosen nodes as files, written anew only when the nodes have changed."""
 
@@ -245,7 +276,7 @@ class _Inputs:
         from SynthDiffusionScene.segmentations import writeJobInput
         from SynthDiffusionScene.volumeFiles import writeVolume
 
-        segmentation = parameters.segmentation
+        segmentation = parameters.segmentation if parameters.mode != UNCONDITIONAL else None
         volume = parameters.realVolume if parameters.mode == "inpaint" else None
         imageKey: tuple = ()
         if volume is not None:
@@ -253,7 +284,7 @@ class _Inputs:
             # Under two transforms the volume is looked at anew each time: it is refused if they differ.
             place = transform if transform == segmentation.GetTransformNodeID() else object()
             imageKey = (volume.GetID(), modifiedTime(volume), place)
-        key = (segmentation.GetID(), modifiedTime(segmentation), imageKey)
+        key = (segmentation and (segmentation.GetID(), modifiedTime(segmentation)), imageKey)
         if key != self._key or self._folder is None or not self._folder.is_dir():
             before, imageBefore = self._folder, self._imageKey
             folder, digests = self._folders.new("inputs"), {}
@@ -265,8 +296,10 @@ class _Inputs:
                 elif volume is not None:
                     writeVolume(volume, folder / IMAGE_FILE, segmentation)
                     digests[REAL_VOLUME_DIGEST] = volumeDigest(volume)
-                names = writeJobInput(segmentation, folder)
-                digests[DRAWING_DIGEST] = segmentationDigest(segmentation)
+                names = {}
+                if segmentation is not None:
+                    names = writeJobInput(segmentation, folder)
+                    digests[DRAWING_DIGEST] = segmentationDigest(segmentation)
             except Exception:
                 self._folders.remove(folder)
                 raise

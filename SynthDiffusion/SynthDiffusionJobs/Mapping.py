@@ -41,17 +41,18 @@ def mapSegments(descriptions: Sequence, modelDescription: Mapping, chosen: Mappi
             have is ignored: the choice was made for another model.
     """
     from SynthDiffusionLib.labels import LabelScheme, match_segments
-    from SynthDiffusionLib.volumes import Code, Segment
+    from SynthDiffusionLib.volumes import Segment
+    from SynthDiffusionLib.volumes.terminology import with_terminology
 
     scheme = LabelScheme.from_json(modelDescription["label_scheme"])
     classes = {label.name for label in scheme.classes}
     segments = []
     for number, segment in enumerate(descriptions, start=1):
-        code = Code(*segment.code) if segment.code else None
         # Segments of a plain label map have numbers for names, which may be the values of the model's classes.
         value = int(segment.name) if segment.name.isdecimal() and len(segment.name) < 6 else number
         voxels = 1 if segment.voxels is None else segment.voxels
-        segments.append((Segment(segment.name, value, type=code, color=segment.color), voxels))
+        drawn = with_terminology(Segment(segment.name, value, color=segment.color), segment.terminology)
+        segments.append((drawn, voxels))
     matched = match_segments(segments, scheme, modelDescription.get("target_class"))
     rows = []
     for segment, entry in zip(descriptions, matched):

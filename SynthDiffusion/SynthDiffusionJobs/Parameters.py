@@ -3,18 +3,23 @@
 What belongs to the computer and not to the scene (which Python runs the engine) is in Slicer's settings, see `Engine`.
 """
 
+import re
 from typing import Annotated
 
 from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
 
-MODES = ("whole", "inpaint")
+UNCONDITIONAL = "unconditional"  # without a drawing
+MODES = ("whole", "inpaint", UNCONDITIONAL)
+NEAREST = "nearest"  # size: the one next to the drawing's that the model makes
 QUALITIES = ("fast", "balanced", "best")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 MOST_SAMPLES = 20
 MOST_STEPS = 100_000  # of training, in Resources/Schemas/model.schema.json
 MOST_GUIDANCE, LARGEST_MARGIN_MM = 20.0, 20.0  # as in SynthDiffusionLib.jobs.request
 LARGEST_SEED = 2**31 - 1 - MOST_SAMPLES
+MOST_CONDITION_SCALE, LARGEST_VOXEL_MM = 2.0, 20.0
+_SIZE = re.compile(r"[1-9]\d{0,3}(x[1-9]\d{0,3}){2}")
 
 
 @parameterNodeWrapper
@@ -29,6 +34,12 @@ class Parameters:
     sampler, steps: "" and 0 for the model's.
     guidance, marginMm: 0 for the model's.
     memoryLimitGiB: 0 for what is free, 24 GiB at most.
+    size: "nearest" has a drawing resampled to the next size that the model makes; "512x512x256" is the number of voxels
+        of an image without a drawing; "" takes the drawing's, or the model's.
+    acrossMm, sliceMm: size of the voxels of an image without a drawing; 0 for the model's.
+    conditionScale: how strongly the drawing is followed; 1 is as trained.
+    regionTop, regionBottom: parts of the body at the two ends of the image; "" leaves it to the model.
+    modality: kind of image, one of the model's; "" for its first.
     seed: of the first sample, when `fixedSeed`.
     """
 
@@ -37,7 +48,7 @@ class Parameters:
     caseName: str = ""
     classes: dict[str, str]
     modelId: str = ""
-    mode: Annotated[str, Choice(["whole", "inpaint"])] = "whole"
+    mode: Annotated[str, Choice(["whole", "inpaint", "unconditional"])] = "whole"
     quality: Annotated[str, Choice(["fast", "balanced", "best"])] = "balanced"
     samples: Annotated[int, WithinRange(1, MOST_SAMPLES)] = 1
     fixedSeed: bool = False
@@ -51,6 +62,13 @@ class Parameters:
     precision: Annotated[str, Choice(["auto", "fp32", "bf16", "fp16"])] = "auto"
     device: str = "auto"
     memoryLimitGiB: Annotated[float, WithinRange(0.0, 1024.0)] = 0.0
+    size: str = ""
+    acrossMm: Annotated[float, WithinRange(0.0, LARGEST_VOXEL_MM)] = 0.0
+    sliceMm: Annotated[float, WithinRange(0.0, LARGEST_VOXEL_MM)] = 0.0
+    conditionScale: Annotated[float, WithinRange(0.0, MOST_CONDITION_SCALE)] = 1.0
+    regionTop: str = ""
+    regionBottom: str = ""
+    modality: str = ""
     previews: bool = True
     compareReal: vtkMRMLScalarVolumeNode
     compareSynthetic: vtkMRMLScalarVolumeNode
@@ -65,7 +83,20 @@ _RANGES = {
     "guidance": (0.0, MOST_GUIDANCE),
     "marginMm": (0.0, LARGEST_MARGIN_MM),
     "memoryLimitGiB": (0.0, 1024.0),
+    "acrossMm": (0.0, LARGEST_VOXEL_MM),
+    "sliceMm": (0.0, LARGEST_VOXEL_MM),
+    "conditionScale": (0.0, MOST_CONDITION_SCALE),
 }
+
+
+def sizeText(size) -> str:
+    """Numbers of voxels as `Parameters.size` has them: "512x512x256"."""
+    return "x".join(str(n) for n in size)
+
+
+def sizeOf(text: str) -> list[int] | None:
+    """Numbers of voxels of a `Parameters.size`; None if there are none in it."""
+    return [int(n) for n in text.split("x")] if _SIZE.fullmatch(text) else None
 
 
 def makeValid(parameters: Parameters) -> None:
@@ -77,3 +108,7 @@ def makeValid(parameters: Parameters) -> None:
         value = getattr(parameters, name)
         if not least <= value <= most:
             setattr(parameters, name, least if not value > most else most)
+    if parameters.size not in ("", NEAREST) and sizeOf(parameters.size) is None:
+        parameters.size = ""
+    if bool(parameters.regionTop) != bool(parameters.regionBottom):  # one end alone says nothing
+        parameters.regionTop = parameters.regionBottom = ""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from slicer.i18n import tr as _
 
 from SynthDiffusionJobs.Engine import Engine, ModelInfo
-from SynthDiffusionJobs.Parameters import LARGEST_SEED
+from SynthDiffusionJobs.Parameters import LARGEST_SEED, MOST_CONDITION_SCALE, NEAREST, UNCONDITIONAL, sizeOf, sizeText
 
 _NEEDED = ("model", "mode", "sampler", "steps", "seed", "guidance")
 
@@ -44,6 +44,7 @@ def applySettings(parameters, volumeNode, engine: Engine) -> list[str]:
             (_applySources, (volumeNode, settings, engine)),
             (_applyModel, (volumeNode, settings, engine)),
             (_applyNumbers, (settings,)),
+            (_applyGridAndControls, (settings,)),
             (_applyDevice, (settings, engine)),
         ):
             try:
@@ -62,7 +63,7 @@ def obstacles(volumeNode, engine: Engine) -> list[str]:
     from SynthDiffusionScene.runs import REAL_VOLUME_ROLE, SEGMENTATION_ROLE, settingsOf
 
     settings, found = settingsOf(volumeNode), []
-    if volumeNode.GetNodeReference(SEGMENTATION_ROLE) is None:
+    if settings.get("mode") != UNCONDITIONAL and volumeNode.GetNodeReference(SEGMENTATION_ROLE) is None:
         found.append(_("The segmentation that it was made from is not in the scene any more."))
     if settings.get("mode") == "inpaint" and volumeNode.GetNodeReference(REAL_VOLUME_ROLE) is None:
         found.append(_("The real volume that it was drawn into is not in the scene any more."))
@@ -92,6 +93,8 @@ def _applySources(parameters, volumeNode, settings: Mapping, engine: Engine) -> 
             missing.append(_("The drawing was changed since: the next volume follows it as it is now."))
         usual = "case" if comesFromDicom(segmentation.GetScene(), segmentation) else segmentation.GetName()
         case = "" if case == usual else case  # so that the next segmentation is not called after this one
+    elif case == "image" and settings["mode"] == UNCONDITIONAL:
+        case = ""
     parameters.caseName = case
     if settings["mode"] == "inpaint":
         realVolume = volumeNode.GetNodeReference(REAL_VOLUME_ROLE)
@@ -146,6 +149,36 @@ def _applyNumbers(parameters, settings: Mapping) -> list[str]:
         parameters.seed = settings["seed"]
     else:
         missing.append(_("Its seed {seed} is too large for this panel.").format(seed=settings["seed"]))
+    return missing
+
+
+def _applyGridAndControls(parameters, settings: Mapping) -> list[str]:
+    """Size, voxel size, and what only some models take. Returns what the panel cannot express."""
+    missing = []
+    only = _("It was made with {name} {value}, which only the command line can ask for.")
+    size, spacing, region = settings.get("size"), settings.get("spacing_mm"), settings.get("region")
+    scale = settings.get("condition_scale")
+    drawn = settings["mode"] != UNCONDITIONAL
+    parameters.size = NEAREST if size == NEAREST else ""
+    if size not in (None, NEAREST):
+        text = sizeText(size)
+        if drawn or sizeOf(text) is None:
+            missing.append(only.format(name=_("the size"), value=text))
+        else:
+            parameters.size = text
+    parameters.acrossMm = parameters.sliceMm = 0.0
+    if spacing is not None:
+        if drawn or spacing[0] != spacing[1]:
+            missing.append(only.format(name=_("voxels of (mm)"), value=sizeText(spacing)))
+        else:
+            parameters.acrossMm, parameters.sliceMm = float(spacing[0]), float(spacing[2])
+    parameters.conditionScale = 1.0
+    if scale is not None and scale > MOST_CONDITION_SCALE:
+        missing.append(only.format(name=_("the drawing followed with"), value=f"{scale:g}"))
+    elif scale is not None:
+        parameters.conditionScale = float(scale)
+    parameters.regionTop, parameters.regionBottom = region or ("", "")
+    parameters.modality = settings.get("modality") or ""
     return missing
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import slicer.util
 from slicer.i18n import tr as _
 
-from SynthDiffusionJobs.Parameters import PRECISIONS
+from SynthDiffusionJobs.Parameters import PRECISIONS, UNCONDITIONAL
 from SynthDiffusionJobs.Session import Session
-from SynthDiffusionPanels.modelTexts import guidanceDefault
+from SynthDiffusionPanels.modelTexts import guidanceDefault, regionName, samplerName
 from SynthDiffusionPanels.sentences import memoryText
 
 
@@ -26,6 +28,10 @@ class AdvancedSettings:
         ui.samplerBox.connect("activated(int)", self._onSampler)
         ui.stepsBox.connect("valueChanged(int)", self._onSteps)
         ui.guidanceBox.connect("valueChanged(double)", self._onGuidance)
+        ui.conditionBox.connect("valueChanged(double)", self._onCondition)
+        ui.regionTopBox.connect("activated(int)", self._onRegionTop)
+        ui.regionBottomBox.connect("activated(int)", self._onRegionBottom)
+        ui.modalityBox.connect("activated(int)", self._onModality)
         ui.marginBox.connect("valueChanged(double)", self._onMargin)
         ui.precisionBox.connect("activated(int)", self._onPrecision)
         ui.deviceBox.connect("activated(int)", self._onDevice)
@@ -40,6 +46,7 @@ class AdvancedSettings:
         try:
             self._showSampling(parameters, description)
             self._showDefaults(parameters, description)
+            self._showControls(parameters, description)
             self._showDevices(parameters)
             self._ui.memoryBox.value = parameters.memoryLimitGiB
             self._ui.previewsBox.checked = parameters.previews
@@ -53,7 +60,7 @@ class AdvancedSettings:
             widget.enabled = parameters.customSampling and description is not None
         if description is None:
             return
-        _setItems(ui.samplerBox, [(name, name) for name in description["sampling"]["samplers"]])
+        _setItems(ui.samplerBox, [(samplerName(name), name) for name in description["sampling"]["samplers"]])
         sampler, steps = self._sampling(parameters, description)
         ui.samplerBox.setCurrentIndex(ui.samplerBox.findData(sampler))
         ui.stepsBox.maximum = description["diffusion"]["train_steps"]
@@ -83,6 +90,34 @@ class AdvancedSettings:
         ui.marginBox.specialValueText = margin
         ui.marginBox.value = parameters.marginMm
         ui.marginBox.enabled = parameters.mode == "inpaint"
+
+    def _showControls(self, parameters, description) -> None:
+        """What only some models take; hidden for the others."""
+        ui, controls = self._ui, (description or {}).get("controls") or {}
+        regions, modalities = list(controls.get("regions") or ()), list(controls.get("modalities") or ())
+        scaled = bool(controls.get("condition_scale")) and parameters.mode != UNCONDITIONAL
+        for widget in (ui.conditionLabel, ui.conditionBox):
+            widget.visible = scaled
+        ui.conditionBox.value = parameters.conditionScale
+        for widget in (ui.regionTopLabel, ui.regionTopBox, ui.regionBottomLabel, ui.regionBottomBox):
+            widget.visible = bool(regions)
+        items = [(_("automatic"), ""), *((regionName(region), region) for region in regions)]
+        for box, chosen in ((ui.regionTopBox, parameters.regionTop), (ui.regionBottomBox, parameters.regionBottom)):
+            _setItems(box, items)
+            box.setCurrentIndex(max(0, box.findData(chosen)))
+        for widget in (ui.modalityLabel, ui.modalityBox):
+            widget.visible = len(modalities) > 1  # of one there is no choice
+        first = _("automatic ({name})").format(name=modalities[0]) if modalities else _("automatic")
+        _setItems(ui.modalityBox, [(first, ""), *((name, name) for name in modalities)])
+        ui.modalityBox.setCurrentIndex(max(0, ui.modalityBox.findData(parameters.modality)))
+
+    def fit(self, description: Mapping) -> None:
+        """Takes back what another model does not have."""
+        parameters, controls = self._session.parameters, description.get("controls") or {}
+        if not {parameters.regionTop, parameters.regionBottom} <= {"", *(controls.get("regions") or ())}:
+            parameters.regionTop = parameters.regionBottom = ""
+        if parameters.modality not in (controls.get("modalities") or ()):
+            parameters.modality = ""
 
     def _showDevices(self, parameters) -> None:
         ui, engine = self._ui, self._session.engine
@@ -130,6 +165,28 @@ class AdvancedSettings:
 
     def _onGuidance(self, value: float) -> None:
         self._set("guidance", value)
+
+    def _onCondition(self, value: float) -> None:
+        self._set("conditionScale", round(value, 1))
+
+    def _onRegionTop(self, index: int) -> None:
+        self._setRegion("regionTop", "regionBottom", self._ui.regionTopBox.itemData(index))
+
+    def _onRegionBottom(self, index: int) -> None:
+        self._setRegion("regionBottom", "regionTop", self._ui.regionBottomBox.itemData(index))
+
+    def _setRegion(self, name: str, other: str, region: str) -> None:
+        """Sets one end. The two ends are chosen, or left to the model, together."""
+        parameters = self._session.parameters
+        if self._refreshing or parameters is None:
+            return
+        with slicer.util.NodeModify(parameters.parameterNode):
+            setattr(parameters, name, str(region or ""))
+            if not region or not getattr(parameters, other):
+                setattr(parameters, other, str(region or ""))
+
+    def _onModality(self, index: int) -> None:
+        self._set("modality", str(self._ui.modalityBox.itemData(index) or ""))
 
     def _onMargin(self, value: float) -> None:
         self._set("marginMm", value)

@@ -13,6 +13,7 @@ from SynthDiffusionJobs import RunQueue
 from SynthDiffusionJobs.EngineProcess import OUTPUT_FILE
 from SynthDiffusionJobs.Generation import Estimate
 from SynthDiffusionJobs.JobFolders import unwritableText
+from SynthDiffusionJobs.Parameters import NEAREST
 from SynthDiffusionJobs.Session import Session
 from SynthDiffusionPanels.sentences import estimateText, failureText, panelWords, plainText, stageText, stateText
 
@@ -20,6 +21,7 @@ _LARGEST_LOG = 200_000  # characters that are shown; the end of a log is what ma
 _MOST_ROWS = 8  # beyond that the table of runs scrolls
 _UNLIMITED = 16777215  # QWIDGETSIZE_MAX
 _ICON_PIXELS = 16
+NEAREST_OPTION = "--size nearest"  # in the engine's hint
 # What the answer of the preflight rules out. An "internal" error may be gone the next time.
 _HOPELESS = ("out_of_memory", "bad_input", "model")
 
@@ -52,6 +54,7 @@ class GeneratePanel:
         header.setSectionResizeMode(2, qt.QHeaderView.ResizeToContents)
         ui.runsTable.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         ui.checkButton.connect("clicked()", self._onCheck)
+        ui.nearestButton.connect("clicked()", self._onNearest)
         ui.generateButton.connect("clicked()", self._onGenerate)
         ui.cancelButton.connect("clicked()", self._onCancel)
         ui.cancelRunButton.connect("clicked()", self._onCancelRun)
@@ -93,6 +96,7 @@ class GeneratePanel:
         ui.estimateLabel.text = problem or self._estimateLine()
         ui.checkButton.setVisible(not problem and kind == "out_of_memory")
         ui.checkButton.enabled = session.queue.current is None
+        ui.nearestButton.setVisible(not problem and kind == "bad_input" and self._offersNearest())
         known = self._answer.get("mapping_notes", ())  # what the mapping table says already
         notes = [] if problem else [note for note in self._answer.get("notes", ()) if note not in known]
         ui.notesLabel.text = panelWords("\n".join(notes))
@@ -123,8 +127,16 @@ class GeneratePanel:
             return failureText(self._answer["message"], self._answer["hint"])
         return estimateText(self._answer)
 
+    def _offersNearest(self) -> bool:
+        """Whether the refusal has the mend that the drawing is brought to the next size that the model makes."""
+        parameters = self._session.parameters
+        return parameters.mode == "whole" and parameters.size != NEAREST and NEAREST_OPTION in self._answer["hint"]
+
     def _onCheck(self) -> None:
         self._session.engine.refresh(quietly=True)
+
+    def _onNearest(self) -> None:
+        self._session.parameters.size = NEAREST
 
     # Runs
 

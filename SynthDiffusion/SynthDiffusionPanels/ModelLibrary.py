@@ -1,21 +1,20 @@
-"""Adds and removes models: installs packages, imports checkpoints, deletes what the user has installed."""
+"""Adds and removes models: downloads released ones, installs packages, imports weights, deletes installed ones."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 
 import qt
 import slicer.util
 from slicer.i18n import tr as _
 
-from SynthDiffusionJobs.EngineProcess import EngineProcess, ProcessResult
+from SynthDiffusionJobs.ModelCommand import CONVERT, DOWNLOAD, ModelCommand, Outcome
 from SynthDiffusionJobs.Session import Session
-from SynthDiffusionPanels.sentences import panelWords
+from SynthDiffusionPanels.AvailableModels import AvailableModels
+from SynthDiffusionPanels.ImportDialog import ImportDialog
+from SynthDiffusionPanels.sentences import bytesText, durationText, failureText
 
-_ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")  # as in model.schema.json
-# argparse and the engine begin their last line with the name of the command.
-_COMMAND_PREFIX = re.compile(r"^synthdiffusion[a-z ]*: error: ")
+_BAR = 1000  # bytes of a download do not fit into the numbers of a progress bar
 
 
 class ModelLibrary:
@@ -23,16 +22,16 @@ class ModelLibrary:
 
     Args:
         session: whose engine does it, in a child process.
-        ui: of the model panel; has `installButton`, `importButton`, `removeButton`, `libraryCancelButton`,
-            `libraryLabel`.
+        ui: of the model panel; has what is in its `libraryBox`.
         onAdded: called with the ID of a model that was added.
     """
 
     def __init__(self, session: Session, ui, onAdded: Callable[[str], None]) -> None:
         self._session, self._ui, self._onAdded = session, ui, onAdded
-        self._process: EngineProcess | None = None
+        self._command = ModelCommand(session.engine)
+        self._command.changed.connect(self._showProgress)
+        self.available = AvailableModels(session, ui, self._installReleased, self._show)
         self._text = ""
-        self._closed = False
         self._menu = qt.QMenu(ui.installButton)
         self._menu.addAction(_("Archive (.zip)...")).connect("triggered()", self._onInstallArchive)
         self._menu.addAction(_("Folder...")).connect("triggered()", self._onInstallFolder)
@@ -40,25 +39,34 @@ class ModelLibrary:
         ui.importButton.connect("clicked()", self._onImport)
         ui.removeButton.connect("clicked()", self._onRemove)
         ui.libraryCancelButton.connect("clicked()", self._onCancel)
+        ui.libraryLogButton.connect("toggled(bool)", self._onLogToggled)
 
     @property
     def busy(self) -> bool:
-        return self._process is not None
+        return self._command.busy
 
     def refresh(self) -> None:
         """Shows what can be done now, and how the last command ended."""
         ui, model = self._ui, self._session.model
         free = not self.busy and self._session.engine.status.ready
+        self.available.refresh(free)
         ui.installButton.enabled = ui.importButton.enabled = free
         ui.removeButton.enabled = free and model is not None and model.origin == "user"
-        ui.libraryCancelButton.visible = self.busy
-        ui.libraryLabel.text = self._text
-        ui.libraryLabel.visible = bool(self._text)
+        ui.libraryCancelButton.visible = ui.libraryProgress.visible = self.busy
+        if self.busy:
+            self._showProgress()
+        else:
+            ui.libraryLabel.text = self._text
+            ui.libraryLabel.visible = bool(self._text)
+        log = "" if self.busy else self._command.log
+        ui.libraryLogButton.visible = bool(log)
+        ui.libraryLogText.visible = bool(log) and ui.libraryLogButton.checked
+        if ui.libraryLogText.plainText != log:
+            ui.libraryLogText.setPlainText(log)
 
     def close(self) -> None:
         """Ends a command under way. What it has begun to copy never gets its final name."""
-        self._closed = True
-        self._onCancel()
+        self._command.close()
 
     def _onInstallArchive(self) -> None:
         filters = _("Model packages") + " (*.zip)"
@@ -71,20 +79,16 @@ class ModelLibrary:
         if path:
             self._run(["install", path], _("Installing {path} ...").format(path=path), _("Installed '{id}'."))
 
+    def _installReleased(self, arguments: Sequence[str], text: str, ended: Callable[[Outcome], None]) -> None:
+        self._run(arguments, text, _("Installed '{id}'."), ended)
+
     def _onImport(self) -> None:
-        filters = _("Checkpoints") + " (*.safetensors *.pt *.pth *.ckpt *.bin)"
-        path = qt.QFileDialog.getOpenFileName(self._window(), _("Import a checkpoint"), "", filters)
-        if not path:
+        request = ImportDialog(self._session).ask()
+        if request is None:
             return
-        label = _("A short name for the new model: small letters, digits and hyphens.")
-        newId = str(qt.QInputDialog.getText(self._window(), _("Import a checkpoint"), label) or "").strip()
-        if not newId:
-            return
-        if not _ID.fullmatch(newId):
-            self._show(_("'{id}' cannot be a name: use small letters, digits and hyphens.").format(id=newId))
-            return
-        done = _("Imported '{id}'. Its license, training data and quality are not known.")
-        self._run(["import", path, "--as", newId], _("Importing {path} ...").format(path=path), done)
+        text = _("Importing '{id}' ...").format(id=request.id)
+        done = _("Imported '{id}'. What is known of its license and training is said above.")
+        self._run(request.arguments, text, done)
 
     def _onRemove(self) -> None:
         model = self._session.model
@@ -96,31 +100,64 @@ class ModelLibrary:
             self._run(["remove", model.id], _("Removing '{name}' ...").format(name=model.name), _("Removed '{id}'."))
 
     def _onCancel(self) -> None:
-        if self._process is not None:
-            self._process.kill()
+        self._command.cancel()
 
-    def _run(self, arguments: Sequence[str], progress: str, done: str) -> None:
-        """Runs `synthdiffusion models ...`; `done` has a place for the model's {id}."""
-        self._text = progress
+    def _run(
+        self,
+        arguments: Sequence[str],
+        progress: str,
+        done: str,
+        ended: Callable[[Outcome], None] = lambda outcome: None,
+    ) -> None:
+        """Runs `synthdiffusion models ...`.
+
+        Args:
+            arguments: of it.
+            progress: what is said meanwhile.
+            done: what is said afterwards, with a place for the model's {id}.
+            ended: called first of all when it has ended.
+        """
         added = arguments[0] != "remove"
+        self.available.forgetRefusal()
 
-        def answered(result: ProcessResult, message: str) -> None:
-            self._process = None
-            if self._closed:
-                return
-            if result.done:
+        def answered(outcome: Outcome) -> None:
+            ended(outcome)
+            if outcome.done:
                 self._session.engine.refreshModels()
-                self._show(done.format(id=result.event["id"]))
+                self._show(done.format(id=outcome.id))
                 if added:
-                    self._onAdded(result.event["id"])
-            elif result.cancelled:
-                self._show(_("Canceled."))
+                    self._onAdded(outcome.id)
+            elif outcome.cancelled:
+                kept = _("Canceled. The next try goes on with what was downloaded.")
+                self._show(kept if self._command.downloaded else _("Canceled."))
             else:
-                self._show(panelWords(_COMMAND_PREFIX.sub("", message)) or _("It ended without a message."))
+                self._show(failureText(outcome.message, outcome.hint) or _("It ended without a message."))
 
-        command = ["SynthDiffusionLib", "models", *arguments, "--json"]
-        self._process = self._session.engine.ask(command, answered)
+        self._text = progress
+        self._command.run(arguments, answered)
         self._ui.libraryBox.collapsed = False
+        self.refresh()
+
+    def _showProgress(self) -> None:
+        """What is under way, and of a download how much is there."""
+        ui, command = self._ui, self._command
+        if not command.busy:
+            return
+        text, known = self._text, command.stage == DOWNLOAD and command.total > 0
+        if command.stage == CONVERT:
+            text += "\n" + _("All files are there. They are being checked and made into a model.")
+        elif known:
+            parts = _("{done} of {total}").format(done=bytesText(command.step), total=bytesText(command.total))
+            if command.etaSeconds is not None:
+                parts += _(", about {time} left").format(time=durationText(command.etaSeconds))
+            text = f"{text}\n{parts}"
+        ui.libraryProgress.setRange(0, _BAR if known else 0)  # 0 to 0 is shown as busy
+        ui.libraryProgress.setValue(min(_BAR, round(_BAR * command.step / command.total)) if known else 0)
+        ui.libraryLabel.text = text
+        ui.libraryLabel.visible = True
+
+    def _onLogToggled(self, shown: bool) -> None:
+        self._ui.libraryLogButton.text = _("Hide log") if shown else _("Show log")
         self.refresh()
 
     def _show(self, text: str) -> None:

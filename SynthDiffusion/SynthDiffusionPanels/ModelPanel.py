@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 
 import qt
 import slicer.util
 from slicer.i18n import tr as _
 
 from SynthDiffusionJobs.Engine import ModelInfo
-from SynthDiffusionJobs.Parameters import LARGEST_SEED, MODES, QUALITIES
+from SynthDiffusionJobs.Parameters import LARGEST_SEED, MODES, QUALITIES, UNCONDITIONAL
 from SynthDiffusionJobs.Session import Session
 from SynthDiffusionPanels import modelTexts
 from SynthDiffusionPanels.AdvancedSettings import AdvancedSettings
+from SynthDiffusionPanels.ModelAbout import ModelAbout
 from SynthDiffusionPanels.ModelLibrary import ModelLibrary
+from SynthDiffusionPanels.SizeSettings import SizeSettings
 
 _UPDATE_MS = 500
+_MOST_CLASSES = 8  # that are named one by one
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,14 @@ class ModelRow:
         """The model in a few lines, so that models can be compared in the open list."""
         if not self.model.usable:
             return self.model.problem
-        texts = (modelTexts.makesText, modelTexts.licenceText, modelTexts.trainingText, modelTexts.performanceText)
-        return "\n".join(text(self.model.description) for text in texts)
+        texts = (
+            modelTexts.makesText,
+            modelTexts.limitsText,
+            modelTexts.licenceText,
+            modelTexts.trainingText,
+            modelTexts.performanceText,
+        )
+        return "\n".join(filter(None, (text(self.model.description) for text in texts)))
 
 
 class ModelPanel:
@@ -64,7 +72,9 @@ class ModelPanel:
         ui.seedBox.setRange(0, LARGEST_SEED)
         self.library = ModelLibrary(session, ui, self._onAdded)
         self.advanced = AdvancedSettings(session, ui)
-        self._modeButtons = dict(zip(MODES, (ui.wholeButton, ui.inpaintButton)))
+        self.about = ModelAbout(session, ui, self._say)
+        self.size = SizeSettings(session, ui)
+        self._modeButtons = dict(zip(MODES, (ui.wholeButton, ui.inpaintButton, ui.unconditionalButton)))
         self._modeTips = {mode: button.toolTip for mode, button in self._modeButtons.items()}
         self._rows: tuple[tuple, list[ModelRow]] = ((), [])
         self._note = self._added = ""
@@ -74,11 +84,10 @@ class ModelPanel:
         self._update.setInterval(_UPDATE_MS)
         self._update.connect("timeout()", self.refresh)
         ui.modelSelector.connect("activated(int)", self._onModelChosen)
-        ui.cardButton.connect("clicked()", self._onCard)
-        ui.folderButton.connect("clicked()", self._onFolder)
         ui.qualitySlider.connect("valueChanged(int)", self._onQuality)
         ui.wholeButton.connect("clicked()", self._onWhole)
         ui.inpaintButton.connect("clicked()", self._onInpaint)
+        ui.unconditionalButton.connect("clicked()", self._onUnconditional)
         ui.cropBox.connect("clicked()", self._onCrop)
         ui.samplesBox.connect("valueChanged(int)", self._onSamples)
         ui.randomSeedButton.connect("clicked()", self._onSeedMode)
@@ -116,8 +125,9 @@ class ModelPanel:
             rows = self.rows()
             row = next((row for row in rows if row.model.id == parameters.modelId), None)
             self._showModels(rows, row)
-            self._showAbout(row)
+            self.about.show(row.model if row is not None else None)
             self._showSettings(parameters, row)
+            self.size.refresh()
             self.advanced.refresh()
         finally:
             self._refreshing = False
@@ -148,6 +158,10 @@ class ModelPanel:
         for model in models:
             if not model.usable:
                 damaged.append(ModelRow(model, reason=_("damaged")))
+                continue
+            if not modelTexts.needsDrawing(model.description):
+                row = ModelRow(model, reason="" if empty else _("works without a drawing"))
+                (fitting if empty else others).append(row)
                 continue
             mapped = [row.target for row in mapSegments(descriptions, model.description, classes) if row.drawn]
             drawn = tuple(dict.fromkeys(target for target in mapped if target))
@@ -182,30 +196,19 @@ class ModelPanel:
             return _("Choose a model.")
         if not chosen.model.usable:
             return _("This model cannot be used: {reason}.").format(reason=chosen.model.problem.rstrip("."))
+        if parameters.mode == UNCONDITIONAL:
+            return _("Makes an image without a drawing. What is drawn is not used.")
         if parameters.segmentation is None:
             return ""
         if chosen.drawn:
-            return _("Fits this segmentation. Drawn for it: {classes}.").format(classes=", ".join(chosen.drawn))
+            names, more = chosen.drawn[:_MOST_CLASSES], len(chosen.drawn) - _MOST_CLASSES
+            text = ", ".join(names)
+            if more > 0:
+                text = _("{names} and {n} more").format(names=text, n=more)
+            return _("Fits this segmentation. Drawn for it: {classes}.").format(classes=text)
         if chosen.reason:
             return _("No segment goes to one of its classes. Choose classes in the table above, or another model.")
         return ""
-
-    def _showAbout(self, row: ModelRow | None) -> None:
-        ui = self.ui
-        description = row.model.description if row is not None else {}
-        ui.aboutBox.visible = row is not None
-        texts = (
-            (ui.makesLabel, _("Makes:"), modelTexts.makesText),
-            (ui.licenceLabel, _("License:"), modelTexts.licenceText),
-            (ui.trainingLabel, _("Trained on:"), modelTexts.trainingText),
-            (ui.performanceLabel, _("Speed and memory:"), modelTexts.performanceText),
-            (ui.measuredLabel, _("Quality:"), modelTexts.qualityText),
-        )
-        for label, title, textOf in texts:
-            text = textOf(description) if description else _("Not known.")
-            label.text = f"<b>{escape(title)}</b> {escape(text)}"
-        ui.cardButton.enabled = bool(description) and self._cardPath() is not None
-        ui.folderButton.toolTip = row.model.folder if row is not None else ""
 
     def _showSettings(self, parameters, row: ModelRow | None) -> None:
         ui = self.ui
@@ -226,6 +229,9 @@ class ModelPanel:
             if not possible:
                 button.toolTip = _("The model '{name}' cannot do this.").format(name=row.model.name)
             button.checked = mode == parameters.mode
+        # Most models need a drawing; of them nobody has to read that they do.
+        able = description is not None and UNCONDITIONAL in description["modes"]
+        ui.unconditionalButton.visible = able or parameters.mode == UNCONDITIONAL
         ui.cropBox.visible = parameters.mode == "whole"
         ui.cropBox.checked = parameters.crop
         ui.samplesBox.value = parameters.samples
@@ -279,23 +285,13 @@ class ModelPanel:
                     parameters.mode = modes[0]
                 if parameters.sampler not in model.description["sampling"]["samplers"]:
                     parameters.sampler = ""
+                self.size.fit(model.description)
+                self.advanced.fit(model.description)
 
-    def _cardPath(self) -> Path | None:
-        model = self._session.model
-        files = model.description.get("files", ()) if model is not None else ()
-        path = next((Path(model.folder) / file["path"] for file in files if file["role"] == "card"), None)
-        return path if path is not None and path.is_file() else None
-
-    def _onCard(self) -> None:
-        self._openPath(self._cardPath())
-
-    def _onFolder(self) -> None:
-        self._openPath(Path(self._session.model.folder))
-
-    def _openPath(self, path: Path) -> None:
-        if not qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(path))):
-            self._note = _("No program opens '{path}'.").format(path=path)
-            self.refresh()
+    def _say(self, text: str) -> None:
+        """Shows a text below the list of models, until another one is chosen."""
+        self._note = text
+        self.refresh()
 
     # Settings
 
@@ -313,6 +309,9 @@ class ModelPanel:
 
     def _onInpaint(self) -> None:
         self._set("mode", "inpaint")
+
+    def _onUnconditional(self) -> None:
+        self._set("mode", UNCONDITIONAL)
 
     def _onCrop(self) -> None:
         self._set("crop", self.ui.cropBox.checked)

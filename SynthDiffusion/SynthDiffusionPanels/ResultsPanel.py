@@ -11,6 +11,7 @@ from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
 from SynthDiffusionJobs.JobFolders import unwritableText
+from SynthDiffusionJobs.Parameters import UNCONDITIONAL
 from SynthDiffusionJobs.Session import Session
 from SynthDiffusionJobs.Signal import Signal
 from SynthDiffusionPanels.sentences import durationText, failureText, plainText
@@ -304,8 +305,10 @@ class ResultsPanel(VTKObservationMixin):
 
         provenance = self._provenance(self.selectedNode())
         try:
-            image = "REAL_VOLUME.nrrd" if provenance["settings"]["mode"] == "inpaint" else None
-            command = command_line(provenance, "SEGMENTATION.seg.nrrd", "results", image=image)
+            mode = provenance["settings"]["mode"]
+            image = "REAL_VOLUME.nrrd" if mode == "inpaint" else None
+            segmentation = None if mode == UNCONDITIONAL else "SEGMENTATION.seg.nrrd"
+            command = command_line(provenance, segmentation, "results", image=image)
         except (KeyError, TypeError) as error:  # a record that this version has not written
             self._say(_("The record of this volume is incomplete ({reason}).").format(reason=error))
             return

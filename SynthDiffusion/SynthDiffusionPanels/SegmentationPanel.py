@@ -10,6 +10,7 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from SynthDiffusionJobs.Mapping import MappedSegment
+from SynthDiffusionJobs.Parameters import UNCONDITIONAL
 from SynthDiffusionJobs.Samples import Sample, samples
 from SynthDiffusionJobs.Session import Session
 from SynthDiffusionPanels.DrawSection import DrawSection
@@ -237,7 +238,7 @@ class SegmentationPanel:
 
         session, parameters = self._session, self._session.parameters
         node, model = parameters.segmentation, session.model
-        if node is None or model is None or not model.usable:
+        if node is None or model is None or not model.usable or parameters.mode == UNCONDITIONAL:
             return []
         classes = dict(parameters.classes)
         key = (node.GetID(), modifiedTime(node), model, tuple(sorted(classes.items())))
@@ -266,6 +267,8 @@ class SegmentationPanel:
         parameters = self._session.parameters
         if parameters is None:
             return []
+        if parameters.mode == UNCONDITIONAL:
+            return [_("The image is made without a drawing, see Model and quality. What is drawn here is not used.")]
         if parameters.segmentation is None:
             return [_("To begin, load a segmentation, take a sample, or make a new drawing.")]
         if self._session.model is None and not self._session.engine.status.ready:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 
 from slicer.i18n import tr as _
 
+from SynthDiffusionJobs.Parameters import UNCONDITIONAL
 from SynthDiffusionPanels.sentences import durationText, memoryText
 
 
@@ -16,25 +19,123 @@ def qualityNames() -> dict[str, str]:
 
 def makesText(description: Mapping) -> str:
     """What the model makes: "CT of the chest, up to 64 x 64 x 64 mm, voxels of 1 mm"."""
-    grid = description["grid"]
-    size = [n * mm for n, mm in zip(grid["max_size"], grid["spacing_mm"])]
+    grid, names = description["grid"], {"modality": description["modality"], "part": description["body_part"]}
     spacing = grid["spacing_mm"]
-    voxels = f"{spacing[0]:g}" if len(set(spacing)) == 1 else _by(spacing)
-    text = _("{modality} of the {part}, up to {size} mm, voxels of {voxels} mm.").format(
-        modality=description["modality"], part=description["body_part"], size=_by(size), voxels=voxels
-    )
+    if grid.get("spacing_range_mm") or grid.get("rules"):  # how large in mm depends on the voxels, see `limitsText`
+        text = _("{modality} of the {part}, up to {size} voxels.").format(size=_by(grid["max_size"]), **names)
+    else:
+        size = [n * mm for n, mm in zip(grid["max_size"], spacing)]
+        voxels = f"{spacing[0]:g}" if len(set(spacing)) == 1 else _by(spacing)
+        text = _("{modality} of the {part}, up to {size} mm, voxels of {voxels} mm.").format(
+            size=_by(size), voxels=voxels, **names
+        )
     inpaint = description.get("inpaint")
     if "inpaint" in description["modes"] and inpaint:
         region = _("In a real volume: structures up to {size} mm, a little less in coarse images.")
         text += " " + region.format(size=f"{inpaint['max_region_mm']:g}")
+    if UNCONDITIONAL in description["modes"]:
+        if needsDrawing(description):
+            text += " " + _("Also without a drawing.")
+        else:
+            text += " " + _("It works without a drawing and cannot use one.")
     return text
+
+
+def needsDrawing(description: Mapping) -> bool:
+    """Whether the model can use a drawing at all."""
+    return any(mode != UNCONDITIONAL for mode in description["modes"])
+
+
+def limitsText(description: Mapping) -> str:
+    """Which sizes and voxels the model makes; "" where `makesText` says all of it."""
+    grid = description["grid"]
+    rules, bounds = grid.get("rules") or {}, grid.get("spacing_range_mm")
+    sentences = []
+    across, slices = rules.get("in_plane"), rules.get("through_plane")
+    if across and slices:
+        text = _("{across} voxels across (both directions the same), {slices} slices.")
+        sentences.append(text.format(across=_or(across), slices=_or(slices)))
+    if rules.get("sizes"):
+        sentences.append(_("{sizes} voxels.").format(sizes=_either([_by(size) for size in rules["sizes"]])))
+    if bounds:
+        if bounds[0] == bounds[1] == bounds[2]:
+            sentences.append(_("Voxels of {range} mm.").format(range=_range(bounds[0])))
+        elif bounds[0] == bounds[1]:
+            text = _("Voxels of {across} mm across, slices of {slices} mm.")
+            sentences.append(text.format(across=_range(bounds[0]), slices=_range(bounds[2])))
+        else:
+            sentences.append(_("Voxels of {ranges} mm.").format(ranges=" x ".join(_range(b) for b in bounds)))
+    least, body = rules.get("least_field_of_view_mm"), rules.get("least_field_of_view_body_mm")
+    if least and body and body != least:
+        text = _("At least {least} mm across; {body} mm are recommended where it shows more than the head.")
+        sentences.append(text.format(least=f"{least:g}", body=f"{body:g}"))
+    elif least:
+        sentences.append(_("At least {least} mm across.").format(least=f"{least:g}"))
+    return " ".join(sentences)
+
+
+def sizeChoices(description: Mapping) -> list[tuple[int, int, int]]:
+    """Sizes of an image without a drawing that can be chosen: those of the rules, or the model's own, half of it, and
+    the largest.
+    """
+    grid = description["grid"]
+    rules = grid.get("rules") or {}
+    if rules.get("in_plane") and rules.get("through_plane"):
+        return [(n, n, slices) for n in rules["in_plane"] for slices in rules["through_plane"]]
+    if rules.get("sizes"):
+        return [tuple(size) for size in rules["sizes"]]
+    sizes = {tuple(grid["max_size"])}
+    if own := grid.get("default_size"):
+        sizes.add(tuple(own))
+        half = tuple(math.ceil(n / 2 / grid["divisor"]) * grid["divisor"] for n in own)
+        if all(low <= n <= high for low, n, high in zip(grid["min_size"], half, grid["max_size"])):
+            sizes.add(half)
+    return sorted(sizes, key=lambda size: (size[0] * size[1] * size[2], size))
+
+
+def classNames(description: Mapping) -> list[str]:
+    """Names of the classes that can be drawn."""
+    return [entry["name"] for entry in description["label_scheme"]]
+
+
+def regionName(region: str) -> str:
+    """A part of the body in the user's language."""
+    names = {"head": _("head"), "chest": _("chest"), "abdomen": _("abdomen"), "pelvis": _("pelvis")}
+    return names.get(region, region)
+
+
+def samplerName(sampler: str) -> str:
+    """A sampler as the list under Advanced calls it. The others are known by their own names, as in the records."""
+    names = {
+        "euler": _("euler: plain steps"),
+        "heun": _("heun: corrected steps, twice the time"),
+        "maisi-rflow": _("maisi-rflow: as published"),
+    }
+    return names.get(sampler, sampler)
+
+
+def licenceName(licence: Mapping) -> str:
+    """What a licence is called."""
+    name = str(licence.get("name") or licence.get("spdx") or "NOASSERTION")
+    return _("not known") if name == "NOASSERTION" else name.removeprefix("LicenseRef-")
+
+
+def isNonCommercial(licence: Mapping) -> bool:
+    """Whether a licence rules out commercial use, as far as its name and its own words say so."""
+    name = f"{licence.get('name') or ''} {licence.get('spdx') or ''}"
+    if re.search(r"non-?\s?commercial|\bNC\b", name, re.IGNORECASE):
+        return True
+    use = str(licence.get("permitted_use") or "")
+    # "Commercial and non-commercial use" rules out neither.
+    words = r"(?<!commercial and )(?<!commercial or )non-?\s?commercial|\b(no|not for) commercial"
+    return bool(re.search(words, use, re.IGNORECASE))
 
 
 def licenceText(description: Mapping) -> str:
     """Licence and permitted use."""
     licence = description["license"]
-    name = _("not known") if licence["spdx"] == "NOASSERTION" else licence["spdx"]
-    return f"{name}. {licence['permitted_use']}"
+    text = f"{licenceName(licence)}. {licence['permitted_use']}"
+    return f"{_('Not for commercial use.')} {text}" if isNonCommercial(licence) else text
 
 
 def trainingText(description: Mapping) -> str:
@@ -111,7 +212,7 @@ def qualityMeanings(description: Mapping | None) -> dict[str, str]:
 
     texts = {
         "fast": _("rough first look"),
-        "balanced": _("as measured in the model card"),
+        "balanced": _("as measured in the model card") if _isMeasured(description) else _("as the model proposes"),
         "best": _("most steps, takes longer"),
     }
     if description is None:
@@ -122,10 +223,18 @@ def qualityMeanings(description: Mapping | None) -> dict[str, str]:
         texts["fast"] = _("rough first look, {n}% of the time").format(n=round(100 * fast / balanced))
     if best > balanced:
         # What the card measures is Balanced.
-        texts["best"] = _("most steps, {n} times as long, not measured").format(n=f"{best / balanced:.2g}")
+        more = _("most steps, {n} times as long, not measured")
+        if not _isMeasured(description):
+            more = _("most steps, {n} times as long")
+        texts["best"] = more.format(n=f"{best / balanced:.2g}")
     else:
         texts["best"] = _("the same as Balanced with this model")
     return texts
+
+
+def _isMeasured(description: Mapping | None) -> bool:
+    """Whether the model card has figures; nobody has made any for what others have released."""
+    return description is None or any((description.get("measured") or {}).values())
 
 
 def guidanceDefault(description: Mapping, mode: str) -> float:
@@ -146,3 +255,18 @@ def _measured(description: Mapping, part: str) -> Mapping:
 
 def _by(values) -> str:
     return " x ".join(f"{value:g}" for value in values)
+
+
+def _range(bounds) -> str:
+    return _("{low} to {high}").format(low=f"{bounds[0]:g}", high=f"{bounds[1]:g}")
+
+
+def _or(values) -> str:
+    """ "256, 384 or 512"."""
+    return _either([f"{value:g}" for value in values])
+
+
+def _either(texts: list[str]) -> str:
+    if len(texts) < 2:
+        return "".join(texts)
+    return _("{first} or {last}").format(first=", ".join(texts[:-1]), last=texts[-1])

@@ -29,6 +29,15 @@ def memoryText(bytes_: float) -> str:
     return _("{n:.1f} GB").format(n=size) if size < 10 else _("{n:.0f} GB").format(n=size)
 
 
+def bytesText(bytes_: float) -> str:
+    """ "850 kB", "3 MB", "1.8 GB": in powers of ten, as file managers and web pages count downloads."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if bytes_ >= size:
+            n = bytes_ / size
+            return f"{n:.1f} {unit}" if n < 10 and unit == "GB" else f"{n:.0f} {unit}"
+    return f"{bytes_ / 1e3:.0f} kB"
+
+
 def stageText(run: RunQueue.Run) -> str:
     """What the run under way is doing, and how long it still takes."""
     if run.stage == "denoise" and run.total:
@@ -93,6 +102,19 @@ def panelWords(text: str) -> str:
             _("'Into the real volume'"),
         ),
         (r"--image( REAL_VOLUME)?", _("the real volume")),
+        (r"--size nearest", _("'Use the nearest size'")),
+        (r"--size", _("'Size'")),
+        (r"--spacing", _("'Voxels' (mm)")),
+        (r"--condition-scale", _("'How strongly to follow the drawing' under Advanced")),
+        (r"--region", _("'Part of the body' under Advanced")),
+        (r"--modality", _("'Kind of image' under Advanced")),
+        (r"--mode unconditional", _("'Without a drawing'")),
+        (r"leave --mode out", _("choose 'A whole new volume'")),
+        (r"--accept-licen[cs]e", _("'Accept'")),
+        (r", or the environment variable HF_TOKEN", ""),
+        (r"--token-file( [A-Z]+)?", _("'Choose a token file...'")),
+        (r"--from( [A-Z_]+)? or models import", _("'From a folder...' or 'Import...'")),
+        (r"--from( [A-Z_]+)?", _("'From a folder...'")),
         (r"--crop", _("'Cut to fit the model'")),
         (r"--vram-limit", _("'Memory limit' under Advanced")),
         (r"--precision (?=fp|bf)", _("'Precision' under Advanced: ")),
@@ -108,9 +130,14 @@ def panelWords(text: str) -> str:
         (r"give --labels", _("choose classes in the table")),
         (r"--labels", _("the classes in the table")),
         (r" by --like ID", ""),
+        (r"--like( [A-Z_]+)?", _("'Made like'")),
+        (r"--as( [A-Z_]+)?", _("'Short name'")),
         (r"--case", _("'Case name' under Advanced")),
         (r"--out", _("folder")),
-        (r"(: )?synthdiffusion models \w+( [A-Z_]+)*", _(" (section Model and quality)")),
+        (
+            r"(: )?synthdiffusion models \w+( --available)?( [A-Z_]+)*(, and models install [A-Z_]+)?",
+            _(" (section Model and quality)"),
+        ),
     )
     for pattern, words in options:
         text = re.sub(pattern, words, text)

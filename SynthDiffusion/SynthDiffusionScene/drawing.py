@@ -38,14 +38,14 @@ class SegmentDescription:
         id: ID in the segmentation.
         name: as the user sees it.
         color: RGB in 0..1.
-        code: (coding scheme, value, meaning) of its terminology's type, e.g. ("SCT", "39607008", "Lung"), or None.
+        terminology: its terminology entry as Slicer serialises it, see `terminologyEntry`; "" without one.
         voxels: how many are drawn; None for a segmentation of surfaces, which has none.
     """
 
     id: str
     name: str
     color: tuple[float, float, float]
-    code: tuple[str, str, str] | None
+    terminology: str
     voxels: int | None
 
 
@@ -135,10 +135,9 @@ def segmentDescriptions(segmentationNode) -> list[SegmentDescription]:
     found = []
     for segmentId in segmentationNode.GetSegmentation().GetSegmentIDs():
         segment = segmentationNode.GetSegmentation().GetSegment(segmentId)
-        code, voxels = _codeOf(segment.GetTerminology() or ""), counts.get(segmentId)
-        found.append(
-            SegmentDescription(segmentId, segment.GetName() or segmentId, tuple(segment.GetColor()), code, voxels)
-        )
+        name, color = segment.GetName() or segmentId, tuple(segment.GetColor())
+        entry = segment.GetTerminology() or ""
+        found.append(SegmentDescription(segmentId, name, color, entry, counts.get(segmentId)))
     return found
 
 
@@ -165,13 +164,6 @@ def _triplet(code) -> str:
     # The marks that separate parts cannot be escaped in Slicer's format.
     parts = (code.scheme, code.value, code.meaning)
     return "^".join("".join(" " if mark in "~^|\n\r" else mark for mark in part) for part in parts)
-
-
-def _codeOf(entry: str) -> tuple[str, str, str] | None:
-    """Type of a serialised terminology entry."""
-    parts = entry.split("~")
-    triplet = [part.strip() for part in parts[2].split("^")] if len(parts) > 2 else []
-    return tuple(triplet) if len(triplet) == 3 and triplet[0] and triplet[1] else None
 
 
 def _voxelsBySegment(segmentationNode) -> dict[str, int]:

@@ -35,7 +35,21 @@ REAL_VOLUME_ROLE = "SynthDiffusion.RealVolume"
 REGION_ROLE = "SynthDiffusion.Region"
 
 _MOST_SEEDS = 4
-_SETTINGS = ("mode", "sampler", "steps", "seed", "guidance", "inpaint_method", "margin_mm", "crop")
+_SETTINGS = (
+    "mode",
+    "sampler",
+    "steps",
+    "seed",
+    "guidance",
+    "inpaint_method",
+    "margin_mm",
+    "crop",
+    "size",
+    "spacing_mm",
+    "condition_scale",
+    "region",
+    "modality",
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +63,7 @@ class RunRow:
         name: of the volume.
         model: ID of the model.
         seed: of the noise, "" if unknown.
-        mode: "whole" or "inpaint", "" if unknown.
+        mode: "whole", "inpaint" or "unconditional", "" if unknown.
         seconds: wall time of the whole run, None if unknown.
         adherence: Dice of the drawn target class, such as "0.88" or, where not all of it is found, "0.41, 1 of 2
             found"; "" where it was not measured.

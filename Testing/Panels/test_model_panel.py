@@ -1,4 +1,7 @@
-"""The model panel on the stand-in: the list, what a model is, settings, and adding and removing models."""
+"""The model panel on the stand-in: the list, what a model is, settings, and installing and removing packages.
+
+Models that others have released, and imports: `test_model_library.py`.
+"""
 
 from __future__ import annotations
 
@@ -334,26 +337,6 @@ def test_an_installation_can_be_cancelled(real_engine, standin, tmp_path):
     standin.wait(lambda: not harness.panel.library.busy, 2, "the end")
     assert harness.ui.libraryLabel.text == "Canceled."
     assert not list((tmp_path / "models").glob(MODEL_ID))
-
-
-def test_a_checkpoint_needs_a_proper_name(harness, standin, tmp_path):
-    harness.setModels(shipped_model())
-    standin.dialogs.answer(str(tmp_path / "weights.pt"), "My Model!")
-    harness.ui.importButton.click()
-    assert "'My Model!' cannot be a name" in harness.ui.libraryLabel.text and not harness.panel.library.busy
-    standin.dialogs.answer("")  # no file chosen
-    harness.ui.importButton.click()
-    assert not harness.panel.library.busy
-
-
-def test_a_checkpoint_is_imported_under_its_name(harness, standin, monkeypatch):
-    harness.setModels(shipped_model())
-    asked = []
-    monkeypatch.setattr(harness.session.engine, "ask", lambda arguments, answered: asked.append(arguments))
-    standin.dialogs.answer("/somewhere/weights.pt", "mine-1")
-    harness.ui.importButton.click()
-    expected = ["models", "import", "/somewhere/weights.pt", "--as", "mine-1", "--json"]
-    assert asked == [["SynthDiffusionLib", *expected]]
 
 
 def test_nothing_is_left_behind(standin):

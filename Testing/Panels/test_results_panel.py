@@ -238,6 +238,19 @@ def test_how_it_was_made_is_readable_and_copied_as_a_command(harness, volumes):
     assert "in capitals" in harness.ui.messageLabel.text
 
 
+def test_the_command_of_a_volume_without_a_drawing_names_no_segmentation(harness, tmp_path):
+    import slicer
+
+    settings = provenance()["settings"] | {"mode": "unconditional", "crop": False, "size": [256, 256, 128]}
+    record = provenance(3, "unconditional", settings=settings, case="image")
+    (node,) = add_results(harness, tmp_path, None, record)
+    harness.panel.refresh()
+    harness.panel.select(node)
+    harness.ui.copyCommandButton.click()
+    text = slicer.app.clipboard().text()
+    assert "SEGMENTATION" not in text and "--mode unconditional" in text and "--size 256x256x128" in text
+
+
 def test_a_volume_of_the_user_s_own_is_not_in_the_table(harness, volumes):
     add_volume(harness.scene)
     harness.panel.refresh()

@@ -171,7 +171,7 @@ def test_descriptions_of_layers_empty_segments_and_codes(two_overlapping, scheme
     lung, nodule, bone = drawing.segmentDescriptions(node)
     assert [lung.name, nodule.name, bone.name] == [*masks, "bone"]
     assert [lung.voxels, nodule.voxels, bone.voxels] == [*(int(mask.sum()) for mask in masks.values()), 0]
-    assert lung.code == ("SCT", "39607008", "Lung") and nodule.code == ("SCT", "27925004", "Nodule")
+    assert "~SCT^39607008^Lung~" in lung.terminology and "~SCT^27925004^Nodule~" in nodule.terminology
     assert bone.color == pytest.approx(scheme["bone"].color)
     assert [d.id for d in (lung, nodule, bone)] == list(node.GetSegmentation().GetSegmentIDs())
 
@@ -185,7 +185,7 @@ def test_descriptions_count_segments_that_share_a_layer(scene, add_segmentation,
     segmentations.exportSegmentation(node, tmp_path / "a.seg.nrrd")
     copy = segmentations.importSegmentation(scene, tmp_path / "a.seg.nrrd")
     assert copy.GetSegmentation().GetNumberOfLayers() == 1
-    assert [(d.voxels, d.code is None) for d in drawing.segmentDescriptions(copy)] == [(27, False), (105, True)]
+    assert [(d.voxels, "SCT" in d.terminology) for d in drawing.segmentDescriptions(copy)] == [(27, True), (105, False)]
 
 
 def test_surfaces_have_no_voxels_to_count(two_overlapping):
