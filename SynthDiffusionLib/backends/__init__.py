@@ -50,14 +50,16 @@ def load_backend(package: ModelPackage) -> Backend:
     """The backend of a package with its weights loaded on the CPU.
 
     Raises:
-        ModelError: the package's backend is not part of this version, or its weights do not fit.
+        ModelError: the package's backend is not part of this version, its weights do not fit, or no memory holds them.
     """
     spec = package.spec
     if spec.backend == "patch_ddpm":
         from SynthDiffusionLib.backends.patch_ddpm import PatchDDPM
+        from SynthDiffusionLib.networks.build import check_size
         from SynthDiffusionLib.sampling.schedule import DiffusionSpec
 
         diffusion = DiffusionSpec(**spec.raw["diffusion"])
+        check_size(spec.network, spec.label_scheme)
         return PatchDDPM(spec.network.parameters, diffusion, spec.label_scheme, package.file("denoiser"))
     if spec.backend == "medlord":
         from SynthDiffusionLib.backends.medlord import MedLoRD

@@ -218,4 +218,5 @@ def _adherence_text(output: Mapping[str, Any]) -> str:
     rows = (("real images", "real_dice"), ("blind ball", "ball_dice"), ("flat picture with a blob", "cartoon_dice"))
     known = ", ".join(f"{name} {measured[key]:.2f}" for name, key in rows if measured[key] is not None)
     found = f"Dice {measured['dice']:.2f}, {measured['found']} of {measured['structures']} found"
-    return f"  adherence of {measured['class']}: {found}" + (f" ({known})" if known else "")
+    advice = "; look at other seeds, or raise --guidance" if measured["found"] < measured["structures"] else ""
+    return f"  adherence of {measured['class']}: {found}" + (f" ({known})" if known else "") + advice

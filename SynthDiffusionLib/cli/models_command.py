@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from SynthDiffusionLib.models import Installed, ModelSpec
 
 MOST_FIGURES = 12  # of a kind in `models show`
-OWN_RATIO = re.compile(r"adherence, (nodule|anatomy|inpainting|moved), ratio")
+OWN_RATIO = re.compile(r"adherence, (nodule|tumour|anatomy|inpainting|moved), ratio")
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:

@@ -90,6 +90,10 @@ def _size_arg(text: str) -> tuple[int, int, int]:
     return tuple(int(n) for n in text.split("x"))
 
 
+def _memory(n: int) -> str:
+    return f"{n / 1024**3:.1f} GiB" if n >= 1024**3 else f"{n / 1024**2:.0f} MiB"
+
+
 def _device(name: str) -> str:
     """ "cpu" or "cuda"; a prediction does not depend on which GPU."""
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
@@ -105,6 +109,7 @@ def _free_bytes() -> int:
 
 def _model(id_or_path: str) -> tuple[ModelSpec, dict[str, int], Needs | None, str]:
     """Description, trainable numbers by role, needs (of a package in voxel space), and "package" or "preset"."""
+    from SynthDiffusionLib.models.catalogue import catalogue_ids, load_entry
     from SynthDiffusionLib.models.folders import package_folders
     from SynthDiffusionLib.models.package import load_package, tensor_shapes
     from SynthDiffusionLib.models.presets import is_preset, load_preset, parameter_counts, preset_ids
@@ -114,6 +119,9 @@ def _model(id_or_path: str) -> tuple[ModelSpec, dict[str, int], Needs | None, st
         spec = load_preset(id_or_path)
         return spec, parameter_counts(spec), None, "preset"
     if re.fullmatch(r"[a-z0-9-]+", id_or_path) and id_or_path not in package_folders():
+        if id_or_path in catalogue_ids():  # not installed: its design is what can be said
+            spec = load_preset(load_entry(id_or_path).preset)
+            return spec, parameter_counts(spec), None, "preset"
         near = closest(id_or_path, [*package_folders(), *preset_ids()])
         raise BadInput(
             f"There is neither a model nor a preset '{id_or_path[:80]}'",
@@ -188,8 +196,7 @@ def _lines(outlook: Outlook, settings: dict[str, str], spec: ModelSpec) -> list[
         rows.append(
             (
                 f"Stage {stage.name}",
-                f"{stage.peak_bytes / GIB:.1f} GiB, {stage.weight_bytes / GIB:.2f} GiB of it its weights"
-                f" ({stage.source})",
+                f"{_memory(stage.peak_bytes)}, {_memory(stage.weight_bytes)} of it its weights ({stage.source})",
             )
         )
     limit = "unknown" if outlook.limit_bytes is None else f"{outlook.limit_bytes / GIB:.1f} GiB"

@@ -125,38 +125,44 @@ def unconditional_grid(request: GenerateRequest, spec: ModelSpec) -> tuple[Shape
 
 
 def centred_affine(volume: Volume, size: Sequence[int], spacing: Sequence[float]) -> np.ndarray:
-    """Affine of a grid with the axes and the box centre of a volume."""
+    """Affine of a grid with the axes and the box centre of a volume, to half a voxel where the spacing is the same."""
     affine = np.array(volume.affine, float)
     affine[:3, :3] = affine[:3, :3] / volume.spacing * np.asarray(spacing, float)
-    centre = voxel_positions(volume.affine, (np.array(volume.shape) - 1) / 2)
-    affine[:3, 3] = centre - affine[:3, :3] @ ((np.array(size) - 1) / 2)
+    centre = (np.array(volume.shape) - 1) / 2
+    start = centre - (np.array(size) - 1) / 2 * np.asarray(spacing, float) / volume.spacing
+    # With the same spacing, voxels lie on voxels: half a voxel beside them, every value would be averaged.
+    same = np.isclose(np.asarray(spacing, float), volume.spacing, rtol=1e-4, atol=0.0)
+    affine[:3, 3] = voxel_positions(volume.affine, np.where(same, np.floor(start + 0.5), start))
     return affine
 
 
-def _size_and_spacing(request: GenerateRequest, spec: ModelSpec, aligned: Volume) -> tuple[Shape, np.ndarray]:
-    """The size that is asked for, or the segmentation's own, if the model bears it."""
+def _size_and_spacing(request: GenerateRequest, spec: ModelSpec, aligned: Volume) -> tuple[Shape | None, np.ndarray]:
+    """The size that is asked for, or the segmentation's own, if the model bears it; None where any size up to the
+    largest is allowed and none is asked for."""
     rules = GridRules.from_grid(spec.grid)
     nearest = rules.nearest(aligned.shape, aligned.spacing, head_only=_head_only(request))
+    any_size = not rules.in_plane and not rules.sizes and not isinstance(request.size, tuple)
     if request.size == "nearest":
-        return tuple(nearest.size), np.array(nearest.spacing_mm)
+        return (None if any_size else tuple(nearest.size)), np.array(nearest.spacing_mm)
     spacing = np.array(aligned.spacing if request.spacing_mm is None else request.spacing_mm, float)
     size = request.size or grid_with_spacing(aligned.shape, aligned.affine, spacing)[0]
-    problems = _problems(spec, size, spacing, request)
+    problems = _problems(spec, spec.grid.max_size if any_size else size, spacing, request)
     if problems:
         raise BadInput(
             f"'{spec.id}' cannot make {_by(size)} voxels of {_by(spacing)} mm: {'; '.join(problems)}",
             f"Add --size nearest to work on the nearest grid that it can make, {_by(nearest.size)} voxels of "
             f"{_by(nearest.spacing_mm)} mm; the result is then brought back to the segmentation's grid.",
         )
-    return tuple(size), spacing
+    return (None if any_size else tuple(size)), spacing
 
 
 def _problems(spec: ModelSpec, size: Sequence[int], spacing: np.ndarray, request: GenerateRequest) -> list[str]:
-    if spec.grid.spacing_range_mm is None:
-        return [
-            f"{n} voxels along an axis, at most {m} are possible" for n, m in zip(size, spec.grid.max_size) if n > m
-        ]
-    return GridRules.from_grid(spec.grid).problems(tuple(size), tuple(spacing), head_only=_head_only(request))
+    limits = list(zip(size, spec.grid.min_size, spec.grid.max_size))
+    found = [f"{n} voxels along an axis, at most {high} are possible" for n, _, high in limits if n > high]
+    found += [f"{n} voxels along an axis, at least {low} are needed" for n, low, _ in limits if n < low]
+    if spec.grid.spacing_range_mm is not None:
+        found += GridRules.from_grid(spec.grid).problems(tuple(size), tuple(spacing), head_only=_head_only(request))
+    return found
 
 
 def _head_only(request: GenerateRequest) -> bool:

@@ -15,6 +15,8 @@ from SynthDiffusionLib.errors import BadInput, Cancelled
 
 POLL_SECONDS = 0.1
 
+_ending = threading.Event()
+
 
 @contextmanager
 def ended_like_interrupted() -> Iterator[None]:
@@ -61,6 +63,7 @@ def end_with_stdin() -> None:
     def watch() -> None:
         try:
             wait_until_closed(descriptor)
+            _ending.set()
             for _ in range(3):  # a child may be on its way while the first are listed
                 children = process.children(recursive=True)
                 for child in children:
@@ -72,6 +75,13 @@ def end_with_stdin() -> None:
             os._exit(Cancelled.exit_code)
 
     threading.Thread(target=watch, name="stdin", daemon=True).start()
+
+
+def wait_if_ending() -> None:
+    """Does not come back if `end_with_stdin` is ending this process: what failed then, failed because its child process
+    was ended, and is nothing to report."""
+    if _ending.is_set():
+        time.sleep(60.0)
 
 
 def wait_until_closed(descriptor: int) -> None:

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from SynthDiffusionLib.errors import BadInput, Cancelled, SynthDiffusionError
 from SynthDiffusionLib.jobs.events import OnEvent, event_file, json_lines
-from SynthDiffusionLib.jobs.interrupts import end_with_stdin, ended_like_interrupted
+from SynthDiffusionLib.jobs.interrupts import end_with_stdin, ended_like_interrupted, wait_if_ending
 from SynthDiffusionLib.jobs.request import GenerateRequest
 
 CANCEL_FILE = "cancel"
@@ -169,6 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
                 shown = previews.Previews(folder, options.previews, on_event) if options.previews else None
                 run(request, on_event, should_cancel=cancel.exists, previews=shown, began=began)
         except (Exception, KeyboardInterrupt) as error:
+            wait_if_ending()
             if isinstance(error, (Cancelled, KeyboardInterrupt)):
                 with suppress(OSError):
                     cancel.unlink(missing_ok=True)

@@ -23,14 +23,17 @@ MARGIN_MM = 20.0
 BODY_ABOVE_HU = -500.0
 _TABLE_MM = 4.0  # thinner than this is the table, a tube or a cable
 _DIRECTIONS = 64
+WHOLE_OUTLINE = 0.7  # share of the convex outline round all that is drawn; that of bodies in CT is above 0.8
 
 
 def add_outline(
     mapped: MappedSegmentation, image: Volume | None = None, margin_mm: float = MARGIN_MM
 ) -> tuple[MappedSegmentation, list[str]]:
-    """Fills in the class that is derived from the outline, where the scheme has one and the user has not drawn it.
+    """Fills in the class that is derived from the outline, where the scheme has one.
 
-    Voxels that hold a class keep it.
+    Voxels that hold a class keep it. Where the user has not drawn the class, the outline is found or guessed; a guess
+    does not count as drawn, so that no model takes for air what lies beyond it. What the user has drawn is filled in
+    every axial slice: a shell encloses a body.
 
     Args:
         mapped: the user's segmentation in the classes of a model.
@@ -38,17 +41,17 @@ def add_outline(
         margin_mm: skin, fat and muscle round what is drawn, used without an image.
 
     Returns:
-        the segmentation with the class added to its class map and to `given`, and sentences for the user; `mapped`
-        itself and none if there is nothing to add.
+        the segmentation with the class added to its class map, and to `given` unless it is a guess; and sentences for
+        the user. `mapped` itself and none if there is nothing to add.
     """
     label = next((c for c in mapped.scheme.classes if c.derive == "outline"), None)
-    if label is None or label.name in mapped.given:
-        return mapped, []
     drawn = mapped.class_map != 0
-    if not drawn.any():
+    if label is None or not drawn.any():
         return mapped, []
     axis = axial_axis(mapped.affine)
     spacing = np.linalg.norm(mapped.affine[:3, :3], axis=0)
+    if label.name in mapped.given:
+        return _filled(mapped, label, drawn, spacing, axis)
     outline, guessed = None, False
     if image is not None and image.unit == "HU" and image.shape == drawn.shape:
         outline = outline_of_image(image.array, spacing, axis)
@@ -59,8 +62,32 @@ def add_outline(
         how = f"a convex outline round what is drawn in each axial slice, {margin_mm:g} mm wider"
     added = outline & ~drawn
     class_map = np.where(added, np.uint8(label.value), mapped.class_map)
-    given = tuple(c.name for c in mapped.scheme.classes if c.name in mapped.given or c.name == label.name)
+    given = mapped.given
+    if not guessed:
+        given = tuple(c.name for c in mapped.scheme.classes if c.name in given or c.name == label.name)
     return replace(mapped, class_map=class_map, given=given), [_note(label, how, int(added.sum()), guessed)]
+
+
+def _filled(
+    mapped: MappedSegmentation, label: LabelClass, drawn: np.ndarray, spacing: np.ndarray, axis: int
+) -> tuple[MappedSegmentation, list[str]]:
+    """The drawn class with the holes of its axial slices filled, and a warning where it is no whole outline."""
+    from scipy import ndimage
+
+    whole = np.stack([ndimage.binary_fill_holes(part) for part in np.moveaxis(drawn, axis, 0)])
+    whole = np.moveaxis(whole, 0, axis)
+    added, notes = whole & ~drawn, []
+    if added.any():
+        mapped = replace(mapped, class_map=np.where(added, np.uint8(label.value), mapped.class_map))
+        notes.append(f"Holes in '{label.name}' were filled in every axial slice ({int(added.sum())} voxels)")
+    hull = outline_of_drawing(drawn, spacing, axis, 0.0)
+    share = whole.sum() / max(1, (whole | hull).sum())
+    if share < WHOLE_OUTLINE:
+        notes.append(
+            f"'{label.name}' and all else that is drawn cover only {share:.0%} of the outline round them; what they "
+            f"leave open becomes air. Leave '{label.name}' out of the drawing if it is not the whole body"
+        )
+    return mapped, notes
 
 
 def _note(label: LabelClass, how: str, voxels: int, guessed: bool) -> str:

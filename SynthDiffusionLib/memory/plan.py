@@ -48,6 +48,11 @@ def parse_bytes(text: str) -> int:
         units |= {letter: 1024**power, f"{letter}ib": 1024**power, f"{letter}b": 1000**power, f"{letter}i": 1024**power}
     if not match or match.group(2).lower() not in units:
         raise BadInput(f"'{text}' is not a size of memory", "Write it like 24GiB or 8000MB.")
+    if not match.group(2) and float(match.group(1)) < 1024:
+        raise BadInput(
+            f"A size of memory of {text.strip()} bytes is too little",
+            f"Give a unit, such as {text.strip()}GiB or 24GiB.",
+        )
     size = float(match.group(1)) * units[match.group(2).lower()]
     if not 1 <= size < 2**63:
         raise BadInput(f"'{text}' is no possible size of memory", "Write it like 24GiB or 8000MB.")

@@ -13,7 +13,7 @@ from SynthDiffusionLib.errors import BadInput, ModelError
 from SynthDiffusionLib.jobs.events import OnEvent, ignore
 from SynthDiffusionLib.models import hub
 from SynthDiffusionLib.models.catalogue import CatalogueEntry, CatalogueFile, origin_of
-from SynthDiffusionLib.models.download import bytes_there, check_space, clear, download, expect
+from SynthDiffusionLib.models.download import bytes_there, check_space, clear, download, expect, only_one
 from SynthDiffusionLib.models.folders import package_folders, user_folder
 from SynthDiffusionLib.models.importers import import_checkpoint
 from SynthDiffusionLib.models.package import load_package, sha256_of
@@ -58,7 +58,7 @@ def install_released(
     Raises:
         BadInput: the licence has not been accepted, or the folder lacks a file.
         ModelError: no access; the files are not what the catalogue says; another model has the ID.
-        RunFailed: the network, the server or the disk failed.
+        RunFailed: the network, the server or the disk failed, or another process is installing it.
         Cancelled: by `should_cancel`; what has been downloaded is kept for the next time.
     """
     if installed := already_installed(entry):
@@ -67,9 +67,27 @@ def install_released(
         raise not_accepted(entry)
     progress = _Progress(on_event)
     if source is not None:
-        files, records = _local(entry, source)
-    else:
-        files, records = _downloaded(entry, hub.read_token(token_file), progress, should_cancel)
+        return _converted(entry, acceptance, *_local(entry, source), progress)
+    token, folder = hub.read_token(token_file), download_folder(entry)
+    with only_one(folder, entry.id):
+        if installed := already_installed(entry):  # by another process, just now
+            return installed
+        files, records = _downloaded(entry, token, progress, should_cancel)
+        try:
+            done = _converted(entry, acceptance, files, records, progress)
+        except ModelError as error:
+            raise ModelError(error.message, f"{error.hint} The downloaded files are in '{folder}'.") from error
+        clear(folder, [path.name for path in files])
+    return done
+
+
+def _converted(
+    entry: CatalogueEntry,
+    acceptance: Acceptance,
+    files: list[Path],
+    records: list[dict[str, Any]],
+    progress: _Progress,
+) -> Installed:
     licence = entry.license
     provenance = {
         "source_files": records,
@@ -85,10 +103,7 @@ def install_released(
     progress.converting(entry.id)
     if entry.id in package_folders():  # damaged, or `already_installed` would have said so
         remove(entry.id)
-    done = import_checkpoint(files, entry.id, like=entry.preset, origin=origin_of(entry, provenance))
-    if source is None:
-        clear(download_folder(entry), [path.name for path in files])
-    return done
+    return import_checkpoint(files, entry.id, like=entry.preset, origin=origin_of(entry, provenance))
 
 
 def already_installed(entry: CatalogueEntry) -> Installed | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from SynthDiffusionLib.errors import ModelError
+from SynthDiffusionLib.models.spec import size_text
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +51,9 @@ def read_content(path: Path) -> Any:
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
-            raise ModelError(f"'{path}' is not a valid safetensors file ({error})", "Get the file again.") from error
+            raise ModelError(
+                f"'{path}' is not a valid safetensors file ({shortened(str(error), 200)})", "Get the file again."
+            ) from error
     if suffix not in TORCH_SUFFIXES:
         raise ModelError(
             f"'{path}' is no checkpoint: its name must end in .safetensors, {', '.join(TORCH_SUFFIXES)}",
@@ -64,6 +68,7 @@ def _read_torch(path: Path) -> Any:
     import monai.data.meta_tensor  # noqa: F401
     import torch
 
+    _check_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch finds suspicious is refused, in one line
@@ -77,6 +82,41 @@ def _read_torch(path: Path) -> Any:
             "Ask for the weights as .safetensors.",
         ) from error
     return _plain(content)
+
+
+def _check_archive(path: Path) -> None:
+    """Looks at the zip archive that a checkpoint may be before torch does, which unpacks whatever size it claims, and
+    does not compare its checksums.
+
+    Raises:
+        ModelError: compressed, larger inside than outside, or damaged.
+    """
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            if file.read(4) != b"PK\x03\x04":  # as torch tells them
+                return
+            with zipfile.ZipFile(file) as archive:
+                members = archive.infolist()
+                compressed = any(m.compress_type != zipfile.ZIP_STORED for m in members)
+                if compressed or sum(m.file_size for m in members) > size:
+                    raise ModelError(
+                        f"'{path}' is compressed, or claims to hold more than its {size_text(size)}",
+                        "PyTorch writes no such files. Get it again, or ask for the weights as .safetensors.",
+                    )
+                bad = archive.testzip()
+    except (OSError, zipfile.BadZipFile, ValueError, EOFError, RuntimeError) as error:
+        raise ModelError(f"'{path}' cannot be read: it is damaged ({error})", "Get the file again.") from error
+    if bad is not None:
+        raise ModelError(
+            f"'{path}' is damaged: the checksum of '{shortened(bad)}' in it is wrong",
+            "Get the file again, or as .safetensors.",
+        )
+
+
+def shortened(name: str, length: int = 80) -> str:
+    """A name from a file, for a message."""
+    return name if len(name) <= length else name[: length - 3] + "..."
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
@@ -136,7 +176,7 @@ def checked(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Ten
     for name, t in tensors.items():
         if t.is_meta or t.is_nested or t.is_quantized or t.is_complex() or t.layout != torch.strided:
             raise ModelError(
-                f"'{path}': the tensor '{name}' is not a dense one of real numbers",
+                f"'{path}': the tensor '{shortened(name)}' is not a dense one of real numbers",
                 "Save the weights as plain tensors.",
             )
     return tensors

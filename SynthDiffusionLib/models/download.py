@@ -11,8 +11,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from email.message import Message
 from http.client import HTTPException
@@ -27,7 +27,8 @@ from SynthDiffusionLib.models.spec import size_text
 
 ATTEMPTS = 4  # without a new byte
 PAUSE_S = 2.0
-_CHUNK = 1 << 18
+_CHUNK = 1 << 18  # at most; what has come is written at once
+_LOCK_WRITTEN_S = 10.0  # a lock that is still empty after that is a leftover
 _FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 OnBytes = Callable[[int], None]
@@ -168,8 +169,7 @@ def _append(
         there = 0
     elif there and headers.get("Content-Range", "").split("-")[0].strip() != f"bytes {there}":
         raise hub.Interrupted("the server sent another part of the file")
-    announced = headers.get("Content-Length")
-    length = int(announced) if announced and announced.isdigit() else None
+    length = hub.size_in(headers.get("Content-Length"))
     if length is not None and remote.bytes is not None and there + length != remote.bytes:
         part.unlink(missing_ok=True)
         raise RunFailed(
@@ -179,8 +179,10 @@ def _append(
     done = there
     with open(part, "r+b" if there else "wb") as file:
         file.seek(there)
-        while chunk := _read(answer):
+        # A byte more than was announced, and no more, is enough to see that it is not that file.
+        while chunk := _read(answer, _CHUNK if remote.bytes is None else min(_CHUNK, remote.bytes - done + 1)):
             file.write(chunk)
+            file.flush()  # nothing that has come is lost when the process is ended
             done += len(chunk)
             on_bytes(done)
             if should_cancel():
@@ -192,15 +194,18 @@ def _append(
     return length is None or done - there == length
 
 
-def _read(answer: Any) -> bytes:
+def _read(answer: Any, most: int) -> bytes:
     try:
-        return answer.read(_CHUNK)
+        return answer.read1(most)  # does not wait until so much has come
     except (OSError, HTTPException) as error:  # of the network, not of the disk
         raise hub.Interrupted(str(error) or type(error).__name__) from error
 
 
 def _check(remote: RemoteFile, part: Path) -> None:
-    size = part.stat().st_size
+    size = part.stat().st_size if part.is_file() else 0
+    if size == 0:
+        part.unlink(missing_ok=True)
+        raise RunFailed(f"The server sent nothing for '{remote.name}'", "Try again later; nothing was installed.")
     problem = ""
     if remote.bytes is not None and size != remote.bytes:
         problem = f"has the wrong length: {size} bytes instead of {remote.bytes}"
@@ -209,6 +214,53 @@ def _check(remote: RemoteFile, part: Path) -> None:
     if problem:
         part.unlink(missing_ok=True)
         raise RunFailed(f"'{remote.name}' {problem}", "It was deleted. Try again; nothing was installed.")
+
+
+@contextmanager
+def only_one(folder: Path, what: str) -> Iterator[None]:
+    """Keeps other processes from downloading into the same folder: FOLDER.lock names the process that does.
+
+    Raises:
+        RunFailed: another one is at it.
+        ModelError: the folder cannot be written to.
+    """
+    import psutil
+
+    lock = folder.with_name(f"{folder.name}.lock")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        holder = _holder(lock)
+        if holder is None:  # nobody's, or that of a process that was killed
+            lock.unlink(missing_ok=True)
+        with open(lock, "x", encoding="ascii") as file:
+            file.write(f"{os.getpid()} {psutil.Process().create_time()}")
+    except FileExistsError as error:
+        who = f" (process {holder})" if holder else ""
+        raise RunFailed(f"Another installation of '{what}' is under way{who}", "Wait until it has ended.") from error
+    except OSError as error:
+        raise ModelError(f"Cannot write to '{folder.parent}' ({error.strerror})", "Check the folder.") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            lock.unlink(missing_ok=True)
+            folder.parent.rmdir()
+
+
+def _holder(lock: Path) -> int | None:
+    """The process that holds a lock; 0 for one that is just writing its number, None if it no longer runs."""
+    import psutil
+
+    try:
+        pid, _, began = lock.read_text(encoding="ascii").partition(" ")
+        if not began:
+            return 0 if time.time() - lock.stat().st_mtime < _LOCK_WRITTEN_S else None
+        # Numbers are used again: another process of this number began at another time.
+        return int(pid) if abs(psutil.Process(int(pid)).create_time() - float(began)) < 2 else None
+    except psutil.AccessDenied:
+        return int(pid)
+    except (OSError, ValueError, OverflowError, psutil.Error):
+        return None
 
 
 def clear(folder: Path, names: Sequence[str]) -> None:

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from SynthDiffusionLib.errors import ModelError
+from SynthDiffusionLib.models.checkpoints import shortened
 from SynthDiffusionLib.models.templates import Shapes, Template
 
 if TYPE_CHECKING:
     import torch
 
 _NAMED = 3  # of each kind of difference
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 @dataclass(frozen=True)
@@ -26,21 +28,26 @@ class Misfit:
 
 
 def difference(tensors: Mapping[str, torch.Tensor], wanted: Shapes) -> Misfit | None:
-    """Differences in names and shapes, or None."""
+    """Differences in names, shapes and types, or None. All networks here have floating-point tensors only."""
     lacking = [name for name in wanted if name not in tensors]
     extra = sorted(set(tensors) - set(wanted))
     other = [
-        f"'{name}' is {tuple(tensors[name].shape)}, not {shape}"
+        f"'{shortened(name)}' is {tuple(tensors[name].shape)}, not {shape}"
         for name, shape in wanted.items()
         if name in tensors and tuple(tensors[name].shape) != shape
     ]
+    other += [
+        f"'{shortened(name)}' is of type {kind}, not float32"
+        for name in wanted
+        if name in tensors and (kind := str(tensors[name].dtype).removeprefix("torch.")) not in _FLOATS
+    ]
     texts = []
     if lacking:
-        texts.append(f"it lacks {_few([repr(name) for name in lacking])}")
+        texts.append(f"it lacks {_few([repr(shortened(name)) for name in lacking])}")
     if other:
         texts.append(_few(other))
     if extra:
-        texts.append(f"it has {_few([repr(name) for name in extra])} too")
+        texts.append(f"it has {_few([repr(shortened(name)) for name in extra])} too")
     return Misfit(len(lacking) + len(other) + len(extra), "; ".join(texts)) if texts else None
 
 
@@ -75,14 +82,7 @@ def fit(
     if network.name == "DiffusionModelUNet" and set(renamed) != set(tensors):
         renamed = _converted_by_monai(tensors, template)
     wanted = template.shapes(role)
-    return {name: _single_precision(renamed[name]) for name in wanted}
-
-
-def _single_precision(tensor: torch.Tensor) -> torch.Tensor:
-    import torch
-
-    tensor = tensor.detach()
-    return tensor.to(torch.float32) if tensor.is_floating_point() else tensor
+    return {name: renamed[name].detach().float() for name in wanted}
 
 
 def _renamed(
@@ -131,12 +131,14 @@ def _converted_by_monai(tensors: Mapping[str, torch.Tensor], template: Template)
             network.load_old_state_dict(left)
     except (KeyError, RuntimeError) as error:
         raise ModelError(
-            f"The diffusion network's tensors cannot be converted from their older names ({error})",
+            "The diffusion network's tensors cannot be converted from their older names "
+            f"({shortened(str(error), 200)})",
             "Get the file again.",
         ) from error
     if left:
+        names = _few([shortened(name) for name in sorted(left)])
         raise ModelError(
-            f"The diffusion network has tensors that the conversion does not use: {_few(sorted(left))}",
+            f"The diffusion network has tensors that the conversion does not use: {names}",
             "Get the file again.",
         )
     return dict(network.state_dict())

@@ -17,6 +17,7 @@ from SynthDiffusionLib.resources import resource_path
 
 USER_FOLDER_VARIABLE = "SYNTHDIFFUSION_MODELS"
 _TEMPORARY_PREFIX = ".unfinished-"
+_LEFTOVER_S = 24 * 3600.0  # no installation takes that long
 _RENAME_ATTEMPTS = 8
 
 
@@ -95,6 +96,7 @@ def new_package_folder() -> Iterator[Path]:
     root = user_folder()
     try:
         root.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(root)
         folder = root / f"{_TEMPORARY_PREFIX}{uuid.uuid4().hex}"
         folder.mkdir()
     except OSError as error:
@@ -108,6 +110,14 @@ def new_package_folder() -> Iterator[Path]:
         raise ModelError(f"Cannot copy the model into '{root}' ({error})", _where_hint()) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_leftovers(root: Path) -> None:
+    """Deletes temporary folders of processes that were killed."""
+    for folder in root.glob(f"{_TEMPORARY_PREFIX}*"):
+        with suppress(OSError):
+            if folder.is_dir() and time.time() - folder.lstat().st_mtime > _LEFTOVER_S:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def put_in_place(folder: Path, model_id: str) -> Path:

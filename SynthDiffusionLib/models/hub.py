@@ -31,7 +31,9 @@ OFFLINE_HINT = (
 )
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_SIZE = re.compile(r"[0-9]{1,18}")
 _LONGEST_TOKEN_FILE = 4096
+_NONSENSE_HINT = f"It is a fault of the server: try again later, and see whether {ENDPOINT_VARIABLE} is right."
 
 
 class Interrupted(Exception):
@@ -71,8 +73,11 @@ def endpoint() -> str:
         BadInput: HF_ENDPOINT is no http address.
     """
     address = os.environ.get(ENDPOINT_VARIABLE) or DEFAULT_ENDPOINT
-    parts = urllib.parse.urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        host = host_of(address)
+    except ValueError:  # brackets or a port that are none
+        host = ""
+    if not host.startswith(("http://", "https://")) or not urllib.parse.urlsplit(address).hostname:
         raise BadInput(f"{ENDPOINT_VARIABLE} is no address", f"Set it to one such as {DEFAULT_ENDPOINT}.")
     return address.rstrip("/")
 
@@ -119,8 +124,8 @@ def describe(repo: str, path: str, revision: str | None, token: str | None) -> R
         token: for gated repositories.
 
     Raises:
-        ModelError: no access, or no such file.
-        RunFailed: the server cannot be reached, or answers nonsense.
+        ModelError: no access, no such file, or the server answers nonsense.
+        RunFailed: the server cannot be reached, or fails.
     """
     base, wanted = endpoint(), revision or "main"
     headers = _ask("HEAD", _address(base, repo, wanted, path), repo, token, {}, elsewhere=False)[1]
@@ -129,15 +134,22 @@ def describe(repo: str, path: str, revision: str | None, token: str | None) -> R
         commit = wanted
     etag = (headers.get("X-Linked-Etag") or headers.get("ETag") or "").removeprefix("W/").strip('"')
     size = headers.get("X-Linked-Size") or (None if headers.get("Location") else headers.get("Content-Length"))
+    if size and size_in(size) is None:
+        raise ModelError(f"{host_of(base)} gives a size of '{path}' that is none: '{size[:20]}'", _NONSENSE_HINT)
     return RemoteFile(
         repo,
         path,
         commit,
         etag,
         etag if _SHA256.fullmatch(etag) else None,
-        int(size) if size and size.isdigit() else None,
+        size_in(size),
         _address(base, repo, commit, path),
     )
+
+
+def size_in(text: str | None) -> int | None:
+    """The number of bytes in a header; None if there is none."""
+    return int(text) if text and _SIZE.fullmatch(text) else None
 
 
 def get(remote: RemoteFile, offset: int, token: str | None) -> tuple[Any, Message]:
@@ -176,6 +188,10 @@ def _ask(
         if error.code in (408, 500, 502, 503, 504) and method == "GET":
             raise Interrupted(f"the server answered {error.code}") from error
         raise _refusal(error.code, error.headers, url, repo, token) from error
+    except (ValueError, http.client.InvalidURL) as error:  # our own address is valid: it is the one of a redirect
+        raise ModelError(
+            f"{host_of(url)} sends us on to an address that is none ({str(error)[:80]})", _NONSENSE_HINT
+        ) from error
     except (OSError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(reason, ssl.SSLCertVerificationError):

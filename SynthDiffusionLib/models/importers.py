@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from SynthDiffusionLib.errors import ModelError, RunFailed
-from SynthDiffusionLib.models.checkpoints import read_content, state_dict
+from SynthDiffusionLib.models.checkpoints import read_content, shortened, state_dict
 from SynthDiffusionLib.models.package import load_package, seal_package, sha256_of
 from SynthDiffusionLib.models.registry import Installed, list_packages, put_package
 from SynthDiffusionLib.models.spec import ModelSpec
@@ -100,6 +100,8 @@ def import_checkpoint(
         raise ModelError("No checkpoint is given", "Name one file or more.")
     template = find_template(like) if like is not None else None
     _check_new_id(new_id, from_user=origin is None)
+    for path in files:
+        _check_name(path)
     importer, converted = _converted(files, template)
     return _package(files, new_id, importer, converted, origin)
 
@@ -120,7 +122,7 @@ def _converted(files: list[Path], template: Template | None) -> tuple[str, Conve
     if not parts:
         return _other([content for _, content in others], files, template)
     for path, content in others:
-        names = sorted(map(str, content))[:3] if isinstance(content, dict) else []
+        names = [shortened(n) for n in sorted(map(str, content))[:3]] if isinstance(content, dict) else []
         raise ModelError(
             f"'{path}' is no network of MedLoRD or MAISI" + (f" (it begins with {', '.join(names)})" if names else ""),
             "Name the files of one model only.",
@@ -143,8 +145,9 @@ def _other(contents: list[Any], files: list[Path], template: Template | None) ->
         converted = importer.convert(tensors, None if template is None else template.package)
         if converted is not None:
             return importer.name, converted
+    names = ", ".join(map(shortened, sorted(tensors)[:3]))
     raise ModelError(
-        f"'{files[0]}' fits no model that SynthDiffusion knows (its tensors: {', '.join(sorted(tensors)[:3])}...)",
+        f"'{files[0]}' fits no model that SynthDiffusion knows (its tensors: {names}...)",
         _fit_hint(template),
     )
 
@@ -194,6 +197,7 @@ IMPORTERS: list[Importer] = [Importer("same-network", _same_network)]
 
 
 def _check_new_id(new_id: str, from_user: bool) -> None:
+    from SynthDiffusionLib.models.catalogue import catalogue_ids
     from SynthDiffusionLib.models.folders import package_folders
     from SynthDiffusionLib.models.presets import is_preset
     from SynthDiffusionLib.models.spec import id_problem
@@ -205,6 +209,20 @@ def _check_new_id(new_id: str, from_user: bool) -> None:
         raise ModelError(f"There is a model '{new_id}' already", "Choose another ID, or remove that one first.")
     if from_user and is_preset(new_id):
         raise ModelError(f"'{new_id}' is the ID of a preset", "Choose another ID.")
+    if from_user and new_id in catalogue_ids():
+        raise ModelError(
+            f"'{new_id}' is the ID of a released model",
+            f"Choose another ID, or install it from your files: models install {new_id} --from FOLDER.",
+        )
+
+
+def _check_name(path: Path) -> None:
+    """Refuses a name that cannot be put into the package's description."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as error:
+        readable = path.name.encode("ascii", "backslashreplace").decode("ascii")
+        raise ModelError(f"The name or folder of '{readable}' is no valid text (UTF-8)", "Rename it.") from error
 
 
 def _fit_hint(template: Template | None) -> str:
@@ -221,7 +239,8 @@ def _package(files: list[Path], new_id: str, importer: str, converted: Converted
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise ModelError(
-                    f"{_named(files)}: the tensor '{name}' of the {role} is not finite", "Get the file again."
+                    f"{_named(files)}: the tensor '{shortened(name)}' of the {role} is not finite",
+                    "Get the file again.",
                 )
     checksums = [sha256_of(path) for path in files]
     if origin is None:

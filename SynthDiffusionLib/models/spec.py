@@ -10,6 +10,7 @@ from typing import Any
 
 from SynthDiffusionLib.errors import ModelError
 from SynthDiffusionLib.labels.scheme import LabelScheme
+from SynthDiffusionLib.models.consistency import grid_problems, network_problems
 
 FORMAT = "synthdiffusion-model-1"
 SPEC_NAME = "model.json"
@@ -388,6 +389,7 @@ def _contradictions(data: Mapping[str, Any], preset: bool) -> Iterator[str]:
         elif diffusion["beta_start"] > diffusion["beta_end"]:
             yield "'diffusion.beta_start' is larger than 'diffusion.beta_end'"
     yield from _label_problems(data)
+    yield from grid_problems(grid)
     if "inpaint" in data["modes"] and "inpaint" not in data:
         yield "'modes' has inpaint, but the section 'inpaint' is missing"
     if "whole" in data["modes"] and not data["label_scheme"]:
@@ -396,6 +398,7 @@ def _contradictions(data: Mapping[str, Any], preset: bool) -> Iterator[str]:
         yield "'modes' has unconditional, but 'grid.default_size' is missing"
     if ("latent" in data) != ("autoencoder" in data):
         yield "'latent' and 'autoencoder' belong together, and one of them is missing"
+    yield from network_problems(data)
     sampling = data["sampling"]
     if sampling["default_sampler"] not in sampling["samplers"]:
         yield f"'sampling.default_sampler' {sampling['default_sampler']} is not among its samplers"

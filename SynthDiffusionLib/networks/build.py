@@ -15,6 +15,9 @@ from torch import nn
 
 from SynthDiffusionLib.errors import ModelError
 
+# Trainable numbers: ten times those of MAISI's U-Net. A damaged model.json asks for more.
+LARGEST_NETWORK = 2_000_000_000
+
 if TYPE_CHECKING:
     from SynthDiffusionLib.labels.scheme import LabelScheme
     from SynthDiffusionLib.models.spec import NetworkSpec
@@ -28,8 +31,27 @@ def build_network(spec: NetworkSpec, scheme: LabelScheme | None = None) -> nn.Mo
         scheme: the label scheme, which a `PatchUNet` takes the number of its channels from; others ignore it.
 
     Raises:
-        ModelError: an unknown class, or arguments that it does not take.
+        ModelError: an unknown class, arguments that it does not take, or more than `LARGEST_NETWORK` numbers.
     """
+    check_size(spec, scheme)
+    return _built(spec, scheme)
+
+
+def check_size(spec: NetworkSpec, scheme: LabelScheme | None = None) -> None:
+    """Refuses a network that no memory holds, before its weights take any.
+
+    Raises:
+        ModelError: as `build_network`.
+    """
+    if (count := count_parameters(spec, scheme)) > LARGEST_NETWORK:
+        raise ModelError(
+            f"The network {spec.name} would have {count / 1e9:.1f} thousand million parameters; "
+            f"at most {LARGEST_NETWORK / 1e9:g} are read",
+            "Get the model package again.",
+        )
+
+
+def _built(spec: NetworkSpec, scheme: LabelScheme | None) -> nn.Module:
     if spec.name not in NETWORKS:
         raise ModelError(f"The network '{spec.name}' is unknown", f"This version knows {', '.join(sorted(NETWORKS))}.")
     arguments = {name: _frozen(value) for name, value in spec.parameters.items()}
@@ -42,7 +64,7 @@ def build_network(spec: NetworkSpec, scheme: LabelScheme | None = None) -> nn.Mo
 
             return build_patch_unet(arguments, scheme)
         network = NETWORKS[spec.name](arguments)
-    except (TypeError, ValueError, IndexError, ZeroDivisionError, RuntimeError) as error:
+    except _ARGUMENT_ERRORS as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
             f"The network {spec.name} cannot be built as described: {reason}", "Get the model package again."
@@ -56,10 +78,10 @@ def count_parameters(spec: NetworkSpec, scheme: LabelScheme | None = None) -> in
     Buffers do not count: the running averages of a VQVAE's codebook are state of its training.
 
     Raises:
-        ModelError: as `build_network`.
+        ModelError: an unknown class, or arguments that it does not take.
     """
     with torch.device("meta"):
-        return sum(p.numel() for p in build_network(spec, scheme).parameters())
+        return sum(p.numel() for p in _built(spec, scheme).parameters())
 
 
 def use_fast_attention(network: nn.Module) -> nn.Module:
@@ -135,4 +157,6 @@ NETWORKS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
     "UNet": _segmenter,
     "VQVAE": _vqvae,
 }
+# What the constructors raise at arguments of a wrong type, number or size.
+_ARGUMENT_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _ATTENTIVE = ("AutoencoderKlMaisi", "ControlNetMaisi", "DiffusionModelUNet", "DiffusionModelUNetMaisi")

@@ -27,6 +27,34 @@ def save_state(path: Path, state: dict) -> None:
         stream.write(buffer.getvalue())
 
 
+def read_table(path: Path) -> dict[str, Any]:
+    """What `save_state` wrote, without a look at its entries.
+
+    Raises:
+        BadInput: the file is damaged.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what an unpickler meets in a file that is none
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file shows as almost any of them, from EOFError to UnicodeDecodeError
+        raise damaged(path, str(error).partition("\n")[0][:100] or type(error).__name__) from error
+    if not isinstance(state, dict):
+        raise damaged(path, "it holds no table")
+    return state
+
+
+def check_finite(path: Path, weights: dict[str, Any]) -> None:
+    """Whether the weights of the checkpoint at `path` are tensors of finite numbers.
+
+    Raises:
+        BadInput: they are not.
+    """
+    for name, value in weights.items():
+        if not isinstance(value, torch.Tensor) or (value.is_floating_point() and not torch.isfinite(value).all()):
+            raise damaged(path, f"its weights '{name}' are no finite numbers")
+
+
 def load_state(path: Path, tables: Sequence[str], last_step: int) -> dict[str, Any]:
     """Reads a checkpoint and checks that it can be gone on from.
 
@@ -38,20 +66,11 @@ def load_state(path: Path, tables: Sequence[str], last_step: int) -> dict[str, A
     Raises:
         BadInput: the file is damaged, or of a longer run.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about what an unpickler meets in a file that is none
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file shows as almost any of them, from EOFError to UnicodeDecodeError
-        raise damaged(path, str(error).partition("\n")[0][:100] or type(error).__name__) from error
-    if not isinstance(state, dict):
-        raise damaged(path, "it holds no table")
+    state = read_table(path)
     for name in tables:
         if not isinstance(state.get(name), dict):
             raise damaged(path, f"it has no '{name}'")
-    for name, value in state["network"].items():
-        if not isinstance(value, torch.Tensor) or (value.is_floating_point() and not torch.isfinite(value).all()):
-            raise damaged(path, f"its weights '{name}' are no finite numbers")
+    check_finite(path, state["network"])
     step = state.get("step")
     if not isinstance(step, int) or isinstance(step, bool) or step < 1:
         raise damaged(path, "it does not say its step")

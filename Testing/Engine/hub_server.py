@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +23,9 @@ class Hub:
         refuse_bytes: statuses of the next requests for bytes.
         stop_after: bytes after which the next answers break off, one entry per answer.
         lie: changes to the headers of HEAD, by name.
+        stall: what an answer that is in `stop_after` waits for before it breaks off, or None.
+        endless: send bytes until nobody wants them, without a length.
+        part: which part the host of the bytes says that it sends, whatever it does, or None.
         wrong_bytes: content that the host of the bytes sends instead, or None.
         ranges: whether it knows ranges.
         requests: (host, method, path, headers) of all requests.
@@ -35,6 +38,9 @@ class Hub:
         self.refuse_bytes: list[int] = []
         self.stop_after: list[int] = []
         self.lie: dict[str, str | None] = {}
+        self.stall: threading.Event | None = None
+        self.endless = False
+        self.part: str | None = None
         self.wrong_bytes: bytes | None = None
         self.ranges = True
         self.requests: list[SimpleNamespace] = []
@@ -59,6 +65,8 @@ def _handler(hub: Hub, host: str) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(body[:send])
+            if send is not None and hub.stall is not None:
+                hub.stall.wait(10)
             if send is not None:
                 self.close_connection = True
 
@@ -94,6 +102,14 @@ def _handler(hub: Hub, host: str) -> type[BaseHTTPRequestHandler]:
         def bytes(self) -> None:
             if hub.refuse_bytes:
                 return self.answer(hub.refuse_bytes.pop(0), {})
+            if hub.endless:
+                self.send_response(200)
+                self.end_headers()
+                self.close_connection = True
+                with suppress(OSError):
+                    while True:
+                        self.wfile.write(b"?" * 65536)
+                return None
             content = hub.wrong_bytes if hub.wrong_bytes is not None else hub.files[self.path.lstrip("/")]
             stop = hub.stop_after.pop(0) if hub.stop_after else None
             wanted = self.headers.get("Range")
@@ -103,6 +119,8 @@ def _handler(hub: Hub, host: str) -> type[BaseHTTPRequestHandler]:
             if start >= len(content):
                 return self.answer(416, {"Content-Range": f"bytes */{len(content)}"})
             where = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
+            if hub.part is not None:
+                where = {"Content-Range": hub.part}
             return self.answer(206, where, content[start:], stop)
 
     return Handler

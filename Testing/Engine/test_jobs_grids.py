@@ -56,11 +56,23 @@ def test_the_nearest_grid_covers_the_drawing_and_leads_back_to_its_voxels(shape,
     assert axis_codes(chosen.affine) == "LPS"
     assert any("brought back" in note for note in chosen.notes)
     centre = voxel_positions(volume.affine, (np.array(shape) - 1) / 2)
-    np.testing.assert_allclose(voxel_positions(chosen.affine, (np.array(chosen.shape) - 1) / 2), centre, atol=1e-6)
+    middle = voxel_positions(chosen.affine, (np.array(chosen.shape) - 1) / 2)
+    for axis in range(3):  # with the same spacing, voxels lie on voxels, and the middle up to half a voxel beside
+        same = np.isclose(spacing_of(chosen.affine)[axis], spacing[axis], rtol=1e-4)
+        assert abs(middle - centre)[axis] <= (spacing[axis] / 2 if same else 0.0) + 1e-6
     there = resample_to(volume, chosen.shape, chosen.affine, fill=0)
     back = resample_to(there, shape, volume.affine, fill=0)
     both = 2 * ((back.array > 0) & (volume.array > 0)).sum() / ((back.array > 0).sum() + (volume.array > 0).sum())
     assert both > 0.97
+
+
+def test_with_the_same_spacing_no_voxel_is_averaged():
+    """White noise on the model's grid comes back as it is, whatever sides are odd."""
+    volume = drawing((201, 180, 91), (2.0, 2.0, 3.0))
+    chosen = choose_grid(request(size=(256, 256, 128), spacing_mm=(2.0, 2.0, 3.0)), MAISI, volume, ("liver",))
+    noise = np.random.default_rng(1).normal(size=chosen.shape).astype(np.float32)
+    back = resample_to(Volume(noise, chosen.affine, "HU"), volume.shape, volume.affine)
+    assert 0.99 < back.array.std() < 1.01
 
 
 def test_what_is_too_large_for_every_grid_is_cropped_on_demand_only():
@@ -87,6 +99,19 @@ def test_a_model_with_a_range_of_spacings_keeps_the_drawings_own():
     np.testing.assert_allclose(chosen.affine, volume.affine)
     with pytest.raises(BadInput, match="spacing along z is 7 mm"):
         choose_grid(request(), LUNA, drawing((130, 120, 60), (0.8, 0.8, 7.0)), ("lung",))
+
+
+def test_a_range_of_spacings_does_not_lift_the_limits_of_the_size():
+    with pytest.raises(BadInput, match="at most 512x512x640 mm"):
+        choose_grid(request(), LUNA, drawing((520, 64, 64), (1.0, 1.0, 2.5)), ("lung",))
+    chosen = choose_grid(request(crop=True), LUNA, drawing((520, 64, 64), (1.0, 1.0, 2.5)), ("lung",))
+    assert (chosen.cropped, chosen.shape) == (True, (512, 64, 64))
+    with pytest.raises(BadInput, match="513 voxels along an axis, at most 512"):
+        choose_grid(request(size=(513, 64, 64)), LUNA, drawing((64, 64, 64), (1.0, 1.0, 2.5)), ("lung",))
+    with pytest.raises(BadInput, match="at most 256 are possible"):
+        unconditional_grid(request(segmentation=None, mode="unconditional", size=(64, 64, 300)), LUNA)
+    with pytest.raises(BadInput, match="at least 128 are needed"):
+        unconditional_grid(request(segmentation=None, mode="unconditional", size=(64, 64, 64)), MAISI)
 
 
 def test_without_a_drawing_the_models_default_or_what_is_asked_for():

@@ -162,7 +162,7 @@ def test_by_code_side_and_region(segment, maisi):
         ("liver vessels", 25),
         ("T12", 38),
         ("kidney_l", 14),
-        ("skin", 200),
+        ("trunk", 200),
     ],
 )
 def test_words_of_users(name, maisi):

@@ -34,7 +34,7 @@ def two_organs():
 def test_the_body_is_added_around_the_organs_and_never_over_them():
     before = mapped(two_organs())
     after, notes = add_outline(before, margin_mm=3)
-    assert after.given == ("body", "liver", "left kidney")
+    assert after.given == ("liver", "left kidney")  # a guess is not drawn: nothing beyond it is known to be air
     assert np.array_equal(after.class_map[before.class_map != 0], before.class_map[before.class_map != 0])
     assert set(np.unique(after.class_map)) == {0, 1, 14, BODY}
     assert after.class_map[18, 16, 6] == BODY  # between the two
@@ -47,11 +47,31 @@ def test_the_body_is_added_around_the_organs_and_never_over_them():
 
 def test_a_drawn_body_is_left_alone():
     array = two_organs()
-    array[20, 20, 10] = 3
+    array[4:30, 4:30, 2:18][array[4:30, 4:30, 2:18] == 0] = 3
     before = mapped(array, names={1: "liver", 2: "left kidney", 3: "body"})
     after, notes = add_outline(before)
     assert after is before
     assert notes == []
+
+
+def test_a_drawn_shell_is_filled():
+    array = two_organs()
+    array[4:30, 4:30, 2:18][array[4:30, 4:30, 2:18] == 0] = 3
+    whole = array.copy()
+    array[6:28, 6:28, 2:18][array[6:28, 6:28, 2:18] == 3] = 0
+    names = {1: "liver", 2: "left kidney", 3: "body"}
+    after, notes = add_outline(mapped(array, names=names))
+    assert np.array_equal(after.class_map, mapped(whole, names=names).class_map)
+    assert after.given == ("body", "liver", "left kidney")
+    assert "Holes in 'body' were filled" in notes[0]
+
+
+def test_a_part_of_the_body_is_not_taken_for_the_whole_without_a_warning():
+    array = two_organs()
+    array[1:3, 1:30, 2:18] = 3  # an arm, say
+    _, notes = add_outline(mapped(array, names={1: "liver", 2: "left kidney", 3: "body"}))
+    assert "becomes air" in notes[-1]
+    assert "Leave 'body' out of the drawing" in notes[-1]
 
 
 def test_a_scheme_without_an_outline_is_left_alone():

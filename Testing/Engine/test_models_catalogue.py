@@ -311,6 +311,26 @@ def test_wrong_files_and_no_space(released, command, monkeypatch):
     r.hub.files["AICM-HD/medlord/ldm_luna_ds8.pth"] = r.files[0].read_bytes()
     code, _, err = command("install", "medlord-luna", "--accept-licence")
     assert code == 2 and "both are MedLoRD's autoencoder" in err and not (r.user / "medlord-luna").exists()
+    assert f"The downloaded files are in '{r.user / '.downloads' / 'medlord-luna'}'" in err
+
+
+def test_files_and_package_together_need_space(released, command, monkeypatch):
+    r = released("medlord-luna")
+    total = sum(path.stat().st_size for path in r.files)
+    for free, wanted in ((2 * total - 1, 1), (2 * total, 0)):  # the files, and the weights that are made of them
+        with monkeypatch.context() as patch:
+            patch.setattr(download_module.shutil, "disk_usage", lambda place, free=free: SimpleNamespace(free=free))
+            code, _, err = command("install", "medlord-luna", "--accept-licence")
+        assert code == wanted, err
+        assert bool(r.hub.asked("storage", "GET")) == (code == 0)
+
+
+def test_an_installation_that_is_under_way(released, command):
+    r = released("medlord-luna")
+    with download_module.only_one(r.user / ".downloads" / "medlord-luna", "medlord-luna"):
+        code, _, err = command("install", "medlord-luna", "--accept-licence")
+        assert code == 1 and "Another installation of 'medlord-luna' is under way" in err and not r.hub.requests
+    assert command("install", "medlord-luna", "--accept-licence")[0] == 0
 
 
 def test_another_model_of_that_id(released, command):

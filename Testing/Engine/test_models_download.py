@@ -5,9 +5,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import random
 import shutil
 import socket
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +22,7 @@ from hub_server import COMMIT, running_hub
 from SynthDiffusionLib.errors import BadInput, Cancelled, ModelError, RunFailed
 from SynthDiffusionLib.models import download as download_module
 from SynthDiffusionLib.models import hub as hub_module
-from SynthDiffusionLib.models.download import bytes_there, check_space, clear, download, expect
+from SynthDiffusionLib.models.download import bytes_there, check_space, clear, download, expect, only_one
 from SynthDiffusionLib.models.hub import describe, endpoint, read_token
 
 REPO, PATH = "owner/Model-1", "models/net v1.pt"
@@ -264,3 +269,107 @@ def test_a_note_that_is_damaged_begins_anew(hub, tmp_path):
     for note in ("", "[1]", json.dumps({"etag": "other"})):
         Path(tmp_path / "net v1.pt.part.json").write_text(note, encoding="utf-8")
         assert fetch(tmp_path).read_bytes() == CONTENT
+
+
+def test_what_has_come_is_on_the_disk_at_once_and_a_slow_server_can_be_left(hub, tmp_path):
+    hub.stop_after, hub.stall = [1000], threading.Event()  # 1000 bytes, and then nothing for 10 s
+    part, seen = tmp_path / "net v1.pt.part", []
+    began = time.monotonic()
+    try:
+        with pytest.raises(Cancelled):
+            fetch(
+                tmp_path,
+                on_bytes=lambda done: seen.append((done, part.stat().st_size)),
+                should_cancel=lambda: seen[-1][0] == 1000,
+            )
+        assert time.monotonic() - began < 5
+    finally:
+        hub.stall.set()
+    assert seen[-1] == (1000, 1000) and all(done == there for done, there in seen)
+
+
+def test_cancelling_between_two_attempts(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(download_module, "PAUSE_S", 60.0)
+    hub.refuse_bytes = [503] * download_module.ATTEMPTS
+    began = time.monotonic()
+    with pytest.raises(Cancelled):
+        fetch(tmp_path, should_cancel=lambda: bool(hub.asked("storage", "GET")))
+    assert time.monotonic() - began < 30 and len(hub.asked("storage", "GET")) == 1
+
+
+def test_another_part_than_was_asked_for_is_not_put_after_the_first(hub, tmp_path):
+    hub.stop_after = [300_000]
+    hub.part = "bytes 299999-699999/700000"
+    with pytest.raises(RunFailed, match="the server sent another part of the file"):
+        fetch(tmp_path)
+    assert (tmp_path / "net v1.pt.part").read_bytes() == CONTENT[:300_000]
+    hub.part = None
+    assert fetch(tmp_path).read_bytes() == CONTENT
+
+
+def test_an_endless_answer_stops_at_the_announced_length(hub, tmp_path):
+    hub.endless = True
+    seen = []
+    with pytest.raises(RunFailed, match="wrong length: 700001 bytes instead of 700000"):
+        fetch(tmp_path, on_bytes=seen.append)
+    assert seen[-1] == 700_001 and not (tmp_path / "net v1.pt.part").exists()
+
+
+@pytest.mark.parametrize("size", ["0", None])
+def test_nothing_comes(hub, tmp_path, size):
+    hub.lie, hub.wrong_bytes = {"X-Linked-Size": size}, b""
+    with pytest.raises(RunFailed, match="The server sent nothing for 'net v1.pt'"):
+        fetch(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["net v1.pt.part.json"]
+
+
+@pytest.mark.parametrize("size", ["\u00b2", "9" * 5000, "-5", "many"])
+def test_sizes_that_are_none(hub, size):
+    hub.lie = {"X-Linked-Size": size}
+    with pytest.raises(ModelError, match="gives a size of 'models/net v1.pt' that is none") as caught:
+        describe(REPO, PATH, None, None)
+    assert "fault of the server" in caught.value.hint and len(caught.value.one_line()) < 400
+
+
+@pytest.mark.parametrize("address", ["http://[::1", "http://localhost:port/a", "http://localhost:99999/a"])
+def test_redirects_to_what_is_no_address(hub, tmp_path, monkeypatch, address):
+    remote = describe(REPO, PATH, None, None)
+    hub.lie = {"Location": address}
+    for ask in (lambda: download(remote, tmp_path), lambda: describe(REPO, PATH, None, None)):
+        with pytest.raises(ModelError, match="sends us on to an address that is none") as caught:
+            ask()
+        assert "fault of the server" in caught.value.hint
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    with pytest.raises(BadInput, match="HF_ENDPOINT is no address"):
+        endpoint()
+
+
+def test_one_process_at_a_time(tmp_path):
+    folder, lock = tmp_path / "downloads" / "net", tmp_path / "downloads" / "net.lock"
+    with only_one(folder, "net"):
+        script = (
+            "import sys; from pathlib import Path; from SynthDiffusionLib.models.download import only_one\n"
+            "with only_one(Path(sys.argv[1]), 'net'): pass"
+        )
+        root = str(Path(download_module.__file__).parents[2])
+        other = subprocess.run(
+            [sys.executable, "-c", script, str(folder)], cwd=root, capture_output=True, text=True, check=False
+        )
+        assert f"Another installation of 'net' is under way (process {os.getpid()})" in other.stderr
+        assert lock.exists()  # still ours
+    assert not lock.parent.exists()
+    lock.parent.mkdir()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for left in (f"{ended.pid} 1.0", f"{os.getpid()} 1.0", "nonsense here"):  # the second number is another process's
+        lock.parent.mkdir(exist_ok=True)
+        lock.write_text(left, encoding="ascii")
+        with only_one(folder, "net"):
+            assert lock.read_text(encoding="ascii").split()[0] == str(os.getpid())
+    lock.parent.mkdir(exist_ok=True)
+    lock.write_text("", encoding="ascii")  # just being written
+    with pytest.raises(RunFailed, match="is under way"), only_one(folder, "net"):
+        pass
+    os.utime(lock, (1, 1))
+    with only_one(folder, "net"):
+        pass

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import zipfile
+
 import numpy as np
 import pytest
 import tiny_package
@@ -148,6 +152,7 @@ def test_a_backend_can_add_its_own_importer(model_folders, tmp_path, monkeypatch
             return None
         kept = ("format", "id", "files", "license", "training", "measured", "segmenter")
         description = {k: v for k, v in template.raw.items() if k not in kept}
+        description["backend"] = "other"
         description["autoencoder"] = {"class": "VQVAE"}
         description["latent"] = {"channels": 1, "downsampling": 2, "scale_factor": 1.0, "decoded_range": [-1.0, 1.0]}
         return Converted(description, {"denoiser": {"renamed": tensors["w"]}, "autoencoder": {"a": tensors["w"] * 2}})
@@ -175,3 +180,71 @@ def test_tensors_that_are_no_plain_weights(model_folders, tmp_path, change):
     checkpoint(tmp_path / "c.pt", wrap=lambda s: dict(change(k, t) for k, t in s.items()))
     with pytest.raises(ModelError, match="no state dict|not a dense one"):
         import_checkpoint(tmp_path / "c.pt", "mine", like="tiny-ct")
+
+
+def test_a_compressed_checkpoint_is_refused_before_it_is_unpacked(model_folders, tmp_path, monkeypatch):
+    make_package(model_folders[0] / "tiny-ct")
+    checkpoint(tmp_path / "c.pt")
+    monkeypatch.setattr("torch.load", lambda *_, **__: pytest.fail("torch has opened it"))
+    with zipfile.ZipFile(tmp_path / "c.pt") as whole, zipfile.ZipFile(tmp_path / "z.pt", "w") as packed:
+        for member in whole.namelist():
+            packed.writestr(member, whole.read(member) + bytes(100_000), zipfile.ZIP_DEFLATED)
+    with pytest.raises(ModelError, match="is compressed, or claims to hold more"):
+        import_checkpoint(tmp_path / "z.pt", "mine", like="tiny-ct")
+    stored = bytearray((tmp_path / "c.pt").read_bytes())
+    at = stored.index(b"PK\x01\x02")
+    stored[at + 20 : at + 28] = (1_000_000).to_bytes(4, "little") * 2  # both sizes of its first member
+    (tmp_path / "s.pt").write_bytes(stored)
+    with pytest.raises(ModelError, match="is compressed, or claims to hold more"):
+        import_checkpoint(tmp_path / "s.pt", "mine", like="tiny-ct")
+    (tmp_path / "n.pt").write_bytes(b"PK\x03\x04" + bytes(1000))
+    with pytest.raises(ModelError, match="it is damaged"):
+        import_checkpoint(tmp_path / "n.pt", "mine", like="tiny-ct")
+
+
+def test_a_flipped_byte_in_a_checkpoint_is_found(model_folders, tmp_path):
+    make_package(model_folders[0] / "tiny-ct")
+    content = bytearray(checkpoint(tmp_path / "c.pt").read_bytes())
+    content[content.index(NEW["stem.weight"].tobytes()) + 1] ^= 1  # another finite number
+    (tmp_path / "c.pt").write_bytes(content)
+    with pytest.raises(ModelError, match=r"is damaged: the checksum of '.*data/\d'"):
+        import_checkpoint(tmp_path / "c.pt", "mine", like="tiny-ct")
+
+
+@pytest.mark.parametrize("kind", ["int64", "bool", "float8_e4m3fn"])
+@pytest.mark.parametrize("like", ["tiny-ct", None])
+def test_tensors_of_other_types_are_refused(model_folders, tmp_path, kind, like):
+    import torch
+
+    make_package(model_folders[0] / "tiny-ct")
+    checkpoint(tmp_path / "c.pt", wrap=lambda s: s | {"head.bias": s["head.bias"].to(getattr(torch, kind))})
+    said = "fits no model" if like is None else f"'head.bias' is of type {kind}, not float32"
+    with pytest.raises(ModelError, match=said):
+        import_checkpoint(tmp_path / "c.pt", "mine", like=like)
+
+
+def test_long_names_are_shortened(model_folders, tmp_path):
+    make_package(model_folders[0] / "tiny-ct")
+    save_file(NEW | {"n" * 100_000: np.zeros(1, np.float32)}, tmp_path / "c.safetensors")
+    for like in ("tiny-ct", None):
+        with pytest.raises(ModelError, match=r"n{77}\.\.\.|fits no model") as caught:
+            import_checkpoint(tmp_path / "c.safetensors", "mine", like=like)
+        assert len(caught.value.one_line()) < 1000
+
+
+def test_ids_of_released_models_are_not_for_imports(model_folders, tmp_path):
+    save_file(NEW, tmp_path / "c.safetensors")
+    with pytest.raises(ModelError, match="'medlord-luna' is the ID of a released model") as caught:
+        import_checkpoint(tmp_path / "c.safetensors", "medlord-luna")
+    assert "models install medlord-luna --from FOLDER" in caught.value.hint
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names are text there")
+def test_a_file_name_that_is_no_text(model_folders, tmp_path):
+    make_package(model_folders[0] / "tiny-ct")
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.safetensors")
+    save_file(NEW, tmp_path / "c.safetensors")
+    os.rename(tmp_path / "c.safetensors", path)
+    with pytest.raises(ModelError, match=r"'bad\\udcff.safetensors' is no valid text") as caught:
+        import_checkpoint(path, "mine", like="tiny-ct")
+    caught.value.one_line().encode("utf-8")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import stat
 import struct
 import sys
+import time
 import zipfile
 
 import pytest
@@ -338,3 +340,14 @@ def test_a_disk_that_fills_up_is_named(model_folders, tmp_path, monkeypatch, cod
     with pytest.raises(RunFailed, match="The disk with .* is full"):
         install(source)
     assert left_behind(model_folders[1]) == []
+
+
+def test_leftovers_of_yesterday_are_removed(model_folders, tmp_path):
+    _, user = model_folders
+    make_package(tmp_path / "p")
+    for name, age in ((".unfinished-old", 25), (".unfinished-now", 1), (".other", 99), ("mine", 99)):
+        (user / name).mkdir(parents=True)
+        (user / name / "half.bin").write_bytes(b"x")
+        os.utime(user / name, (time.time() - age * 3600,) * 2)
+    install(tmp_path / "p")
+    assert left_behind(user) == [".other", ".unfinished-now", "mine", "tiny-ct"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,9 @@ def build_trained(stage: str, parameters: dict[str, Any]) -> torch.nn.Module:
     """
     from SynthDiffusionLib.training.medlord.config import NETWORK_CLASSES
 
+    for name in ("num_embeddings", "embedding_dim"):  # MONAI builds a codebook without codes
+        if isinstance(parameters.get(name), int) and parameters[name] < 1:
+            raise BadInput(f"[network] {name} must be at least 1", HINT)
     try:
         return build_network(NetworkSpec(NETWORK_CLASSES[stage], parameters))
     except ModelError as error:
@@ -99,6 +103,39 @@ def restart_codes(vqvae: torch.nn.Module, encodings: torch.Tensor, below: float,
     return int(unused.sum())
 
 
+def _check_crop(vqvae: torch.nn.Module, config: MedLoRDConfig) -> None:
+    """Whether the decoder gives back crops of the size that the encoder took; only shapes are computed.
+
+    Raises:
+        BadInput: it does not.
+    """
+    images = torch.zeros(1, 1, *config.crops.size, device="meta")
+    network = copy.deepcopy(vqvae).to("meta")
+    try:
+        found = list(network.decode(network.encode(images)).shape)
+    except (RuntimeError, ValueError) as error:
+        raise BadInput(f"[network] cannot take crops of {list(config.crops.size)}: {error}", HINT) from error
+    if found != list(images.shape):
+        raise BadInput(f"[network] makes {found} of a crop of {list(images.shape)}", HINT)
+
+
+def _check_judged(discriminator: torch.nn.Module, config: MedLoRDConfig) -> None:
+    """Whether crops are large enough for the discriminator's layers, each of which halves them.
+
+    Raises:
+        BadInput: they are not.
+    """
+    judged = torch.zeros(1, config.network.get("out_channels", 1), *config.crops.size, device="meta")
+    try:
+        copy.deepcopy(discriminator).to("meta")(judged)
+    except (RuntimeError, ValueError) as error:
+        raise BadInput(
+            f"[crops] size {list(config.crops.size)} is too small for the discriminator's "
+            f"{config.losses.discriminator_layers} layers",
+            "Give larger crops or fewer discriminator_layers, or set adversarial to 0 in [losses].",
+        ) from error
+
+
 def perceptual_loss(name: str, on_event: Callable[[dict], None]) -> torch.nn.Module | None:
     """MONAI's PerceptualLoss, or None when it is off or its weights cannot be had; an event says so."""
     if name == "off":
@@ -139,6 +176,7 @@ class AutoencoderStage(Stage):
         self.downsampling = downsampling_of(config.network)
         if any(n % self.downsampling for n in config.crops.size):
             raise BadInput(f"[crops] size must be multiples of {self.downsampling}, not {config.crops.size}", HINT)
+        _check_crop(vqvae, config)
         self.train, self.validation = (self._volumes(split) for split in ("train", "validation"))
         self.epoch_steps = -(-len(self.train) // (optimiser.batch * fabric.world_size))
         self.ema = Ema(vqvae.decoder, optimiser.ema) if optimiser.ema else None
@@ -159,6 +197,7 @@ class AutoencoderStage(Stage):
                 num_layers_d=losses.discriminator_layers,
                 norm="INSTANCE",
             )
+            _check_judged(discriminator, config)
             rate = optimiser.discriminator_rate
             self.discriminator, self.discriminator_optimiser = fabric.setup(
                 discriminator, adamw(config, fabric, discriminator.parameters(), rate)

@@ -14,9 +14,10 @@ from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.labels.scheme import LabelScheme, load_scheme
 from SynthDiffusionLib.sampling.schedule import DiffusionSpec
 from SynthDiffusionLib.training.medlord.autoencoder import build_trained
-from SynthDiffusionLib.training.medlord.config import HINT, ConditionConfig, LatentConfig, MedLoRDConfig
+from SynthDiffusionLib.training.medlord.config import HINT, ConditionConfig, MedLoRDConfig
 from SynthDiffusionLib.training.medlord.diffusion import LatentStage, check_channels, forward_process
-from SynthDiffusionLib.training.medlord.latents import Autoencoder, LatentSet, prepare_latents, read_stage
+from SynthDiffusionLib.training.medlord.earlier import latent_settings, read_stage
+from SynthDiffusionLib.training.medlord.latents import Autoencoder, LatentSet, prepare_latents
 from SynthDiffusionLib.training.medlord.loop import make_fabric, run_stage
 
 
@@ -95,19 +96,12 @@ def train_controlnet(
             raise BadInput(f"[condition] drop names '{name}', which is none of {', '.join(names)}", HINT)
     network = build_trained("controlnet", config.network)
     fabric = make_fabric(config, device)
-    autoencoder = Autoencoder(read_stage(config.autoencoder, "autoencoder"), fabric)
-    earlier = read_stage(config.denoiser, "diffusion")
+    autoencoder = Autoencoder(read_stage(config.autoencoder, "autoencoder", on_event), fabric)
+    earlier = read_stage(config.denoiser, "diffusion", on_event)
     _check_fit(config, autoencoder, earlier, len(names))
     denoiser = build_trained("diffusion", earlier["network_json"])
     denoiser.load_state_dict(earlier["weights"])
-    stored = earlier["latents"]
-    settings = LatentConfig(
-        crops=tuple(tuple(size) for size in stored["crops"]),
-        copies=stored["copies"],
-        flip_probability=stored["flip_probability"],
-        outline_sigmas=tuple(stored["outline_sigmas"]),
-        target=stored["target"],
-    )
+    settings = latent_settings(config.denoiser / "checkpoint.pt", earlier["latents"])
     latents = prepare_latents(
         config.denoiser / "latents", config.data, scheme, settings, autoencoder, earlier["seed"], on_event
     )

@@ -17,14 +17,8 @@ from SynthDiffusionLib.sampling.denoising import sample
 from SynthDiffusionLib.sampling.schedule import PREDICTIONS, DiffusionSpec, diffuse
 from SynthDiffusionLib.training.medlord.autoencoder import build_trained
 from SynthDiffusionLib.training.medlord.config import HINT, MedLoRDConfig
-from SynthDiffusionLib.training.medlord.latents import (
-    Autoencoder,
-    Latent,
-    LatentSet,
-    draw_latents,
-    prepare_latents,
-    read_stage,
-)
+from SynthDiffusionLib.training.medlord.earlier import read_stage
+from SynthDiffusionLib.training.medlord.latents import Autoencoder, Latent, LatentSet, draw_latents, prepare_latents
 from SynthDiffusionLib.training.medlord.loop import Ema, Stage, adamw, learning_rate_at, make_fabric, plain, run_stage
 
 VALIDATION_BATCHES = 8
@@ -214,7 +208,7 @@ def train_diffusion(
     network = build_trained("diffusion", config.network)
     check_crops(config.latents.crops, len(config.network.get("channels", ())))
     fabric = make_fabric(config, device)
-    autoencoder = Autoencoder(read_stage(config.autoencoder, "autoencoder"), fabric)
+    autoencoder = Autoencoder(read_stage(config.autoencoder, "autoencoder", on_event), fabric)
     check_channels(config.network, autoencoder)
     scheme = load_scheme(config.label_scheme)
     names = [c.name for c in scheme.condition_classes]

@@ -24,39 +24,12 @@ from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.intensity import normalise
 from SynthDiffusionLib.labels.scheme import LabelScheme
 from SynthDiffusionLib.training.dataset import Case, load_split
-from SynthDiffusionLib.training.files import damaged
 from SynthDiffusionLib.training.medlord.autoencoder import build_trained, downsampling_of
 from SynthDiffusionLib.training.medlord.config import LatentConfig
 from SynthDiffusionLib.training.medlord.crops import AIR, pad_to, smooth_outlines
 from SynthDiffusionLib.volumes.atomic import atomic_file
 
 LOOKUP_CHUNK = 65536  # latent voxels compared with the codebook at once
-
-
-def read_stage(folder: Path, stage: str) -> dict[str, Any]:
-    """The checkpoint of a finished or running earlier stage.
-
-    Raises:
-        BadInput: there is none, it is damaged, or of another stage.
-    """
-    path = Path(folder) / "checkpoint.pt"
-    if not path.is_file():
-        raise BadInput(
-            f"'{folder}' holds no checkpoint of the stage {stage}",
-            f"Train that stage first: synthdiffusion train ...-{stage}.toml --out '{folder}'.",
-        )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # see `files.load_state`
-        raise damaged(path, str(error).partition("\n")[0][:100] or type(error).__name__) from error
-    if not isinstance(state, dict) or not isinstance(state.get("weights"), dict):
-        raise damaged(path, "it has no 'weights'")
-    if state.get("stage") != stage:
-        raise BadInput(
-            f"'{folder}' is a run of the stage {state.get('stage')}, not {stage}",
-            "The stages are trained in this order: autoencoder, diffusion, controlnet.",
-        )
-    return state
 
 
 def digest_of(weights: dict[str, torch.Tensor]) -> str:
@@ -77,6 +50,7 @@ class Autoencoder:
     """
 
     def __init__(self, state: dict[str, Any], fabric: Fabric) -> None:
+        """`state` is a checkpoint from `earlier.read_stage`, which has checked it."""
         self.parameters = state["network_json"]
         self.intensity_range = tuple(state["intensity_range"])
         self.downsampling = downsampling_of(self.parameters)
@@ -218,13 +192,13 @@ def prepare_latents(
             count = config.copies if split == "train" else 1
             stamp = _stamp(case, settings, autoencoder, index)
             path = folder / f"{split}-{case.name}.safetensors"
-            tensors = _read(path, stamp, count)
+            tensors = _read(path, stamp, count, autoencoder)
             if tensors is None:
                 tensors = _copies(case, config, index, autoencoder, scheme, count, seed)
                 renewed += 1
                 if fabric.is_global_zero:
                     with atomic_file(path) as stream:
-                        stream.write(save(tensors, metadata={"stamp": stamp}))
+                        stream.write(save(tensors, metadata={"stamp": _sealed(stamp, tensors)}))
             total += sum(t.numel() * t.element_size() for t in tensors.values())
             latents += [
                 Latent(
@@ -266,20 +240,38 @@ def _stamp(case: Case, settings: dict[str, Any], autoencoder: Autoencoder, index
     return digest.hexdigest()
 
 
-def _read(path: Path, stamp: str, count: int) -> dict[str, torch.Tensor] | None:
-    """The tensors of a file that is whole and of this stamp, or None."""
+def _sealed(stamp: str, tensors: dict[str, torch.Tensor]) -> str:
+    """The stamp and, after it, a SHA-256 of names, types, shapes and values of the tensors."""
+    return f"{stamp} {hashlib.sha256(save(tensors)).hexdigest()}"
+
+
+def _read(path: Path, stamp: str, count: int, autoencoder: Autoencoder) -> dict[str, torch.Tensor] | None:
+    """The tensors of a file that is whole, of this stamp and of `count` copies, or None."""
     from safetensors import safe_open
 
     if not path.is_file():
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("stamp") != stamp:
-                return None
+            sealed = (file.metadata() or {}).get("stamp", "")
+        if not sealed.startswith(stamp):
+            return None
         tensors = load_file(path)
-    except (SafetensorError, OSError, ValueError):
+    except (SafetensorError, OSError, ValueError, KeyError):  # KeyError: a type of numbers that PyTorch has not
         return None
-    return tensors if len(tensors) == 2 * count else None
+    if tensors.keys() != {f"{kind}{n}" for kind in ("codes", "classes") for n in range(count)}:
+        return None
+    whole = all(_fit(tensors[f"codes{n}"], tensors[f"classes{n}"], autoencoder) for n in range(count))
+    return tensors if whole and sealed == _sealed(stamp, tensors) else None
+
+
+def _fit(codes: torch.Tensor, classes: torch.Tensor, autoencoder: Autoencoder) -> bool:
+    """Whether codes are of the codebook, and a class map covers them."""
+    if codes.dtype not in (torch.int16, torch.int32) or classes.dtype != torch.uint8 or not codes.numel():
+        return False
+    if codes.ndim != 3 or [n * autoencoder.downsampling for n in codes.shape] != list(classes.shape):
+        return False
+    return 0 <= int(codes.min()) and int(codes.max()) < len(autoencoder.codebook)
 
 
 def scale_factor(codes: Sequence[torch.Tensor], codebook: torch.Tensor) -> float:

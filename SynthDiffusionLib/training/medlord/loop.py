@@ -276,7 +276,7 @@ def run_stage(
         if (step % config.sample_every == 0 or finished) and fabric.is_global_zero:
             write_png(out / "samples" / f"step{step:06d}.png", stage.picture())
         if (step % config.checkpoint_every == 0 or finished) and fabric.is_global_zero:
-            save_state(checkpoint, _state(stage, config, step, time.monotonic() - began))
+            save_state(checkpoint, _state(stage, config, step, time.monotonic() - began, finished))
         if step % config.checkpoint_every == 0 or finished:
             fabric.barrier()
     if fabric.is_global_zero and step > first:
@@ -298,11 +298,12 @@ def _summarise(out: Path, fabric: Fabric, steps: int, seconds: float) -> None:
         stream.write((json.dumps(summary, indent=1) + "\n").encode("utf-8"))
 
 
-def _state(stage: Stage, config: MedLoRDConfig, step: int, seconds: float) -> dict[str, Any]:
+def _state(stage: Stage, config: MedLoRDConfig, step: int, seconds: float, finished: bool) -> dict[str, Any]:
     parts = {name: part.state_dict() for name, part in stage.parts.items()}
     return {
         "step": step,
         "seconds": seconds,
+        "finished": finished,
         "stage": config.stage,
         "label_scheme": config.label_scheme,
         "network_json": config.network,

@@ -15,7 +15,7 @@ from SynthDiffusionLib.resources import resource_path
 from SynthDiffusionLib.sampling.samplers import SAMPLERS
 from SynthDiffusionLib.training.dataset import read_description, spacing_of
 from SynthDiffusionLib.training.medlord.config import HINT, MedLoRDConfig
-from SynthDiffusionLib.training.medlord.latents import read_stage
+from SynthDiffusionLib.training.medlord.earlier import read_stage
 from SynthDiffusionLib.training.pack import CARD, write_half
 from SynthDiffusionLib.volumes.atomic import atomic_file
 
@@ -85,7 +85,7 @@ def package_content(
             "training": {
                 **stated["training"],
                 "split": description["split"],
-                "steps": denoiser["step"],
+                "steps": None,  # one number for each stage: see "provenance"
                 "seed": config.seed,
             },
             "measured": {"quality": {}, "performance": {}},
