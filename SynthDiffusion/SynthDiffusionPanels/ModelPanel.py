@@ -18,6 +18,7 @@ from SynthDiffusionPanels.ModelAbout import ModelAbout
 from SynthDiffusionPanels.ModelLibrary import ModelLibrary
 from SynthDiffusionPanels.SizeSettings import SizeSettings
 
+DEFAULT_MODEL = "lung-nodule-ct"  # proposed where the drawing speaks for no other
 _UPDATE_MS = 500
 _MOST_CLASSES = 8  # that are named one by one
 
@@ -169,6 +170,8 @@ class ModelPanel:
                 fitting.append(ModelRow(model, drawn))
             else:
                 others.append(ModelRow(model, reason=_("no segment goes to one of its classes")))
+        # What most of the drawing goes to comes first, so that a chest is not proposed to the model of a limb.
+        fitting.sort(key=lambda row: (-len(row.drawn), row.model.id != DEFAULT_MODEL))
         return fitting + others + damaged
 
     # Showing

@@ -68,7 +68,8 @@ def test_the_unpacked_module_works_up_to_the_generate_button(application, unpack
     assert child.returncode == 0, child.stderr
     result = json.loads(child.stdout.splitlines()[-1])
     assert Path(result["engine"]).is_relative_to(unpacked)
-    assert result["models"] == [["lung-nodule-ct", str(unpacked / "Resources" / "Models" / "lung-nodule-ct"), ""]]
+    folder = unpacked / "Resources" / "Models"
+    assert result["models"] == [[name, str(folder / name), ""] for name in ("limb-tumour-ct", "lung-nodule-ct")]
     assert result["problem"] == ""
     assert (result["samples"], result["sections"]) == (3, 7)
     assert result["left"] == {"observers": 0, "timers": 0, "processes": 0}
