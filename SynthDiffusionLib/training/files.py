@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ def read_table(path: Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about what an unpickler meets in a file that is none
+            with zipfile.ZipFile(path) as archive:
+                if (member := archive.testzip()) is not None:  # torch does not compare the checksums
+                    raise ValueError(f"the checksum of '{member}' is wrong")
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file shows as almost any of them, from EOFError to UnicodeDecodeError
         raise damaged(path, str(error).partition("\n")[0][:100] or type(error).__name__) from error

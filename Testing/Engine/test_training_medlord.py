@@ -416,3 +416,16 @@ def test_the_segmenter_can_be_trained_alone(data, tmp_path):
     path = train(config, tmp_path / "run", device="cpu", only_segmenter=True)
     assert path.name == "segmenter.pt" and torch.load(path, weights_only=True)["step"] == 2
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "diffusion", "controlnet"])
+def test_the_seed_of_the_configuration_decides_all(whole, data, stage):
+    """A second run gives the same weights, whatever torch has drawn before."""
+    torch.manual_seed(12345)
+    torch.randn(7)
+    config = whole["folder"] / f"{stage}.toml"
+    train(config, whole["folder"] / f"{stage}-again", device="cpu")
+    first, second = (checkpoint(whole["folder"] / name)["weights"] for name in (stage, f"{stage}-again"))
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name

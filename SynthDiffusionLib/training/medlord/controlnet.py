@@ -94,8 +94,8 @@ def train_controlnet(
     for name in config.condition.drop or {}:
         if name not in names:
             raise BadInput(f"[condition] drop names '{name}', which is none of {', '.join(names)}", HINT)
+    fabric = make_fabric(config, device)  # and its seed, before any weight is drawn
     network = build_trained("controlnet", config.network)
-    fabric = make_fabric(config, device)
     autoencoder = Autoencoder(read_stage(config.autoencoder, "autoencoder", on_event), fabric)
     earlier = read_stage(config.denoiser, "diffusion", on_event)
     _check_fit(config, autoencoder, earlier, len(names))

@@ -205,9 +205,9 @@ def train_diffusion(
 ) -> Path:
     """Encodes the cases, then trains the U-Net; returns the checkpoint, whose "weights" are the averaged ones."""
     diffusion = forward_process(config.diffusion)
+    fabric = make_fabric(config, device)  # and its seed, before any weight is drawn
     network = build_trained("diffusion", config.network)
     check_crops(config.latents.crops, len(config.network.get("channels", ())))
-    fabric = make_fabric(config, device)
     autoencoder = Autoencoder(read_stage(config.autoencoder, "autoencoder", on_event), fabric)
     check_channels(config.network, autoencoder)
     scheme = load_scheme(config.label_scheme)
