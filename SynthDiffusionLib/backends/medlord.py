@@ -29,19 +29,16 @@ from SynthDiffusionLib.labels.condition import Condition
 from SynthDiffusionLib.memory.needs import latent_divisor, working_grid
 from SynthDiffusionLib.memory.plan import Plan
 from SynthDiffusionLib.networks.build import build_network
+from SynthDiffusionLib.networks.codebook import embed_codes, nearest_codes
 from SynthDiffusionLib.sampling.denoising import sample as draw_sample
 from SynthDiffusionLib.sampling.schedule import DiffusionSpec
 
 if TYPE_CHECKING:
     from SynthDiffusionLib.models import ModelPackage
 
-CODES_AT_A_TIME = 8192  # rows of the distance matrix to the codebook: all at once, 512x512x256 would take 64 GiB
-
 
 def quantise(quantizer: nn.Module, z: torch.Tensor) -> torch.Tensor:
     """Replaces every latent voxel by the nearest entry of the codebook, in fp32.
-
-    The same as MONAI's `EMAQuantizer.quantize` and `embed`, a block of voxels at a time.
 
     Args:
         quantizer: MONAI's `EMAQuantizer`.
@@ -51,15 +48,7 @@ def quantise(quantizer: nn.Module, z: torch.Tensor) -> torch.Tensor:
         (B, C, D, H, W) float32.
     """
     codebook = quantizer.embedding.weight.float()
-    lengths = (codebook.t() ** 2).sum(dim=0, keepdim=True)
-    with torch.autocast(z.device.type, enabled=False):
-        flat = z.float().movedim(1, -1).reshape(-1, z.shape[1])
-        nearest = [
-            ((rows**2).sum(dim=1, keepdim=True) + lengths - 2 * torch.mm(rows, codebook.t())).argmin(dim=1)
-            for rows in flat.split(CODES_AT_A_TIME)
-        ]
-        entries = torch.nn.functional.embedding(torch.cat(nearest), codebook)
-    return entries.reshape(z.shape[0], *z.shape[2:], z.shape[1]).movedim(-1, 1).contiguous()
+    return embed_codes(codebook, nearest_codes(codebook, z))
 
 
 def masks_of(channels: np.ndarray) -> np.ndarray:

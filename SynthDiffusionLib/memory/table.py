@@ -34,7 +34,7 @@ _CONTROL_GIB = (1.03, 2.06, 4.13, 8.25, 12.4)
 # feature maps of 128 channels at half the resolution; the autoencoder of MAISI 12.3 to 12.8 GiB for 256 x 256 x 256.
 _VQ_DECODE_BYTES = 6.0 * GIB / (512 * 512 * 256)
 _KL_DECODE_BYTES = 12.55 * GIB / 256**3
-# Of the distances to the codebook: three matrices in fp32 of this many rows (backends.medlord) for all codes.
+# Of the distances to the codebook: three matrices in fp32 of this many rows (networks.codebook) for all codes.
 _CODE_ROWS = 8192
 
 # NVIDIA's docs/performance.md: size, peak in GiB, tile of the latent (None: whole) and number of tiles.

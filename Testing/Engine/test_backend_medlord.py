@@ -77,7 +77,7 @@ def test_codes_are_those_of_monais_quantizer(backend):
 def test_codes_do_not_depend_on_the_size_of_a_block(backend, monkeypatch):
     z = torch.randn(1, 3, 7, 5, 3, generator=torch.Generator().manual_seed(1))
     whole = quantise(backend.autoencoder.quantizer.quantizer, z)
-    monkeypatch.setattr("SynthDiffusionLib.backends.medlord.CODES_AT_A_TIME", 16)
+    monkeypatch.setattr("SynthDiffusionLib.networks.codebook.CODES_AT_A_TIME", 16)
     assert torch.equal(quantise(backend.autoencoder.quantizer.quantizer, z), whole)
 
 

@@ -23,13 +23,12 @@ from safetensors.torch import load_file, save
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.intensity import normalise
 from SynthDiffusionLib.labels.scheme import LabelScheme
+from SynthDiffusionLib.networks.codebook import embed_codes, nearest_codes
 from SynthDiffusionLib.training.dataset import Case, load_split
 from SynthDiffusionLib.training.medlord.autoencoder import build_trained, downsampling_of
 from SynthDiffusionLib.training.medlord.config import LatentConfig
 from SynthDiffusionLib.training.medlord.crops import AIR, pad_to, smooth_outlines
 from SynthDiffusionLib.volumes.atomic import atomic_file
-
-LOOKUP_CHUNK = 65536  # latent voxels compared with the codebook at once
 
 
 def digest_of(weights: dict[str, torch.Tensor]) -> str:
@@ -68,16 +67,12 @@ class Autoencoder:
 
     @torch.no_grad()
     def codes(self, latents: torch.Tensor) -> torch.Tensor:
-        """(B, C, d, h, w) to the indices of the nearest codes, (B, d, h, w) int64; in parts, to bound the memory."""
-        flat = latents.float().movedim(1, -1).reshape(-1, self.channels)
-        codebook = self.codebook.float()
-        squares = (codebook**2).sum(1)
-        found = [(squares - 2 * part @ codebook.T).argmin(1) for part in flat.split(LOOKUP_CHUNK)]
-        return torch.cat(found).view(len(latents), *latents.shape[2:])
+        """(B, C, d, h, w) to the indices of the nearest codes, (B, d, h, w) int64."""
+        return nearest_codes(self.codebook, latents)
 
     def embed(self, codes: torch.Tensor) -> torch.Tensor:
         """Indices (B, d, h, w) to quantised latents (B, C, d, h, w)."""
-        return F.embedding(codes.long(), self.codebook).movedim(-1, 1).contiguous()
+        return embed_codes(self.codebook, codes)
 
     @torch.no_grad()
     def encode(self, images: torch.Tensor) -> torch.Tensor:
