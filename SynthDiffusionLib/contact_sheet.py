@@ -31,6 +31,7 @@ def write_contact_sheet(
     changed: np.ndarray | None = None,
     limits: tuple[float, float] | None = LUNG_WINDOW,
     notice: str = "",
+    drawn: str = "drawing",
 ) -> None:
     """Writes a PNG with one row a plane (axial, coronal, sagittal) and the columns drawing, volume, overlay.
 
@@ -47,6 +48,7 @@ def write_contact_sheet(
         before: the real volume that was inpainted into, on the same grid.
         changed: (I, J, K) bool, its voxels that may have changed.
         limits: values that are black and white; None: the darkest and nearly the brightest voxel.
+        drawn: title of the column with the class map.
         notice: written into the file as its description.
     """
     from PIL import Image, ImageDraw, PngImagePlugin
@@ -54,9 +56,9 @@ def write_contact_sheet(
     image = reorient(volume, "LPS")
     classes = reorient(Volume(class_map, volume.affine, "label"), "LPS").array
     center = _center(classes, scheme, target)
-    titles = ("drawing", "synthetic", "overlay")
+    titles = (drawn, "synthetic", "overlay")
     if before is not None:
-        titles = ("drawing", "before", "after: region synthetic", "region")
+        titles = (drawn, "before", "after: region synthetic", "region")
         earlier = reorient(before, "LPS").array
         region = reorient(Volume(changed.astype(np.uint8), volume.affine, "label"), "LPS").array > 0
         where = np.argwhere(region)

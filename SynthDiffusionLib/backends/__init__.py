@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from SynthDiffusionLib.memory.plan import Plan
     from SynthDiffusionLib.models import ModelPackage
 
-BACKENDS = ("patch_ddpm", "medlord", "maisi")
+BACKENDS = ("patch_ddpm", "medlord", "med_lsdm", "slice_ldm", "maisi")
 
 # Is called after a step with a function that gives the volume as the step estimates it; one that nobody wants costs
 # nothing.
@@ -65,6 +65,14 @@ def load_backend(package: ModelPackage) -> Backend:
         from SynthDiffusionLib.backends.medlord import MedLoRD
 
         return MedLoRD(package)
+    if spec.backend == "med_lsdm":
+        from SynthDiffusionLib.backends.med_lsdm import MedLSDM
+
+        return MedLSDM(package)
+    if spec.backend == "slice_ldm":
+        from SynthDiffusionLib.backends.slice_ldm import SliceLDM
+
+        return SliceLDM(package)
     if spec.backend == "maisi":
         from SynthDiffusionLib.backends.maisi import Maisi
 

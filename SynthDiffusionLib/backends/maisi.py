@@ -148,7 +148,7 @@ class Maisi:
             raise ModelError(f"The model '{self.spec.id}' does not inpaint", "Choose another model.")
         device, grid = torch.device(plan.device), plan.grid
         autocast = autocast_for(plan)
-        shape = (1, self.latent.channels, *(n // self.latent.downsampling for n in grid))
+        shape = (1, *self.latent.shape(grid))
         conditioned = self._is_conditioned(condition, controls)
         inputs = self._inputs(condition, controls, device)
         self._check_guidance(guidance, conditioned)

@@ -129,7 +129,7 @@ class MedLoRD:
         """
         device, grid = torch.device(plan.device), plan.grid
         autocast = autocast_for(plan)
-        shape = (1, self.latent.channels, *(n // self.latent.downsampling for n in grid))
+        shape = (1, *self.latent.shape(grid))
         conditioned = bool(condition.given) and self.controlnet is not None and controls.condition_scale != 0
 
         with out_of_memory_is_told(grid), torch.inference_mode():

@@ -23,6 +23,9 @@ MEASURES = {
     "fidelity": "histograms, distance of features, and classifiers that tell real from synthetic",
     "memorisation": "distance to the nearest training case, against that of unseen real images",
 }
+# Measured only when asked for; the card takes in what is in its folder.
+COHERENCE = "whether slices follow each other as in real images"
+CONTROL = "whether a model that makes the mask itself makes what it is asked for"
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -61,25 +64,31 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "--arms",
         metavar="A,B",
         help="some of the model's target class (nodule, tumour), anatomy, "
-        "inpainting, moved (default: all that it can be measured on)",
+        "inpainting, moved, joint (default: all that it can be measured on)",
     )
     p.add_argument("--seeds", type=int, default=1, metavar="N", help="volumes per mask and arm (default 1)")
-    p.add_argument("--steps", type=int, default=20, metavar="N", help="denoising steps (default 20)")
-    p.add_argument("--sampler", metavar="NAME", help="default: the model's")
-    p.add_argument("--guidance", type=float, metavar="X", help="default: the model's")
     p.add_argument(
         "--condition-scale",
         type=float,
         metavar="X",
         help="weight of the segmentation, of models that have one (default: the model's)",
     )
-    p.add_argument("--device", default="auto", metavar="NAME", help="auto (default), cpu, cuda or cuda:N")
-    p.add_argument("--precision", default="auto", metavar="NAME", help="auto (default), fp32, bf16 or fp16")
+    _sampling_options(p)
     for name, text in MEASURES.items():
         p = action(name, text)
         if name == "fidelity":
             _network_options(p)
-    p = action("card", "all three, with a picture, MODEL_CARD.md and quality.json")
+    p = action("coherence", COHERENCE)
+    p.add_argument(
+        "--compare",
+        type=path_arg,
+        metavar="DIR",
+        help="other samples of the same masks, such as those made without a refiner; of any model",
+    )
+    p = action("control", CONTROL, samples=False)
+    p.add_argument("--requests", type=int, default=40, metavar="N", help="samples to make (default 40)")
+    _sampling_options(p)
+    p = action("card", "adherence, fidelity and memorisation, with a picture, MODEL_CARD.md and quality.json")
     p.add_argument("--measured", action="store_true", help="measure nothing: take the results that are in --out")
     p.add_argument(
         "--into-package", action="store_true", help="also put card, picture and figures into the model package"
@@ -92,6 +101,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     p.add_argument("--repeats", type=int, default=3, metavar="N", help="fresh processes (default 3)")
     p.add_argument("--precision", default="auto", metavar="NAME", help="auto (default), fp32 or bf16")
     return parser
+
+
+def _sampling_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--steps", type=int, default=20, metavar="N", help="denoising steps (default 20)")
+    parser.add_argument("--sampler", metavar="NAME", help="default: the model's")
+    parser.add_argument("--guidance", type=float, metavar="X", help="default: the model's")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto (default), cpu, cuda or cuda:N")
+    parser.add_argument("--precision", default="auto", metavar="NAME", help="auto (default), fp32, bf16 or fp16")
 
 
 def _network_options(parser: argparse.ArgumentParser) -> None:
@@ -115,6 +132,8 @@ def run(args: argparse.Namespace) -> int:
         "samples": _samples,
         "performance": _performance,
         "card": _card,
+        "coherence": _measure,
+        "control": _control,
         **dict.fromkeys(MEASURES, _measure),
     }
     try:
@@ -181,17 +200,24 @@ def _results(
             command=f"synthdiffusion evaluate {kind} --model {package.id} --data PREPARED --samples SAMPLES"
             + " --out RESULTS"
             + (f" --split {args.split}" if args.split != "test" else "")
-            + (_network_arguments(args) if kind == "fidelity" else ""),
+            + (_network_arguments(args) if kind == "fidelity" else "")
+            + (" --compare OTHER_SAMPLES" if kind == "coherence" and args.compare else ""),
         )
         yield result, report.write_result(result, args.out)
 
 
 def _measure_one(kind: str, args: argparse.Namespace, package, data, arms, margin, on_event) -> dict[str, Any]:
     if kind == "adherence":
-        from SynthDiffusionLib.evaluation.adherence import measure_adherence, package_segmenter, window_of
+        from SynthDiffusionLib.evaluation import adherence
 
-        segment = package_segmenter(package)
-        return measure_adherence(data, arms, segment, margin, on_event, window_of(package.spec))
+        segments = adherence.package_segmenters(package, data.all_targets)
+        return adherence.measure_targets(data, arms, segments, margin, on_event, adherence.window_of(package.spec))
+    if kind == "coherence":
+        from SynthDiffusionLib.evaluation.coherence import measure_coherence
+        from SynthDiffusionLib.evaluation.samples import load_samples
+
+        other = load_samples(args.compare, package, data, same_model=False)[0] if args.compare else None
+        return measure_coherence(data, arms, other, on_event)
     if kind == "fidelity":
         from SynthDiffusionLib.evaluation.fidelity import measure_fidelity
 
@@ -207,11 +233,40 @@ def _measure_one(kind: str, args: argparse.Namespace, package, data, arms, margi
     return measure_memorisation(data, arms, on_event)
 
 
+def _control(args: argparse.Namespace, package, on_event) -> tuple[list[str], dict[str, Any]]:
+    from SynthDiffusionLib.evaluation import control, report
+    from SynthDiffusionLib.evaluation.cases import load_evaluation_data
+    from SynthDiffusionLib.output_folders import check_writable
+
+    data = load_evaluation_data(args.data, package.spec, args.split)
+    check_writable(args.out)
+    settings = control.Settings(args.requests, args.steps, args.sampler, args.guidance, args.device, args.precision)
+    began = time.monotonic()
+    index = control.make_control(package, data, args.out, settings, on_event=on_event)
+    command = f"synthdiffusion evaluate control --model {package.id} --data PREPARED --out RESULTS"
+    command += f" --requests {args.requests} --steps {args.steps}"
+    command += f" --sampler {args.sampler}" if args.sampler else ""
+    command += f" --guidance {args.guidance:g}" if args.guidance is not None else ""
+    result = report.complete(
+        control.measure_control(package, data, args.out, index),
+        package,
+        data=data.summary(),
+        samples=None,
+        seconds=time.monotonic() - began,
+        command=command + (f" --split {args.split}" if args.split != "test" else ""),
+    )
+    written = report.write_result(result, args.out) | {"png": args.out / "control.png"}
+    control.write_scatter(written["png"], result)
+    paths = {k: str(p) for k, p in written.items()}
+    return [*report.summary_lines(result), "", *paths.values()], paths
+
+
 def _card(args: argparse.Namespace, package, on_event) -> tuple[list[str], dict[str, Any]]:
+    from SynthDiffusionLib.contact_sheet import LUNG_WINDOW
     from SynthDiffusionLib.evaluation import card
     from SynthDiffusionLib.evaluation.cases import load_evaluation_data
-    from SynthDiffusionLib.evaluation.picture import write_picture
-    from SynthDiffusionLib.evaluation.picture_sizes import write_sizes_picture
+    from SynthDiffusionLib.evaluation.picture import window_of, write_picture
+    from SynthDiffusionLib.evaluation.picture_sizes import SOFT_TISSUE_WINDOW, write_sizes_picture
     from SynthDiffusionLib.evaluation.rows import real_items
     from SynthDiffusionLib.evaluation.samples import load_samples
     from SynthDiffusionLib.jobs.provenance import write_json
@@ -226,9 +281,10 @@ def _card(args: argparse.Namespace, package, on_event) -> tuple[list[str], dict[
     picture = args.out / ("real_and_synthetic.png" if data.crop is None else "real_and_synthetic.jpg")
     real = real_items(data.evaluated, data.intensity_range)
     if data.crop is None:
-        shown = write_picture(picture, real, arms, data.target_value)
+        shown = write_picture(picture, real, arms, data.target_value, window_of(data, real, LUNG_WINDOW))
     else:
-        shown = write_sizes_picture(picture, real, arms, data.target_value)
+        limits = window_of(data, real, SOFT_TISSUE_WINDOW)
+        shown = write_sizes_picture(picture, real, arms, data.target_value, limits)
     text, quality = card.render_card(package.spec, results, picture.name, shown), card.quality_measures(results)
     with atomic_file(args.out / "MODEL_CARD.md") as stream:
         stream.write(text.encode("utf-8"))

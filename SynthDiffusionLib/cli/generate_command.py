@@ -17,6 +17,7 @@ EXAMPLES = """examples:
   synthdiffusion generate nodule.seg.nrrd --model lung-nodule-ct --out results --samples 5 --seed 1
   synthdiffusion generate drawn.seg.nrrd --model lung-nodule-ct --out results --mode inpaint --image chest.nrrd
   synthdiffusion generate --model limb-tumour-ct --out results --size 96x96x48
+  synthdiffusion generate --model limb-tumour-mr --out results --mode joint --tumour volume_mm3=20000,sphericity=0.6
 """
 
 
@@ -37,7 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         nargs="?",
         metavar="SEGMENTATION",
         help="label map (.nii.gz, .nrrd, .mha), .seg.nrrd, or DICOM SEG; without it, a model that can do so makes a "
-        "volume without a drawing",
+        "volume without a drawing, or together with its segmentation",
     )
     add("--model", required=True, metavar="ID", help="ID or folder of a model; see: synthdiffusion models list")
     add("--out", type=path_arg, required=True, metavar="DIR", help="folder for the results; made if missing")
@@ -45,7 +46,15 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "--mode",
         metavar="MODE",
         help="whole: every voxel is synthetic (default); inpaint: only what is drawn, into --image; unconditional: "
-        "without a drawing (default without SEGMENTATION)",
+        "without a drawing (default without SEGMENTATION); joint: image and segmentation together (default without "
+        "SEGMENTATION for models that can only do that, and with --tumour)",
+    )
+    add(
+        "--tumour",
+        metavar="NAME=VALUE,...",
+        help="for joint: what the tumour is to be like; what is left out is drawn as in the training data. Names: "
+        "volume_mm3, surface_mm2, sphericity (0 to 1), center and box, both RxAxS in mm, the center from the middle of "
+        "the volume; as volume_mm3=20000,sphericity=0.6,center=0x10x-5,box=40x30x50",
     )
     add(
         "--image",
@@ -162,14 +171,16 @@ def _region_arg(text: str) -> tuple[str, str]:
 def run(args: argparse.Namespace) -> int:
     """Carries out what `add_parser` has parsed."""
     from SynthDiffusionLib.cli.progress import ProgressLine
+    from SynthDiffusionLib.jobs.tumour import parse_tumour
     from SynthDiffusionLib.labels.label_map import read_label_map
     from SynthDiffusionLib.memory.plan import parse_bytes
 
+    tumour = parse_tumour(args.tumour) if args.tumour is not None else None
     request = GenerateRequest(
         segmentation=args.segmentation,
         model=args.model,
         out=args.out,
-        mode=args.mode or ("whole" if args.segmentation is not None else "unconditional"),
+        mode=args.mode or _default_mode(args),
         image=args.image,
         labels=read_label_map(args.labels) if args.labels is not None else None,
         classes=tuple(c.strip() for c in args.classes.split(",")) if args.classes is not None else None,
@@ -193,6 +204,7 @@ def run(args: argparse.Namespace) -> int:
         condition_scale=args.condition_scale,
         region=args.region,
         modality=args.modality,
+        tumour=tumour,
     )
     from SynthDiffusionLib.jobs.runner import run as run_job
 
@@ -208,6 +220,22 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(result.to_json()))
     return 0
+
+
+def _default_mode(args: argparse.Namespace) -> str:
+    """The mode where none is given."""
+    if args.segmentation is not None:
+        return "whole"
+    if args.tumour is not None:
+        return "joint"
+    from SynthDiffusionLib.errors import ModelError
+    from SynthDiffusionLib.models import load_package
+
+    try:
+        modes = load_package(args.model, verify=False).spec.modes
+    except ModelError:
+        return "unconditional"  # the run says what is wrong with the model, after what is wrong with the request
+    return "joint" if modes == ("joint",) else "unconditional"
 
 
 def _adherence_text(output: Mapping[str, Any]) -> str:

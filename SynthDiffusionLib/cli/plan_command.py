@@ -131,7 +131,7 @@ def _model(id_or_path: str) -> tuple[ModelSpec, dict[str, int], Needs | None, st
     package = load_package(id_or_path, verify=False)
     parameters = {
         role: sum(math.prod(shape) for shape in tensor_shapes(package.file(role)).values())
-        for role in ("denoiser", "autoencoder", "controlnet")
+        for role in ("denoiser", "autoencoder", "controlnet", "refiner")
         if package.has(role)
     }
     if package.spec.latent is not None:

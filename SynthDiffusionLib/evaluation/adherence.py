@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from SynthDiffusionLib.evaluation import noskill
-from SynthDiffusionLib.evaluation.arms import INPAINTING, MOVED
-from SynthDiffusionLib.evaluation.cases import EvaluationData
-from SynthDiffusionLib.evaluation.rows import Row, real_items
+from SynthDiffusionLib.evaluation.arms import INPAINTING, JOINT, MOVED
+from SynthDiffusionLib.evaluation.cases import SURROUNDINGS, EvaluationData
+from SynthDiffusionLib.evaluation.rows import Item, Row, real_items
 from SynthDiffusionLib.evaluation.statistics import (
     CONFIDENCE,
     RESAMPLES,
@@ -60,14 +60,35 @@ SIZES_DEFINITIONS = {
     "shifted": "real images cut to {crop} voxels at random places that hold the middle of the {target}",
 }
 
+# Where no class encloses the target.
+SURROUNDINGS_DEFINITIONS = {
+    "surroundings": "what the target lies in is no class of its own: flat surroundings are the mean intensity of the "
+    "training images outside all classes",
+    "mean_training": "training images laid with their drawn structures on the drawn ones and averaged, all that is "
+    "drawn painted in at the mean intensity of its class and blurred",
+    "nearest_training": "the unchanged image of the training case whose {target}, laid middle on middle, has the "
+    "highest Dice with the drawn one",
+}
+JOINT_DEFINITIONS = {
+    "joint": "the model was asked for the characteristics of each real {target} and made image and mask together; its "
+    "image is measured with its own mask, real images with theirs, so that nothing here says whether it made what it "
+    "was asked for (evaluate control does). An empty mask has a Dice of 0",
+    "for the samples' masks": "no-skill rows, made for the masks that the model made",
+}
+# Ends the names of no-skill rows that are made for the masks of samples.
+JOINT_SUFFIX = "_joint"
+
 Segment = Callable[[np.ndarray], np.ndarray]
 
 
-def package_segmenter(package: ModelPackage) -> Segment:
+def package_segmenter(package: ModelPackage, target: str | None = None) -> Segment:
     """The segmenter that ships with a model, see `windowed_segmenter`.
 
+    Args:
+        target: class that is to be found; the first of those that it finds when None.
+
     Raises:
-        BadInput: the package has none.
+        BadInput: the package has none, or it does not find that class.
         ModelError: its weights do not fit.
     """
     from SynthDiffusionLib.errors import BadInput, ModelError
@@ -79,8 +100,14 @@ def package_segmenter(package: ModelPackage) -> Segment:
         )
     from SynthDiffusionLib.networks.segmenter import build_segmenter
 
+    found = spec.segmenter.details.get("targets") or [spec.target_class]
+    if target is not None and target not in found:
+        raise BadInput(
+            f"The segmenter of the model '{spec.id}' finds {', '.join(map(str, found))}, not '{target}'",
+            "Measure one of the classes that it finds.",
+        )
     try:
-        network = build_segmenter(**spec.segmenter.network.parameters)
+        network = build_segmenter(**{"out_channels": len(found)} | spec.segmenter.network.parameters)
         network.load_state_dict({k: v.float() for k, v in package.load_tensors("segmenter").items()})
     except (RuntimeError, TypeError, ValueError) as error:
         raise ModelError(
@@ -89,7 +116,16 @@ def package_segmenter(package: ModelPackage) -> Segment:
     network.eval()
     # One that was trained on a window of the intensities (soft tissue) is given them in the same.
     limits = tuple(spec.segmenter.details.get("intensity_range", spec.intensity.range))
-    return windowed_segmenter(network, limits, window_of(spec))
+    channel = 0 if target is None else found.index(target)
+    return windowed_segmenter(network, limits, window_of(spec), **({"channel": channel} if channel else {}))
+
+
+def package_segmenters(package: ModelPackage, targets: Sequence[str]) -> dict[str, Segment]:
+    """The package's segmenter for each of several classes, see `package_segmenter`."""
+    details = package.spec.segmenter.details if package.spec.segmenter else {}
+    if len(targets) == 1 and "targets" not in details:
+        return {targets[0]: package_segmenter(package)}
+    return {name: package_segmenter(package, name) for name in targets}
 
 
 def window_of(spec: ModelSpec) -> int:
@@ -97,12 +133,20 @@ def window_of(spec: ModelSpec) -> int:
     return int(spec.segmenter.details.get("patch", WINDOW)) if spec.segmenter else WINDOW
 
 
-def windowed_segmenter(network: torch.nn.Module, intensity_range: tuple[float, float], window: int = WINDOW) -> Segment:
+def windowed_segmenter(
+    network: torch.nn.Module, intensity_range: tuple[float, float], window: int = WINDOW, channel: int = 0
+) -> Segment:
     """A network as a function from HU (I, J, K) to a mask, applied in overlapping windows whose logits are averaged.
     Where a volume is smaller than a window, its last voxels are repeated.
 
     The network normalises over its whole input, so that it sees other statistics on a larger field than it was trained
     on. Windows were chosen on the validation images, where they do better than one pass over the cube.
+
+    Args:
+        network: `build_segmenter`'s.
+        intensity_range: values that its -1 and 1 stand for.
+        window: side in voxels.
+        channel: output that is wanted.
     """
     import torch
     from monai.inferers import sliding_window_inference
@@ -116,9 +160,44 @@ def windowed_segmenter(network: torch.nn.Module, intensity_range: tuple[float, f
             logits = sliding_window_inference(
                 image, (window,) * 3, sw_batch_size=1, predictor=network, overlap=0.5, padding_mode="replicate"
             )
-        return logits[0, 0].numpy() > 0
+        return logits[0, channel].numpy() > 0
 
     return segment
+
+
+def measure_targets(
+    data: EvaluationData,
+    arms: Mapping[str, Row],
+    segments: Mapping[str, Segment],
+    margin_mm: float | None,
+    on_event: Callable[[dict], None] = lambda event: None,
+    window: int = WINDOW,
+) -> dict[str, Any]:
+    """`measure_adherence` for each of several targets.
+
+    Args:
+        segments: by target, the target class first. What an arm does not give the model is not asked of it: of the
+            others than the target class, the arms of that class alone have no rows.
+
+    Returns:
+        the result for the target class; where there are others, with its name under "target", and theirs in the list
+        "others", each with its own no-skill rows.
+    """
+    results = []
+    for name, segment in segments.items():
+        own = replace(data, target=name)
+        shown = arms
+        if name != data.target:
+            given = {k: row for k, row in arms.items() if k not in (data.target, MOVED)}
+            shown = {
+                k: row if k == JOINT else replace(row, items=_with_target(own, row.items)) for k, row in given.items()
+            }
+        measured = measure_adherence(own, shown, segment, margin_mm, on_event, window)
+        results.append({**measured, "target": name})
+    first, *others = results
+    if not others:
+        return {k: v for k, v in first.items() if k != "target"}
+    return first | {"others": others}
 
 
 def measure_adherence(
@@ -141,11 +220,15 @@ def measure_adherence(
     Returns:
         JSON: rows, verdicts, scores per volume, definitions.
     """
-    real = Row("real", "real images", "real", real_items(data.evaluated, data.intensity_range))
+    real = Row("real", "real images", "real", _with_target(data, real_items(data.evaluated, data.intensity_range)))
     shifted = shifted_row(real) if data.crop is None else shifted_crops(real, data.target_value, data.crop)
-    rows = [real, shifted, *no_skill_rows(data, real, margin_mm if INPAINTING in arms else None)]
+    rows = [real, shifted]
+    if set(arms) != {JOINT}:
+        rows += no_skill_rows(data, real, margin_mm if INPAINTING in arms else None)
+    if JOINT in arms:
+        rows += joint_rows(no_skill_rows(data, arms[JOINT], None))
     if MOVED in arms:
-        blind = [row for row in rows if row.name in noskill.BLIND]
+        blind = [row for row in rows if row.name in noskill.BLIND]  # not those of the arm "joint"
         rows += [Row(f"{r.name}_moved", f"{r.label}, for moved masks", r.kind, arms[MOVED].items) for r in blind]
     rows += list(arms.values())
     statistics = noskill.training_statistics(
@@ -156,7 +239,7 @@ def measure_adherence(
         on_event({"event": "progress", "stage": f"adherence: {row.label}", "step": number, "total": len(rows)})
         for item in row.items:
             mask = item.classes == data.target_value
-            blind = row.name.removesuffix("_moved")
+            blind = row.name.removesuffix("_moved").removesuffix(JOINT_SUFFIX)
             if blind in noskill.BLIND:
                 found = getattr(noskill, blind)(item.hu.shape, item.affine, statistics)
             else:
@@ -166,7 +249,7 @@ def measure_adherence(
                 | _scores(found, mask, item.affine)
             )
     by_patient = {row.name: _by_patient(per_volume, row.name, "dice") for row in rows}
-    results = [_summary(row, per_volume, by_patient) for row in rows]
+    results = [_summary(row, per_volume, by_patient, data.target_value) for row in rows]
     return {
         "kind": "adherence",
         "rows": results,
@@ -185,15 +268,29 @@ def measure_adherence(
             "margin_mm": margin_mm,
         }
         | ({} if data.crop is None else {"ellipsoid_border_mm": [float(v) for v in statistics.border_mm]}),
-        "definitions": _definitions(data),
+        "definitions": _definitions(data, arms),
         "per_volume": per_volume,
     }
 
 
-def _definitions(data: EvaluationData) -> dict[str, str]:
+def _definitions(data: EvaluationData, arms: Mapping[str, Row]) -> dict[str, str]:
     texts = DEFINITIONS if data.crop is None else DEFINITIONS | SIZES_DEFINITIONS
+    texts = texts | (SURROUNDINGS_DEFINITIONS if data.ground == SURROUNDINGS else {})
+    if JOINT in arms:
+        texts = {k: v for k, v in texts.items() if k != "moved" or MOVED in arms} | JOINT_DEFINITIONS
     crop = "x".join(map(str, data.crop or ()))
     return {k: v.format(found_fraction=FOUND_FRACTION, target=data.target, crop=crop) for k, v in texts.items()}
+
+
+def _with_target(data: EvaluationData, items: tuple[Item, ...]) -> tuple[Item, ...]:
+    """Those whose class map has the target: one of several may be missing in a case."""
+    return tuple(item for item in items if (item.classes == data.target_value).any())
+
+
+def joint_rows(rows: Sequence[Row]) -> list[Row]:
+    """No-skill rows that were made for the masks of samples, named so that they are told from those for real masks."""
+    label = "{}, for the samples' masks".format
+    return [replace(row, name=f"{row.name}{JOINT_SUFFIX}", label=label(row.label)) for row in rows]
 
 
 def no_skill_rows(data: EvaluationData, real: Row, margin_mm: float | None) -> list[Row]:
@@ -213,14 +310,17 @@ def no_skill_rows(data: EvaluationData, real: Row, margin_mm: float | None) -> l
 
 
 def no_skill_images(data: EvaluationData, real: Row, statistics: noskill.TrainingStatistics) -> list[Row]:
-    """The stand-ins that are images: three, and a fourth where volumes are of different sizes."""
+    """The stand-ins that are images: three; a fourth where volumes are of different sizes; and two more where no class
+    encloses the target."""
     target, limits = data.target_value, data.intensity_range
-    ground = data.values[data.ground]
     rows = [
         noskill.unrelated_real(real.items, data.others, limits),
         noskill.class_means_noise(real.items, statistics, limits),
-        noskill.blob_flat(real.items, statistics, ground, target, limits, data.ground),
+        noskill.blob_flat(real.items, statistics, data.ground_value, target, limits, data.ground),
     ]
+    if data.ground == SURROUNDINGS:
+        rows.append(noskill.mean_training(real.items, data.training, statistics, limits))
+        rows.append(noskill.nearest_training(real.items, data.training, target, limits))
     if data.crop:
         rows.append(noskill.painted_training(real.items, data.training, statistics, target, limits))
     return rows
@@ -260,10 +360,14 @@ def _scores(found: np.ndarray, mask: np.ndarray, affine: np.ndarray) -> dict[str
     from SynthDiffusionLib.training.train_segmenter import dice
 
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    far = ndimage.distance_transform_edt(~mask, sampling=spacing) > 5.0
+    # A model that makes its own mask may leave it empty: that must not count as agreement with a segmenter that finds
+    # nothing.
+    far = np.ones(mask.shape, bool)
+    if mask.any():
+        far = ndimage.distance_transform_edt(~mask, sampling=spacing) > 5.0
     covered = (found & mask).sum() / max(1, mask.sum())
     return {
-        "dice": dice(found, mask),
+        "dice": dice(found, mask) if mask.any() else 0.0,
         "found": float(covered >= FOUND_FRACTION),
         "false_ml": float((found & far).sum() * np.prod(spacing) / 1000.0),
     }
@@ -282,7 +386,7 @@ def _paired(a: Mapping[str, float], *others: Mapping[str, float]) -> list[np.nda
 
 
 def _summary(
-    row: Row, per_volume: list[dict[str, Any]], by_patient: Mapping[str, Mapping[str, float]]
+    row: Row, per_volume: list[dict[str, Any]], by_patient: Mapping[str, Mapping[str, float]], target: int
 ) -> dict[str, Any]:
     chosen = [v for v in per_volume if v["row"] == row.name]
     values = np.array(list(by_patient[row.name].values()))
@@ -299,6 +403,7 @@ def _summary(
         "dice_median": float(np.median(values)),
         "ratio": ratio.to_json()["value"],
         "ratio_interval": [ratio.to_json()["low"], ratio.to_json()["high"]],
+        **({"empty": sum(not (i.classes == target).any() for i in row.items)} if row.name == JOINT else {}),
         "found": float(np.mean([v["found"] for v in chosen])),
         "false_ml": float(np.median([v["false_ml"] for v in chosen])),
     }
@@ -312,6 +417,8 @@ def _verdict(
     low, high = RATIO_LIMITS
     nearer = {}
     for other in results:
+        if other["row"].endswith(JOINT_SUFFIX) != (arm == JOINT):
+            continue
         blind = other["row"].removesuffix("_moved") in noskill.BLIND
         if blind and other["row"].endswith("_moved") != (arm == MOVED):
             continue

@@ -12,13 +12,16 @@ import numpy as np
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.evaluation.memorisation import SUSPICION
 from SynthDiffusionLib.evaluation.report import (
+    by_target,
     class_table,
     classifier,
     console,
     markdown,
+    mask_table,
     number,
     read_result,
     table,
+    unit_of,
     verdict_lines,
     with_interval,
 )
@@ -27,25 +30,25 @@ if TYPE_CHECKING:
     from SynthDiffusionLib.models import ModelSpec
 
 NEEDED = ("adherence", "fidelity", "memorisation")
+OPTIONAL = ("performance", "coherence", "control")
 NOTABLE_SD = 1.0
 NOTABLE_AUC = 0.6
 BRIGHT_HU = 800.0  # a range that ends above it holds vessels with contrast medium
 
 
 def read_results(folder: Path) -> dict[str, dict[str, Any]]:
-    """The results in a folder, by kind; "performance" may be absent.
+    """The results in a folder, by kind; those of `OPTIONAL` may be absent.
 
     Raises:
         BadInput: one is missing, or they are of different models, data or samples.
     """
     folder = Path(folder)
     results = {kind: read_result(folder / f"{kind}.json") for kind in NEEDED}
-    if (folder / "performance.json").is_file():
-        results["performance"] = read_result(folder / "performance.json")
+    results |= {kind: read_result(folder / f"{kind}.json") for kind in OPTIONAL if (folder / f"{kind}.json").is_file()}
     first = results["adherence"]
     for kind, result in results.items():
         for key in ("model", "data", "samples"):
-            comparable = key == "model" or kind != "performance"
+            comparable = key == "model" or kind not in ("performance", "control")
             if comparable and result[key] and _identity(result, key) != _identity(first, key):
                 raise BadInput(
                     f"'{folder}' holds results of different {key}: {kind} and adherence disagree",
@@ -105,12 +108,21 @@ def render_card(
     ]
     if picture:
         lines += [f"![Real and synthetic side by side]({picture})", "", _caption(spec, data, shown or []), ""]
-    lines += ["### Mask adherence", "", *markdown(*table(adherence)), "", *_bullets(verdict_lines(adherence)), ""]
+    lines += ["### Mask adherence", ""]
+    for name, part in by_target(adherence):
+        one = {k: v for k, v in part.items() if k != "others"}
+        lines += [f"Of the {name}:", ""] if name else []
+        lines += [*markdown(*table(one)), "", *_bullets(verdict_lines(one)), ""]
     lines += [*_definitions(adherence), "", "### Realism", "", *markdown(*table(fidelity)), ""]
     lines += [*_split_halves(fidelity), "", *markdown(*class_table(fidelity)), ""]
     lines += [*_bullets(verdict_lines(fidelity)), "", *_definitions(fidelity), ""]
-    lines += ["### Memorisation", "", *markdown(*table(memorisation)), "", *_bullets(verdict_lines(memorisation)), ""]
-    lines += [*_definitions(memorisation), ""]
+    lines += ["### Memorisation", "", *markdown(*table(memorisation)), ""]
+    lines += [*markdown(*mask_table(memorisation)), ""] if "masks" in memorisation else []
+    lines += [*_bullets(verdict_lines(memorisation)), "", *_definitions(memorisation), ""]
+    for kind, title in (("control", "Control of what is asked for"), ("coherence", "Coherence of slices")):
+        if kind in results:
+            lines += [f"### {title}", "", *markdown(*table(results[kind])), ""]
+            lines += [*_bullets(verdict_lines(results[kind])), "", *_definitions(results[kind]), ""]
     if "performance" in results:
         performance = results["performance"]
         lines += ["### Time and memory", "", *markdown(*table(performance)), "", *_definitions(performance), ""]
@@ -128,6 +140,9 @@ def _caption(spec: ModelSpec, data: Mapping[str, Any], shown: Sequence[str]) -> 
     return (
         f"The same test masks, real and synthetic{names}. "
         f"One window{layout}; the outline is the mask that the model was given."
+        if "joint" not in spec.modes
+        else f"Test patients, and what the model made of the characteristics of their masks{names}. "
+        f"One window{layout}; each image has the outline of its own mask."
     )
 
 
@@ -136,6 +151,7 @@ def _intended_use(spec: ModelSpec) -> list[str]:
         "whole": "whole volumes from a segmentation",
         "inpaint": "drawing a structure into a real volume",
         "unconditional": "whole volumes without one",
+        "joint": "whole volumes together with their segmentation, from characteristics of the structure",
     }
     inpainted = " An inpainted volume holds a real patient's image and is not anonymous." if spec.inpaint else ""
     modes = ", and ".join(what[m] for m in spec.modes if m in what)
@@ -213,7 +229,7 @@ def weaknesses(spec: ModelSpec, results: Mapping[str, Mapping[str, Any]]) -> lis
         f"The training set is tiny: {data['training_patients']} patients. Rare anatomy is missing, and the figures "
         f"above come from {data['patients']} patients only."
     ]
-    if facts["outside_fraction"] == 0:
+    if facts["outside_fraction"] == 0 and "classes" not in data:
         found.append(
             "No training image has a voxel that its class map puts outside the body: expect unrealistic values there."
         )
@@ -233,19 +249,22 @@ def weaknesses(spec: ModelSpec, results: Mapping[str, Mapping[str, Any]]) -> lis
     beyond = (
         "denser bone, metal and contrast medium" if spec.intensity.range[1] < BRIGHT_HU else "denser bone and metal"
     )
+    beyond = beyond if unit_of(adherence) == "HU" else "brighter tissue"
     found.append(
         f"The training images {reach} {facts['minimum']:g} to {facts['maximum']:g} {spec.intensity.unit}, and "
         f"the model to {spec.intensity.range[0]:g} to {spec.intensity.range[1]:g}: {beyond} "
         "cannot appear. Real images were clipped in the same way before every comparison."
     )
-    for arm, verdict in adherence["verdicts"].items():
-        row = next(r for r in adherence["rows"] if r["row"] == arm)
-        if not verdict["ratio_within_limits"]:
-            found.append(
-                f"{row['label'].capitalize()}: the segmenter's Dice is {number(row['ratio'])} times that on real "
-                "images, outside the limits."
-            )
-        found += _missed(row["label"].capitalize(), arm, adherence["per_volume"], spec.target_class)
+    for name, part in by_target(adherence):
+        for arm, verdict in part["verdicts"].items():
+            row = next(r for r in part["rows"] if r["row"] == arm)
+            label = row["label"].capitalize() + (f" ({name})" if name else "")
+            if not verdict["ratio_within_limits"]:
+                found.append(
+                    f"{label}: the segmenter's Dice is {number(row['ratio'])} times that on real "
+                    "images, outside the limits."
+                )
+            found += _missed(label, arm, part["per_volume"], name or spec.target_class)
     for row in fidelity["rows"]:
         if row["kind"] != "ours":
             continue
@@ -307,7 +326,8 @@ def _bullets(lines: list[str]) -> list[str]:
 
 
 def _definitions(result: Mapping[str, Any]) -> list[str]:
-    return ["Definitions:", "", *[f"- *{name}*: {text}" for name, text in result["definitions"].items()]]
+    texts = result["definitions"] | result.get("masks", {}).get("definitions", {})
+    return ["Definitions:", "", *[f"- *{name}*: {text}" for name, text in texts.items()]]
 
 
 def _commands(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -319,27 +339,22 @@ def quality_measures(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]
     """The `measured.quality` object of a `model.json`: numbers only, nested by kind and row."""
     adherence, fidelity, memorisation = (results[kind] for kind in NEEDED)
     data = adherence["data"]
-    return {
+    unit = "_hu" if unit_of(adherence) == "HU" else ""
+    measures = {
         "command": adherence["command"].replace(" adherence ", " card ", 1),
         "note": "Definitions, no-skill rows and limits: MODEL_CARD.md. Intervals are bootstraps over patients.",
         "test_patients": data["patients"],
-        "adherence": {
-            r["row"]: {
-                "dice": _round(r["dice_mean"]),
-                "dice_interval": [_round(v) for v in r["dice_interval"]],
-                "ratio": _round(r["ratio"]),
-                "ratio_interval": [_round(v) for v in r["ratio_interval"]],
-            }
-            for r in adherence["rows"]
-        },
+        "adherence": _dice_measures(adherence),
         "fidelity": {
             f"{r['row']}_{r['view']}" if r["row"].startswith("real") else r["row"]: {
                 "mmd2": _round(r["mmd2"]["value"]),
                 "mmd2_interval": [_round(r["mmd2"][k]) for k in ("low", "high")],
                 "auc": {n: _round(a["value"]) for n, a in r["auc"].items()},
                 "auc_interval": {n: [_round(a[k]) for k in ("low", "high")] for n, a in r["auc"].items()},
-                "mean_difference_hu": {n: _round(c["difference"]["value"], 1) for n, c in r["classes"].items() if c},
-                "wasserstein_hu": {n: _round(c["wasserstein"]["value"], 1) for n, c in r["classes"].items() if c},
+                **{
+                    f"{name}{unit}": {n: _round(c[key]["value"], 1) for n, c in r["classes"].items() if c}
+                    for name, key in (("mean_difference", "difference"), ("wasserstein", "wasserstein"))
+                },
             }
             for r in fidelity["rows"]
         },
@@ -355,6 +370,33 @@ def quality_measures(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]
             for r in memorisation["rows"]
         },
     }
+    if adherence.get("others"):
+        measures["adherence_targets"] = {o["target"]: _dice_measures(o) for o in adherence["others"]}
+    if "coherence" in results:
+        measures["coherence"] = {
+            r["row"]: {m: _round(r[m]["value"]) for m in ("ratio", "correlation")}
+            | {"ratio_to_real": _round(r["to_real"]["ratio"]["value"])}
+            for r in results["coherence"]["rows"]
+        }
+    if "control" in results:
+        control = results["control"]
+        measures["control"] = {k: control[k] for k in ("requests", "empty", "several_pieces")} | {
+            r["row"]: {m: _round(r[m]["value"]) for m in ("slope", "theil_sen", "pearson", "spearman")}
+            for r in control["rows"]
+        }
+    return measures
+
+
+def _dice_measures(adherence: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        r["row"]: {
+            "dice": _round(r["dice_mean"]),
+            "dice_interval": [_round(v) for v in r["dice_interval"]],
+            "ratio": _round(r["ratio"]),
+            "ratio_interval": [_round(v) for v in r["ratio_interval"]],
+        }
+        for r in adherence["rows"]
+    }
 
 
 def _round(value: float | None, digits: int = 4) -> float | None:
@@ -365,5 +407,8 @@ def card_summary(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The main tables in short, for the console."""
     lines: list[str] = []
     for result in results.values():
-        lines += ["", result["kind"], *console(*table(result)), *verdict_lines(result)]
+        for name, part in by_target(result):
+            title = f"{result['kind']}, {name}" if name and "others" in result else result["kind"]
+            lines += ["", title, *console(*table(part))]
+        lines += verdict_lines(result)
     return lines

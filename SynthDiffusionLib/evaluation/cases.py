@@ -21,15 +21,29 @@ TRAINING_PARTS = ("train", "validation")
 CROP_MULTIPLE = 8
 # What a target lies in, if there is such a class; else it is the first class, in which all others lie.
 GROUNDS = ("lung", "muscle")
+# What stands for it where a scheme has no class but its targets: everything outside them, value 0 of the class map.
+SURROUNDINGS = "surroundings"
 
 
-def ground_of(names: Sequence[str]) -> str:
-    """The class that targets lie in.
+def ground_of(names: Sequence[str], targets: Sequence[str] = ()) -> str:
+    """The class that targets lie in; `SURROUNDINGS` where all classes are targets.
 
     Args:
         names: of a scheme's classes, the enclosing one first.
+        targets: those that lie in another one, and enclose nothing.
     """
-    return next((n for n in GROUNDS if n in names), names[0])
+    return next((n for n in (*GROUNDS, *names) if n in names and n not in targets), SURROUNDINGS)
+
+
+def targets_of(spec: ModelSpec, target: str | None = None) -> tuple[str, ...]:
+    """The classes that adherence is measured for: those that the package's segmenter finds, the target class first.
+
+    Args:
+        target: the target class, where the model names none.
+    """
+    first = spec.target_class or target
+    listed = spec.segmenter.details.get("targets", ()) if spec.segmenter else ()
+    return tuple(dict.fromkeys([*((first,) if first else ()), *listed]))
 
 
 @dataclass(frozen=True)
@@ -46,6 +60,8 @@ class EvaluationData:
         target: name of the target class.
         intensity_range: the model's.
         leak_check: what was compared, for the results.
+        unit: of the intensities, "HU" or "arbitrary" (MR on the scale of `training.mr_intensity`).
+        targets: classes that adherence is measured for, the target class first; that class alone when empty.
     """
 
     folder: Path
@@ -57,15 +73,32 @@ class EvaluationData:
     target: str
     intensity_range: tuple[float, float]
     leak_check: dict[str, Any]
+    unit: str = "HU"
+    targets: tuple[str, ...] = ()
 
     @property
     def target_value(self) -> int:
         return self.values[self.target]
 
     @property
+    def all_targets(self) -> tuple[str, ...]:
+        """The classes that adherence is measured for."""
+        return self.targets or (self.target,)
+
+    @property
     def ground(self) -> str:
-        """Name of the class that the target lies in."""
-        return ground_of(sorted(self.values, key=self.values.__getitem__))
+        """Name of the class that the target lies in, see `ground_of`."""
+        return ground_of(sorted(self.values, key=self.values.__getitem__), (self.target, *self.targets))
+
+    @property
+    def ground_value(self) -> int:
+        """Its value in the class maps; 0 for `SURROUNDINGS`."""
+        return self.values.get(self.ground, 0)
+
+    @property
+    def tissues(self) -> str:
+        """What decides how tissues are told apart (`features.TISSUES`): the ground, or the unit where it is not HU."""
+        return self.ground if self.unit == "HU" else self.unit
 
     @property
     def crop(self) -> tuple[int, int, int] | None:
@@ -87,6 +120,8 @@ class EvaluationData:
             "training_patients": len({c.patient for c in self.training}),
             "reference_cases": len(self.others),
             "intensity_range": list(self.intensity_range),
+            **({} if self.unit == "HU" else {"unit": self.unit}),
+            **({} if self.ground != SURROUNDINGS else {"classes": list(self.values)}),
             "training_facts": training_facts(self.training, self.target_value),
             "description_sha256": description_sha256(self.folder),
             "leak_check": self.leak_check,
@@ -171,6 +206,14 @@ def load_evaluation_data(folder: Path, spec: ModelSpec, split: str = "test") -> 
                 "reference need them",
                 "Prepare a data set with a larger part.",
             )
+    target = spec.target_class or description["target"]
+    targets = targets_of(spec, target)
+    unknown = [name for name in targets if name not in values]
+    if unknown:
+        raise BadInput(
+            f"The model '{spec.id}' measures '{unknown[0]}', which is none of its classes ({', '.join(values)})",
+            "Correct target_class and segmenter.targets in its model.json.",
+        )
     return EvaluationData(
         folder,
         split,
@@ -178,9 +221,11 @@ def load_evaluation_data(folder: Path, spec: ModelSpec, split: str = "test") -> 
         load_split(folder, "train"),
         load_split(folder, "validation"),
         values,
-        spec.target_class or description["target"],
+        target,
         spec.intensity.range,
         check,
+        description["unit"],
+        targets,
     )
 
 

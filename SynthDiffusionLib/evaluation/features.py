@@ -13,10 +13,13 @@ import numpy as np
 
 from SynthDiffusionLib.evaluation.rows import Item
 
-# Name to the HU that it lies between, by the class that the target lies in; the last one is compact, and has no texture
-# to measure. The second is for limbs, where there is air round the body and fat to be told from muscle.
+# Name to the HU that it lies between, by the class that the target lies in; "dense" is compact, and has no texture to
+# measure. The last is for limbs, where there is air round the body and fat to be told from muscle. MR ("arbitrary") has
+# no tissue values: there, 0 and 1000 are the darkest and the brightest of a case (`training.mr_intensity`), and the
+# limits between are round figures, not chosen on any result.
 TISSUES = {
     "lung": {"lung": (-np.inf, -400.0), "soft tissue": (-200.0, 200.0), "dense": (200.0, np.inf)},
+    "arbitrary": {"dark": (-np.inf, 250.0), "grey": (250.0, 600.0), "bright": (600.0, np.inf)},
     None: {"air": (-np.inf, -400.0), "fat": (-200.0, -30.0), "soft tissue": (-30.0, 200.0), "dense": (200.0, np.inf)},
 }
 FEWEST_VOXELS = 20
@@ -40,7 +43,7 @@ def volume_features(
         mask: (I, J, K) bool, the input mask.
         intensity_range: the model's.
         target: name of the mask's class, for the names of its features.
-        ground: name of the class that it lies in, which decides the tissues.
+        ground: name of the class that it lies in, which decides the tissues; or a unit (`EvaluationData.tissues`).
 
     Returns:
         nan for a quantity of a tissue that has fewer than `FEWEST_VOXELS` voxels.
@@ -81,6 +84,8 @@ def volume_features(
 def _rim(mask: np.ndarray) -> np.ndarray:
     from scipy import ndimage
 
+    if not mask.any():
+        return np.zeros(mask.shape, bool)
     distance = ndimage.distance_transform_edt(~mask)
     return (distance > RIM_VOXELS[0]) & (distance <= RIM_VOXELS[1])
 

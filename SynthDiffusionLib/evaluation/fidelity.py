@@ -24,8 +24,8 @@ import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.evaluation import noskill
-from SynthDiffusionLib.evaluation.adherence import no_skill_images
-from SynthDiffusionLib.evaluation.arms import ANATOMY, INPAINTING, MOVED
+from SynthDiffusionLib.evaluation.adherence import JOINT_SUFFIX, joint_rows, no_skill_images
+from SynthDiffusionLib.evaluation.arms import ANATOMY, INPAINTING, JOINT, MOVED
 from SynthDiffusionLib.evaluation.cases import EvaluationData
 from SynthDiffusionLib.evaluation.discriminant import REPEATS, SHRINKAGE, discriminate_by_features
 from SynthDiffusionLib.evaluation.features import Standard, feature_table, standard_of, standardise
@@ -68,6 +68,7 @@ SPLIT_HALVES = 200
 SPLIT_SEED = 2026
 LARGEST_DIFFERENCES = 5
 FLOOR = "real_reference"
+REAL_STAND_INS = ("unrelated", "nearest_training")  # in the names of no-skill rows whose images are real
 
 DEFINITIONS = {
     "mean": "mean over patients of the class's mean intensity; the difference is synthetic minus real of the same mask",
@@ -105,6 +106,10 @@ SIZES_DEFINITIONS = {
     "painted in: real but for the {target}, and for the lower end of the range where that image ends",
     "real_reference": "validation images with their own class maps against the evaluated real images",
 }
+JOINT_DEFINITION = (
+    "the model made a mask with each image: its classes are those of its own masks, beside the real ones of the real "
+    "masks of the same patients; no-skill rows are made for its masks"
+)
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,8 @@ def measure_fidelity(
     views = list(_views(data, arms, margin_mm))
     if not views:
         raise BadInput(
-            "The samples have no arm that realism is measured on", f"Make the arm {data.target}, anatomy or inpainting."
+            "The samples have no arm that realism is measured on",
+            f"Make the arm {data.target}, anatomy, inpainting or joint.",
         )
     total = sum(len(view.rows) for view in views)
     results, settings, done = [], {}, 0
@@ -180,12 +186,13 @@ def measure_fidelity(
             "resamples": RESAMPLES,
             "confidence": CONFIDENCE,
         },
-        "definitions": _definitions(data),
+        "definitions": _definitions(data, arms),
     }
 
 
-def _definitions(data: EvaluationData) -> dict[str, str]:
+def _definitions(data: EvaluationData, arms: Mapping[str, Row]) -> dict[str, str]:
     texts = DEFINITIONS if data.crop is None else DEFINITIONS | SIZES_DEFINITIONS
+    texts = texts | ({JOINT: JOINT_DEFINITION} if JOINT in arms else {})
     words = {name: recipe.crop for name, recipe in RECIPES.items()} | {
         "chosen": CHOSEN if data.target == CHOSEN_ON else CHOSEN_ELSEWHERE,
         "crop": "x".join(map(str, data.crop or ())),
@@ -203,11 +210,12 @@ def _views(data: EvaluationData, arms: Mapping[str, Row], margin_mm: float | Non
         FLOOR, "other real images", "real", real_items(data.others, data.intensity_range)[: len(real.items)]
     )
     training = real_items(data.training, data.intensity_range)
-    images = no_skill_images(data, real, statistics)
+    images = no_skill_images(data, real, statistics) if set(arms) != {JOINT} else []
     target = data.target_value
-    whole = [arms[name] for name in (data.target, ANATOMY) if name in arms]
+    whole = [arms[name] for name in (data.target, ANATOMY, JOINT) if name in arms]
+    made = joint_rows(no_skill_images(data, arms[JOINT], statistics)) if JOINT in arms else []
     if whole:
-        rows = [common_crop(row, target, data.crop) for row in (real, reference, *images, *whole)]
+        rows = [common_crop(row, target, data.crop) for row in (real, reference, *images, *made, *whole)]
         cropped = common_crop(Row("training", "", "real", training), target, data.crop)
         yield _view("whole" if data.crop is None else "crop", data, rows[0], rows[1:], cropped.items)
     if INPAINTING in arms:
@@ -239,7 +247,7 @@ def _view(name: str, data: EvaluationData, real: Row, rows: list[Row], training:
 
 
 def _features(items: Sequence[Item], data: EvaluationData) -> tuple[tuple[str, ...], np.ndarray]:
-    return feature_table(items, data.target_value, data.intensity_range, data.target, data.ground)
+    return feature_table(items, data.target_value, data.intensity_range, data.target, data.tissues)
 
 
 def split_halves(values: np.ndarray, size: int, bandwidth: float) -> dict[str, list[float] | int]:
@@ -332,7 +340,7 @@ def _classes(view: _View, row: Row, data: EvaluationData, margin_mm: float | Non
             found["rim"] = (share > 0) & (item.classes != data.target_value)
         return found
 
-    edges = np.arange(data.intensity_range[0], data.intensity_range[1] + BIN_HU, BIN_HU)
+    edges = np.arange(data.intensity_range[0], data.intensity_range[1] + BIN_HU, BIN_HU)  # 20 units of MR as well
     ours = _histograms(row.items, masks, edges, names)
     real = _histograms(view.real.items, masks, edges, names)
     return {name: _compare_class(ours[name], real[name], paired=row.name != FLOOR) for name in names}
@@ -385,19 +393,22 @@ def _share_auc(results: list[dict[str, Any]], view: str) -> None:
     map, are trained once for both."""
     by_name = {r["row"]: r for r in results if r["view"] == view}
     if view == "whole":
-        by_name[FLOOR]["auc"] = by_name["unrelated_real"]["auc"] | by_name[FLOOR]["auc"]
+        # The arm "joint" alone has that row under another name.
+        same = by_name.get("unrelated_real") or by_name["unrelated_real_joint"]
+        by_name[FLOOR]["auc"] = same["auc"] | by_name[FLOOR]["auc"]
 
 
 def _verdict(arm: str, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Does the arm beat the no-skill images? The unrelated real image is real: nothing can beat it, so it is not
-    among them."""
+    """Does the arm beat the no-skill images? Unrelated real images, and those of the nearest training masks, are real:
+    nothing can beat them, so they are not among them."""
     own = next(r for r in results if r["row"] == arm)
     rivals = [
         r
         for r in results
         if r["kind"] == "no-skill"
         and r["view"] == own["view"]
-        and (own["view"] == "region" or "unrelated" not in r["row"])
+        and (own["view"] == "region" or not any(real in r["row"] for real in REAL_STAND_INS))
+        and r["row"].endswith(JOINT_SUFFIX) == (arm == JOINT)
     ]
     verdict: dict[str, Any] = {"mmd2_below_all": all(_below(own["mmd2"], r["mmd2"]) for r in rivals)}
     for recipe in own["auc"]:

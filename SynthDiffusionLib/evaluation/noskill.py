@@ -18,13 +18,23 @@ Where the volumes of a data set are of different sizes, two more:
    would be worth that recalls an image and paints.
 
 They are not made where all volumes are of one size: there a volume's size says nothing, and published figures have no
-such rows. All of them are deterministic by seed.
+such rows.
+
+Where a scheme has no class but its targets (parts of an organ in MR), what a target lies in is unknown, and "flat
+ground" is the mean of everything outside the targets. Such cut-outs resemble each other, so that two more are made:
+
+7. the mean training image: training images laid with their targets on the drawn ones and averaged, all that is drawn
+   painted in at the mean value of its class, blurred.
+8. the training image of the nearest mask: of all training masks, laid middle on middle, the one with the highest Dice
+   with the drawn one; its image, unchanged. What a model would be worth that looks a training case up.
+
+All of them are deterministic by seed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -41,6 +51,8 @@ LABELS = {
     "class_means_noise": "class means plus noise",
     "ellipsoid": "ellipsoid from the size of the volume, blind to the image",
     "painted_training": "training image, blob painted in",
+    "mean_training": "mean training image, mask painted in",
+    "nearest_training": "training image of the nearest mask",
 }
 # Predictions: the items of these rows are images that are not looked at.
 BLIND = ("ball", "ellipsoid")
@@ -80,6 +92,8 @@ def training_statistics(
         target: value of the target class.
     """
     mean, sd = {}, {}
+    if not cases:
+        raise BadInput("There is no training case", "Prepare the data set again.")
     images = [as_evaluated(c.image.array, intensity_range) for c in cases]
     for value in classes:
         inside = [hu[c.classes.array == value] for hu, c in zip(images, cases)]
@@ -190,7 +204,7 @@ def painted_training(
     items = []
     for case in cases:
         mask = case.classes == target
-        size = float(mask.sum()) * np.prod(np.linalg.norm(case.affine[:3, :3], axis=0))
+        size = max(1.0, float(mask.sum())) * np.prod(np.linalg.norm(case.affine[:3, :3], axis=0))
         source = min(candidates, key=lambda pair: (abs(np.log(pair[0] / size)), pair[1].name))[1]
         # `fitted` lays middle on middle; the shift then brings centroid on centroid.
         corner = (np.array(mask.shape) - np.array(source.classes.shape)) // 2
@@ -203,6 +217,65 @@ def painted_training(
     return Row("painted_training", LABELS["painted_training"], "no-skill", tuple(items))
 
 
+def mean_training(
+    cases: Sequence[Item],
+    training: Sequence[Case],
+    statistics: TrainingStatistics,
+    intensity_range: tuple[float, float],
+) -> Row:
+    """The mean training image under each mask, with all that is drawn painted in at the mean value of its class.
+
+    Training images are laid with the centroid of all their targets on the middle of one frame, to whole voxels, and
+    averaged where they have voxels; that frame is laid on the centroid of what is drawn. Beyond all of them there is
+    the lower end of the range.
+    """
+    reach = 2 * np.max([c.classes.shape for c in training] + [i.classes.shape for i in cases], axis=0) + 2
+    total, count = np.zeros(reach), np.zeros(reach)
+    for c in training:
+        if not c.classes.array.any():
+            continue
+        start = np.rint(reach / 2 - _centroid(c.classes.array > 0)).astype(int)
+        inside = tuple(slice(a, a + n) for a, n in zip(start, c.classes.shape))
+        total[inside] += as_evaluated(c.image.array, intensity_range)
+        count[inside] += 1
+    mean = np.where(count > 0, total / np.maximum(count, 1), intensity_range[0])
+    items = []
+    for case in cases:
+        drawn = case.classes > 0
+        start = np.rint(reach / 2 - _centroid(drawn)).astype(int)
+        hu = mean[tuple(slice(a, a + n) for a, n in zip(start, drawn.shape))]
+        weights = {int(v): _blob_weight(case.classes, v) for v in np.unique(case.classes) if v}
+        share = sum(weights.values(), np.zeros(drawn.shape))
+        hu = (1.0 - share) * hu + sum(w * statistics.mean[v] for v, w in weights.items())
+        items.append(replace(case, hu=as_evaluated(hu, intensity_range), seed=None))
+    return Row("mean_training", LABELS["mean_training"], "no-skill", tuple(items))
+
+
+def nearest_training(
+    cases: Sequence[Item], training: Sequence[Case], target: int, intensity_range: tuple[float, float]
+) -> Row:
+    """For each mask the real training image whose own mask, laid middle on middle, has the highest Dice with it."""
+    items = []
+    for case in cases:
+        source = nearest_mask(case.classes == target, training, target)[0]
+        hu = fitted(as_evaluated(source.image.array, intensity_range), case.classes.shape, intensity_range[0])
+        items.append(replace(case, hu=hu, seed=None))
+    return Row("nearest_training", LABELS["nearest_training"], "no-skill", tuple(items))
+
+
+def nearest_mask(mask: np.ndarray, training: Sequence[Case], target: int) -> tuple[Case, float]:
+    """The case whose target's mask, laid middle on middle on the grid of `mask`, has the highest Dice with it, and that
+    Dice; the first by name of equal ones. Voxels that are cut off count as not found."""
+    best: tuple[float, Case] | None = None
+    for c in sorted(training, key=lambda case: case.name):
+        other = c.classes.array == target
+        both = int((fitted(other, mask.shape, False) & mask).sum())
+        dice = 2.0 * both / max(1, int(mask.sum()) + int(other.sum()))
+        if best is None or dice > best[0]:
+            best = (dice, c)
+    return best[1], best[0]
+
+
 def _blob_weight(classes: np.ndarray, target: int) -> np.ndarray:
     from scipy import ndimage
 
@@ -210,7 +283,8 @@ def _blob_weight(classes: np.ndarray, target: int) -> np.ndarray:
 
 
 def _centroid(mask: np.ndarray) -> np.ndarray:
-    return np.argwhere(mask).mean(0)
+    """Of the marked voxels; the middle of the grid where none is, as in an empty mask that a model made."""
+    return np.argwhere(mask).mean(0) if mask.any() else (np.array(mask.shape) - 1) / 2
 
 
 def pasted(row: Row, real: Sequence[Item], target: int, margin_mm: float) -> Row:

@@ -52,7 +52,7 @@ def measure_performance(
     out: Path | None = None,
     on_event: Callable[[dict], None] = lambda event: None,
 ) -> dict[str, Any]:
-    """Makes one sample of a drawn target `repeats` times, on the CPU.
+    """Makes one sample of a drawn target, or of an image with its mask, `repeats` times, on the CPU.
 
     Args:
         threads: CPU threads the process may use.
@@ -127,13 +127,15 @@ def _one_run(
 ) -> dict[str, Any]:
     spec = package.spec
     target = spec.label_scheme[spec.target_class] if spec.target_class else spec.label_scheme.condition_classes[0]
-    mask = folder / "drawing.nii.gz"
-    _draw_ball(mask, size, spec.grid.spacing_mm, target.value)
+    if "joint" in spec.modes and "whole" not in spec.modes:
+        asked: dict[str, Any] = {"segmentation": None, "mode": "joint", "size": tuple(size)}
+    else:
+        asked = {"segmentation": folder / "drawing.nii.gz", "labels": {str(target.value): target.name}}
+        _draw_ball(asked["segmentation"], size, spec.grid.spacing_mm, target.value)
     GenerateRequest(
-        segmentation=mask,
+        **asked,
         model=str(package.folder.resolve()),
         out=folder / "out",
-        labels={str(target.value): target.name},
         steps=steps,
         seed=1,
         device="cpu",

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from SynthDiffusionLib.contact_sheet import LUNG_WINDOW, window
-from SynthDiffusionLib.evaluation.arms import MOVED
+from SynthDiffusionLib.evaluation.arms import JOINT, MOVED
+from SynthDiffusionLib.evaluation.cases import EvaluationData
 from SynthDiffusionLib.evaluation.rows import Item, Row
 from SynthDiffusionLib.volumes import Volume, reorient
 from SynthDiffusionLib.volumes.atomic import atomic_file
 
-SCALE = 4
+SCALE = 4  # of small volumes
+WIDEST = 256  # pixels of a slice, beyond which it is enlarged less
 GAP = 6
 HEADER = 22
 SIDE = 96  # width of the column that names the case
@@ -26,6 +28,16 @@ def chosen_cases(items: Sequence[Item], target: int, count: int = 6) -> list[str
     order = sorted(items, key=lambda item: (int((item.classes == target).sum()), item.case))
     picks = np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int))
     return [order[i].case for i in picks]
+
+
+def window_of(data: EvaluationData, real: Sequence[Item], ct: tuple[float, float]) -> tuple[float, float]:
+    """Values that are black and white: a CT window, or for MR the 1st and the 99th percentile of the real images'
+    voxels above the lower end of the range (which is also what volumes are padded with)."""
+    if data.unit == "HU":
+        return ct
+    values = np.concatenate([item.hu[item.hu > data.intensity_range[0]] for item in real])
+    low, high = np.percentile(values, (1, 99)) if len(values) else data.intensity_range
+    return float(low), float(max(high, low + 1.0))
 
 
 def write_picture(
@@ -47,7 +59,7 @@ def write_picture(
         limits: lower and upper end of the window, in the unit of the images.
 
     Returns:
-        the cases shown.
+        the cases shown. A sample with a mask of its own (arm "joint") is shown with that, in the middle of that.
     """
     from PIL import Image, ImageDraw
 
@@ -55,7 +67,12 @@ def write_picture(
     by_case = {item.case: item for item in real}
     columns = [("real", {i.case: i for i in reversed(real)})]
     columns += [(arms[a].label, {i.case: i for i in reversed(arms[a].items)}) for a in arms if a != MOVED]
-    cells = [[_slice(items.get(case), by_case[case], target, limits) for _, items in columns] for case in cases]
+    own = [False] + [a == JOINT for a in arms if a != MOVED]
+    cells = [
+        [_slice(items.get(case), items.get(case) if o else by_case[case], target, limits)
+         for o, (_, items) in zip(own, columns)]
+        for case in cases
+    ]  # fmt: skip
     width = max(cell.shape[1] for row in cells for cell in row if cell is not None)
     heights = [max(cell.shape[0] for cell in row if cell is not None) for row in cells]
     sheet = Image.new(
@@ -88,9 +105,10 @@ def _slice(item: Item | None, reference: Item, target: int, limits: tuple[float,
         return None
     image = reorient(Volume(item.hu, item.affine), "LPS").array
     mask = reorient(Volume((reference.classes == target).astype(np.uint8), reference.affine, "label"), "LPS").array > 0
-    level = int(np.rint(np.argwhere(mask).mean(0)[2]))
-    gray = np.kron(window(image[:, :, level].T, limits), np.ones((SCALE, SCALE), np.uint8))
-    inside = np.kron(mask[:, :, level].T, np.ones((SCALE, SCALE), bool))
+    level = int(np.rint(np.argwhere(mask).mean(0)[2])) if mask.any() else mask.shape[2] // 2
+    scale = min(SCALE, max(1, WIDEST // max(image.shape[:2])))
+    gray = np.kron(window(image[:, :, level].T, limits), np.ones((scale, scale), np.uint8))
+    inside = np.kron(mask[:, :, level].T, np.ones((scale, scale), bool))
     edge = inside & ~_eroded(inside)
     picture = np.repeat(gray[..., None], 3, -1)
     picture[edge] = OUTLINE

@@ -17,7 +17,8 @@ from SynthDiffusionLib.volumes import Volume, reorient
 from SynthDiffusionLib.volumes.atomic import atomic_file
 
 SOFT_TISSUE_WINDOW = (-200.0, 300.0)
-PIXELS_PER_MM = 0.42
+PIXELS_PER_MM = 0.42  # of large volumes
+LEAST_PIXELS = 96  # of the longest side of all: small ones are drawn larger
 GAP = 4
 HEADER = 34
 SIDE = 110  # width of the column that names the rows
@@ -55,10 +56,10 @@ def write_sizes_picture(
     by_case = {item.case: item for item in real}
     sources = [("real", {i.case: i for i in reversed(real)})]
     sources += [(row.label, {i.case: i for i in reversed(row.items)}) for arm, row in arms.items() if arm != MOVED]
-    rows = []
+    rows, scale = [], max(PIXELS_PER_MM, LEAST_PIXELS / max((_spacing(i) * i.hu.shape).max() for i in real))
     for plane in ("axial", "coronal"):
         for title, items in sources:
-            cells = [_slice(items.get(case), by_case[case], target, limits, plane) for case in cases]
+            cells = [_slice(items.get(case), by_case[case], target, limits, plane, scale) for case in cases]
             rows.append((f"{title}\n{plane}", cells))
     columns = range(len(cases))
     widths = [max(cells[c].shape[1] for _, cells in rows if cells[c] is not None) for c in columns]
@@ -70,7 +71,7 @@ def write_sizes_picture(
     for case, x in zip(cases, lefts):
         item = by_case[case]
         ml = (item.classes == target).sum() * np.prod(_spacing(item)) / 1000.0
-        draw.text((x, 4), f"{case}\n{ml:.0f} ml", fill=(200, 200, 200))
+        draw.text((x, 4), f"{case}\n{ml:.{0 if ml >= 10 else 1}f} ml", fill=(200, 200, 200))
     y = HEADER
     for (title, cells), height in zip(rows, heights):
         draw.text((GAP, y + 4), _wrapped(title), fill=(230, 230, 230))
@@ -100,9 +101,9 @@ def _wrapped(title: str) -> str:
 
 
 def _slice(
-    item: Item | None, reference: Item, target: int, limits: tuple[float, float], plane: str
+    item: Item | None, reference: Item, target: int, limits: tuple[float, float], plane: str, scale: float
 ) -> np.ndarray | None:
-    """The slice of the plane that holds most of the reference's mask, in the picture's scale; (H, W, 3) uint8."""
+    """The slice of the plane that holds most of the reference's mask, at `scale` pixels a mm; (H, W, 3) uint8."""
     from PIL import Image
 
     if item is None:
@@ -115,7 +116,7 @@ def _slice(
     across = np.delete(image.spacing, axis)
     if plane == "coronal":  # superior up
         flat, drawn = flat[::-1], drawn[::-1]
-    size = tuple(max(1, round(n * s * PIXELS_PER_MM)) for n, s in zip(flat.shape[::-1], across))
+    size = tuple(max(1, round(n * s * scale)) for n, s in zip(flat.shape[::-1], across))
     gray = np.asarray(Image.fromarray(window(flat, limits)).resize(size, Image.Resampling.BILINEAR))
     inside = np.asarray(Image.fromarray(drawn.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)) > 127
     picture = np.repeat(gray[..., None], 3, -1)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from SynthDiffusionLib.models import ModelPackage
 
 FORMAT = "synthdiffusion-evaluation-1"
-KINDS = ("adherence", "fidelity", "memorisation", "performance")
+KINDS = ("adherence", "fidelity", "memorisation", "performance", "control", "coherence")
 NOTHING = "-"
 
 
@@ -66,6 +66,11 @@ def write_result(result: Mapping[str, Any], out: Path) -> dict[str, Path]:
     paths = {"json": out / f"{result['kind']}.json", "csv": out / f"{result['kind']}.csv"}
     write_json(paths["json"], dict(result))
     rows = [dict(flatten(row)) for row in result["rows"]]
+    if result.get("others"):  # several targets: a column says which
+        parts = by_target(result)
+        rows = [{"target": name} | dict(flatten(row)) for name, part in parts for row in part["rows"]]
+    elif result["kind"] == "control":  # a line for each request: the figures are in the JSON
+        rows = [dict(flatten(entry)) for entry in result["per_volume"]]
     fields = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, fields, lineterminator="\n")
@@ -74,6 +79,17 @@ def write_result(result: Mapping[str, Any], out: Path) -> dict[str, Path]:
     with atomic_file(paths["csv"]) as stream:
         stream.write(text.getvalue().encode("utf-8"))
     return paths
+
+
+def by_target(result: Mapping[str, Any]) -> list[tuple[str | None, Mapping[str, Any]]]:
+    """The parts of a result, each with the target that it is of; one part without a name where there is one target."""
+    return [(result.get("target"), result), *((other["target"], other) for other in result.get("others", ()))]
+
+
+def unit_of(result: Mapping[str, Any]) -> str:
+    """The unit of a result's intensities, as it is printed."""
+    unit = (result.get("data") or {}).get("unit", "HU")
+    return unit if unit == "HU" else f"{unit} units"
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -127,16 +143,21 @@ def with_interval(estimate: Mapping[str, float | None] | None, digits: int = 2) 
 
 def table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Column titles and cells of the main table of a result, as in the console and the model card."""
+    from SynthDiffusionLib.evaluation import coherence, control
+
     return {
         "adherence": _adherence_table,
         "fidelity": _fidelity_table,
         "memorisation": _memorisation_table,
         "performance": _performance_table,
+        "control": control.table,
+        "coherence": coherence.table,
     }[result["kind"]](result)
 
 
 def _adherence_table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     titles = ["row", "volumes", "Dice, mean", "median", "ratio to real", "found", "false, ml"]
+    titles += ["empty masks"] if any("empty" in r for r in result["rows"]) else []
     cells = []
     for r in result["rows"]:
         dice = {"value": r["dice_mean"], "low": r["dice_interval"][0], "high": r["dice_interval"][1]}
@@ -144,6 +165,7 @@ def _adherence_table(result: Mapping[str, Any]) -> tuple[list[str], list[list[st
         cells.append(
             [r["label"], str(r["volumes"]), with_interval(dice), number(r["dice_median"])]
             + [NOTHING if r["row"] == "real" else with_interval(ratio), number(r["found"]), number(r["false_ml"])]
+            + ([str(r.get("empty", NOTHING))] if "empty masks" in titles else [])
         )
     return titles, cells
 
@@ -166,7 +188,9 @@ def classifier(name: str) -> str:
 
 def class_table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Per class: mean, difference from real, and histogram distances."""
-    titles = ["row", "compared", "class", "mean HU", "real", "difference", "L1", "Wasserstein, HU"]
+    unit = unit_of(result)
+    mean = "mean HU" if unit == "HU" else f"mean, {unit}"
+    titles = ["row", "compared", "class", mean, "real", "difference", "L1", f"Wasserstein, {unit}"]
     cells = [
         [r["label"], r["view"], name, number(c["mean"], 0), number(c["mean_real"], 0)]
         + [with_interval(c["difference"], 0), number(c["l1"]), with_interval(c["wasserstein"], 0)]
@@ -190,6 +214,23 @@ def _memorisation_table(result: Mapping[str, Any]) -> tuple[list[str], list[list
             [r["label"], r["view"], str(r["volumes"]), number(r["smallest"]), number(r["lower_quantile"])]
             + [number(r["median"]), below, number(r["p_below"], 3), nearest, number(r["p_nearest"], 3)]
         )
+    return titles, cells
+
+
+def mask_table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Of models that make masks: how near those are to training masks. Empty for others."""
+    titles = ["masks", "number", "Dice with the nearest training mask, median", "largest", "above the limit", "p"]
+    cells = [
+        [
+            r["label"],
+            str(r["masks"]),
+            number(r["median"]),
+            number(r["largest"]),
+            str(r["above_limit"]),
+            number(r["p"], 3),
+        ]
+        for r in result.get("masks", {}).get("rows", ())
+    ]
     return titles, cells
 
 
@@ -246,7 +287,10 @@ def summary_lines(result: Mapping[str, Any]) -> list[str]:
                 else ""
             )
         )
-    lines += ["", *console(*table(result))]
+    for name, part in by_target(result):
+        lines += ["", *([f"{name}:"] if name and result["kind"] == "adherence" else []), *console(*table(part))]
+    if "masks" in result:
+        lines += ["", *console(*mask_table(result))]
     if result["kind"] == "fidelity":
         lines += ["", *console(*class_table(result))]
         for r in result["rows"]:
@@ -260,12 +304,20 @@ def summary_lines(result: Mapping[str, Any]) -> list[str]:
             reasons = result["samples"]["skipped_reasons"]
             lines.append(f"{arm}: {len(cases)} cases without a sample, such as {cases[0]}: {reasons[cases[0]]}")
     lines += ["", "Definitions"]
-    lines += [f"  {name}: {text}" for name, text in result["definitions"].items()]
+    texts = result["definitions"] | result.get("masks", {}).get("definitions", {})
+    lines += [f"  {name}: {text}" for name, text in texts.items()]
     return lines
 
 
 def verdict_lines(result: Mapping[str, Any]) -> list[str]:
     """Verdicts in words, a line each."""
+    from SynthDiffusionLib.evaluation import coherence, control
+
+    if result["kind"] in ("control", "coherence"):
+        return {"control": control, "coherence": coherence}[result["kind"]].verdict_lines(result)
+    if result.get("others"):
+        parts = [(name, {k: v for k, v in part.items() if k != "others"}) for name, part in by_target(result)]
+        return [line for name, part in parts for line in (f"{name}:", *verdict_lines(part))]
     verdicts, settings = result.get("verdicts", {}), result["settings"]
     lines = []
     if result["kind"] == "adherence":
@@ -288,9 +340,13 @@ def verdict_lines(result: Mapping[str, Any]) -> list[str]:
     elif result["kind"] == "fidelity":
         for arm, v in verdicts.items():
             view = next(r["view"] for r in result["rows"] if r["row"] == arm)
-            # A real image among the no-skill rows: nothing can beat it where it is compared as a whole.
-            but = next((r["label"] for r in result["rows"] if r["row"] == "unrelated_real" and r["view"] == view), None)
-            rivals = f"every no-skill row but '{but}', which is real" if but else "every no-skill row"
+            # Real images among the no-skill rows: nothing can beat them where they are compared as a whole.
+            ending = "_joint" if arm == "joint" else ""
+            names = [f"{name}{ending}" for name in ("unrelated_real", "nearest_training")]
+            but = [r["label"] for r in result["rows"] if r["row"] in names and r["view"] == view]
+            rivals = "every no-skill row"
+            if but:
+                rivals += f" but {' and '.join(map(repr, but))}, which {'is' if len(but) == 1 else 'are'} real"
             for key, value in v.items():
                 measure = {"mmd2_below_all": "MMD²"}.get(key, f"AUC ({classifier(key.split('_')[1])})")
                 word = "clearly below" if value else "NOT clearly below"
@@ -308,6 +364,12 @@ def verdict_lines(result: Mapping[str, Any]) -> list[str]:
                     f"Control, {r['view']}: {r['below_quantile']} of {r['volumes']} warped copies are below the limit; "
                     f"a model that makes only such copies is {word}."
                 )
+        for r in result.get("masks", {}).get("rows", ()):
+            if r["kind"] == "ours":
+                word = "SUSPECTED" if r["suspected"] else "no sign"
+                lines.append(f"{r['label']}, masks: copying of training masks: {word}.")
+            elif r["row"] == "copies":
+                lines.append(f"Control, masks: {r['above_limit']} of {r['masks']} copied masks are found.")
     return lines
 
 

@@ -80,8 +80,9 @@ def region_crop(item: Item, target: int, side: int | Sequence[int] = REGION_SIDE
     since what is compared must be of one.
     """
     voxels = np.argwhere(item.classes == target)
-    middle = (voxels.min(0) + voxels.max(0) + 1) // 2
     shape = np.array(item.hu.shape)
+    # An empty mask, which a model that makes its own may leave, has the middle of its volume.
+    middle = (voxels.min(0) + voxels.max(0) + 1) // 2 if len(voxels) else shape // 2
     size = np.minimum(side, shape)
     start = np.clip(middle - size // 2, 0, shape - size)
     inside = tuple(slice(a, a + n) for a, n in zip(start, size))

@@ -15,8 +15,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
-from SynthDiffusionLib.evaluation.arms import ANATOMY, INPAINTING, MOVED, arm_label, arms_of, move_of, moved_mask
+from SynthDiffusionLib.evaluation.arms import (
+    ANATOMY,
+    INPAINTING,
+    JOINT,
+    MOVED,
+    arm_label,
+    arms_of,
+    move_of,
+    moved_mask,
+)
 from SynthDiffusionLib.evaluation.cases import EvaluationData, description_sha256
+from SynthDiffusionLib.evaluation.joint import own_classes, same_frame, tumour_of
 from SynthDiffusionLib.evaluation.rows import Item, Row, as_evaluated
 from SynthDiffusionLib.jobs.request import GenerateRequest, check_choice
 from SynthDiffusionLib.training.dataset import Case
@@ -123,7 +133,7 @@ def make_samples(
         on_event(
             {
                 "event": "progress",
-                "stage": f"samples: {arm_label(arm, data.target)}",
+                "stage": f"samples: {_arm_label(arm, data)}",
                 "step": number,
                 "total": len(wanted),
             }
@@ -145,6 +155,10 @@ def make_samples(
             "file": volume.relative_to(out).as_posix(),
             "sha256": _sha256(volume),
         }
+        if arm == JOINT:
+            mask = Path(made["segmentation"])
+            new["segmentation"] = mask.relative_to(out).as_posix()
+            new["segmentation_sha256"] = _sha256(mask)
         if arm == MOVED:
             new["shift_voxels"] = [int(v) for v in move_of(case, data)]
         index["samples"] = [e for e in index["samples"] if e is not entry] + [new]
@@ -172,8 +186,13 @@ def generator_identity(package: ModelPackage) -> dict[str, Any]:
     return identity | {"files": files, "defaults": defaults}
 
 
-def load_samples(folder: Path, package: ModelPackage, data: EvaluationData) -> tuple[dict[str, Row], dict[str, Any]]:
+def load_samples(
+    folder: Path, package: ModelPackage, data: EvaluationData, *, same_model: bool = True
+) -> tuple[dict[str, Row], dict[str, Any]]:
     """Reads the samples, each arm as a row, and checks that they are what the index says.
+
+    Args:
+        same_model: refuse samples of another model; False to compare two models on one data set.
 
     Returns:
         rows by arm, and the index.
@@ -186,7 +205,7 @@ def load_samples(folder: Path, package: ModelPackage, data: EvaluationData) -> t
 
     folder = Path(folder)
     index = _read(folder)
-    if not _same_generator(index["model"], generator_identity(package)):
+    if same_model and not _same_generator(index["model"], generator_identity(package)):
         raise BadInput(
             f"The samples in '{folder}' were made by {index['model']['id']} {index['model']['version']} with other "
             "weights or defaults than this model's"
@@ -213,22 +232,30 @@ def load_samples(folder: Path, package: ModelPackage, data: EvaluationData) -> t
                 "Run synthdiffusion evaluate samples again: it makes what is missing.",
             )
         volume = read_volume(_inside(folder, entry["file"]), unit=case.image.unit)
-        if not same_grid(volume.shape, volume.affine, case.classes.shape, case.classes.affine):
+        affine = case.image.affine
+        if entry["arm"] == JOINT:  # on the model's own grid, with a mask of its own
+            classes, affine = own_classes(_inside(folder, entry["segmentation"]), volume, data), volume.affine
+            if not same_frame(volume, case.image):
+                raise BadInput(
+                    f"The sample '{entry['file']}' has {'x'.join(map(str, volume.shape))} voxels, the data set's "
+                    f"'{case.name}' {'x'.join(map(str, case.image.shape))}, or another spacing",
+                    "Prepare the data set with the model's spacing and --size.",
+                )
+        elif not same_grid(volume.shape, volume.affine, case.classes.shape, case.classes.affine):
             raise BadInput(f"The sample '{entry['file']}' is not on the grid of its mask", "Make the samples again.")
-        classes = case.classes.array
-        if entry["arm"] == MOVED:
-            classes = moved_mask(case, data)
+        else:
+            classes = moved_mask(case, data) if entry["arm"] == MOVED else case.classes.array
         items.setdefault(entry["arm"], []).append(
             Item(
                 case.name,
                 case.patient,
                 as_evaluated(volume.array, data.intensity_range),
                 classes,
-                case.image.affine,
+                affine,
                 entry["seed"],
             )
         )
-    rows = {arm: Row(arm, arm_label(arm, data.target), "ours", tuple(items[arm])) for arm in possible if arm in items}
+    rows = {arm: Row(arm, _arm_label(arm, data), "ours", tuple(items[arm])) for arm in possible if arm in items}
     for arm, row in rows.items():
         if len(set(row.patients)) < FEWEST_CASES:
             raise BadInput(
@@ -240,8 +267,14 @@ def load_samples(folder: Path, package: ModelPackage, data: EvaluationData) -> t
     return rows, index
 
 
+def _arm_label(arm: str, data: EvaluationData) -> str:
+    return arm_label(arm, data.target, data.all_targets, data.ground)
+
+
 def _cannot(arm: str, case: Case, data: EvaluationData, package: ModelPackage) -> str | None:
-    """Why a case has no sample in an arm: its region is larger than the model can inpaint."""
+    """Why a case has no sample in an arm: its region is larger than the model can inpaint, or it has no target."""
+    if not (case.classes.array == data.target_value).any():
+        return f"it has no {data.target}"
     if arm != INPAINTING:
         return None
     from SynthDiffusionLib.inpainting.crop import largest_region_mm
@@ -264,6 +297,17 @@ def _cannot(arm: str, case: Case, data: EvaluationData, package: ModelPackage) -
 def _request(
     arm: str, case: Case, data: EvaluationData, package: ModelPackage, out: Path, seed: int, settings: Settings
 ) -> GenerateRequest:
+    if arm == JOINT:
+        (out / arm).mkdir(parents=True, exist_ok=True)
+        return GenerateRequest(
+            segmentation=None,
+            model=str(package.folder),
+            out=out / arm,
+            mode="joint",
+            tumour=tumour_of(case.classes.array == data.target_value, case.classes.affine),
+            **_sampling(settings, seed),
+            case=case.name,
+        )
     mask = data.folder / "classes" / f"{case.name}.nii.gz"
     drawn = {int(v) for v in np.unique(case.classes.array)} if arm != MOVED else {data.target_value}
     folder = out / arm
@@ -281,15 +325,21 @@ def _request(
         image=data.folder / "images" / f"{case.name}.nii.gz" if arm == INPAINTING else None,
         labels={str(value): name for name, value in data.values.items() if value in drawn},
         classes=None if arm == ANATOMY else (data.target,),
-        sampler=settings.sampler,
-        guidance=settings.guidance,
-        steps=settings.steps,
-        seed=seed,
-        device=settings.device,
-        precision=settings.precision,
+        **_sampling(settings, seed),
         case=case.name,
         **scale,
     )
+
+
+def _sampling(settings: Settings, seed: int) -> dict[str, Any]:
+    return {
+        "sampler": settings.sampler,
+        "guidance": settings.guidance,
+        "steps": settings.steps,
+        "seed": seed,
+        "device": settings.device,
+        "precision": settings.precision,
+    }
 
 
 def _same_generator(made_by: dict[str, Any], generator: dict[str, Any]) -> bool:
@@ -340,6 +390,9 @@ def _well_formed(index: dict[str, Any]) -> bool:
     texts = (("arm", "case", "patient", "file", "sha256"), ("arm", "case", "patient", "reason"))
     if not all(isinstance(e.get(k), str) for entries, keys in zip(lists, texts) for e in entries for k in keys):
         return False
+    masks = ("segmentation", "segmentation_sha256")
+    if not all(isinstance(e.get(k), str) for e in lists[0] if e["arm"] == JOINT for k in masks):
+        return False
     return all(isinstance(e.get("seed"), int) and re.fullmatch("[0-9a-f]{64}", e["sha256"]) for e in lists[0])
 
 
@@ -352,8 +405,11 @@ def _inside(folder: Path, name: str) -> Path:
 
 
 def _intact(folder: Path, entry: dict[str, Any]) -> bool:
-    path = _inside(folder, entry["file"])
-    return path.is_file() and _sha256(path) == entry["sha256"]
+    files = {entry["file"]: entry["sha256"]}
+    if "segmentation" in entry:
+        files[entry["segmentation"]] = entry["segmentation_sha256"]
+    paths = {_inside(folder, name): checksum for name, checksum in files.items()}
+    return all(path.is_file() and _sha256(path) == checksum for path, checksum in paths.items())
 
 
 def _sha256(path: Path) -> str:

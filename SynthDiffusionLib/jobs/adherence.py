@@ -10,14 +10,14 @@ blurred blob in flat lung or muscle may score as high as a real image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from SynthDiffusionLib.evaluation import noskill
-from SynthDiffusionLib.evaluation.adherence import FOUND_FRACTION, WINDOW
-from SynthDiffusionLib.evaluation.cases import ground_of
+from SynthDiffusionLib.evaluation.adherence import FOUND_FRACTION, JOINT_SUFFIX, WINDOW
+from SynthDiffusionLib.evaluation.cases import ground_of, targets_of
 from SynthDiffusionLib.jobs.events import OnEvent
 from SynthDiffusionLib.models import ModelPackage
 from SynthDiffusionLib.models.spec import ModelSpec
@@ -37,10 +37,11 @@ BALL_RADIUS_MM = 5.0
 
 NO_SEGMENTER = "no segmenter"
 NOT_DRAWN = "the target class is not drawn"
+NOT_MADE = "the model made nothing of the target class"
 
 
-def load_segmenter(package: ModelPackage) -> Segment | None:
-    """The package's segmenter, on the CPU; None if it has none.
+def load_segmenter(package: ModelPackage) -> Segment | dict[str, Segment] | None:
+    """The package's segmenter, on the CPU; by target where it finds several; None if it has none.
 
     Raises:
         ModelError: its weights do not fit.
@@ -49,15 +50,19 @@ def load_segmenter(package: ModelPackage) -> Segment | None:
         return None
     from SynthDiffusionLib.evaluation.adherence import package_segmenter
 
+    targets = targets_of(package.spec)
+    if len(targets) > 1:
+        return {name: package_segmenter(package, name) for name in targets}
     return package_segmenter(package)
 
 
 def adherence_of(
     views: Callable[[], Iterable[View]],
     spec: ModelSpec,
-    segment: Segment | None,
+    segment: Segment | Mapping[str, Segment] | None,
     on_event: OnEvent,
     inpainted: bool = False,
+    segmented: bool = False,
 ) -> dict[str, Any]:
     """Measures one sample.
 
@@ -68,6 +73,7 @@ def adherence_of(
         segment: from `load_segmenter`.
         on_event: gets a warning if the segmenter fails; a run does not end for that.
         inpainted: the sample is a real image but for the regions; then the cartoon is a blob pasted into one.
+        segmented: the class map was made with the image; then "drawn" is what the model has marked itself.
 
     Returns:
         for the provenance and the `done` event: "adherence" with
@@ -80,18 +86,41 @@ def adherence_of(
         - ball_dice: for this drawing, of a ball in the middle of every window that does not look at the image;
         - real_dice, cartoon_dice: the package's measured means on its test masks, of the segmenter on the real images
           and on a blurred blob in flat ground (lung, muscle); None where not measured;
+        - targets: where the segmenter finds several classes, all these for each that is drawn, by name; the others are
+          then those of the first of them, which is the target class if that is drawn;
 
         or "adherence" None and "adherence_note".
     """
     if segment is None:
         return _none(NO_SEGMENTER)
-    if spec.target_class is None:
-        return _none(NOT_DRAWN)
-    wanted = spec.label_scheme.containing(spec.target_class)
+    if not isinstance(segment, Mapping):
+        if spec.target_class is None:
+            return _none(NOT_DRAWN)
+        return _of_target(views, spec, spec.target_class, segment, on_event, inpainted, segmented)
+    each = {name: _of_target(views, spec, name, one, on_event, inpainted, segmented) for name, one in segment.items()}
+    drawn = {name: found["adherence"] for name, found in each.items() if found["adherence"] is not None}
+    if not drawn:
+        return next(iter(each.values()))
+    return {"adherence": next(iter(drawn.values())) | {"targets": drawn}}
+
+
+def _of_target(
+    views: Callable[[], Iterable[View]],
+    spec: ModelSpec,
+    target: str,
+    segment: Segment,
+    on_event: OnEvent,
+    inpainted: bool,
+    segmented: bool,
+) -> dict[str, Any]:
+    """`adherence_of` for one class."""
+    wanted = spec.label_scheme.containing(target)
     details = spec.segmenter.details
     side, context = int(details.get("patch", WINDOW)) + SHIFT_VOXELS, int(details.get("context_voxels", 0))
     radius = float(details.get("ball_radius_mm", BALL_RADIUS_MM))
-    cartoon = noskill.blob_row(ground_of([c.name for c in spec.label_scheme.condition_classes]))
+    cartoon = noskill.blob_row(ground_of([c.name for c in spec.label_scheme.condition_classes], targets_of(spec)))
+    if spec.characteristics is not None:  # its figures are those for masks that it made itself
+        cartoon += JOINT_SUFFIX
     marks, balls = _Overlap(), _Overlap()
     try:
         for volume, classes, here in views():
@@ -103,18 +132,18 @@ def adherence_of(
         on_event({"event": "warning", "message": f"Adherence was not measured: {note}"})
         return _none(note)
     if not marks.structures:
-        return _none(NOT_DRAWN)
+        return _none(NOT_MADE if segmented else NOT_DRAWN)
     return {
         "adherence": {
-            "class": spec.target_class,
+            "class": target,
             "dice": marks.dice(),
             "structures": marks.structures,
             "found": marks.found,
             "drawn_ml": round(marks.drawn_ml, 4),
             "found_ml": round(marks.marked_ml, 4),
             "ball_dice": balls.dice(),
-            "real_dice": _measured_dice(spec, "real"),
-            "cartoon_dice": _measured_dice(spec, f"{cartoon}_pasted" if inpainted else cartoon),
+            "real_dice": _measured_dice(spec, "real", target),
+            "cartoon_dice": _measured_dice(spec, f"{cartoon}_pasted" if inpainted else cartoon, target),
         }
     }
 
@@ -178,9 +207,10 @@ def _none(note: str) -> dict[str, Any]:
     return {"adherence": None, "adherence_note": note}
 
 
-def _measured_dice(spec: ModelSpec, row: str) -> float | None:
-    """Mean Dice of a row of the package's measured adherence; None where it was not measured."""
+def _measured_dice(spec: ModelSpec, row: str, target: str) -> float | None:
+    """Mean Dice of a row of the package's measured adherence to a class; None where it was not measured."""
     value: Any = spec.quality
-    for key in ("adherence", row, "dice"):
+    own = ("adherence",) if target == spec.target_class else ("adherence_targets", target)
+    for key in (*own, row, "dice"):
         value = value.get(key) if isinstance(value, dict) else None
     return float(value) if isinstance(value, (int, float)) else None

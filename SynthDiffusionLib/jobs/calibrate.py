@@ -70,14 +70,12 @@ def calibrate(
         ends.append(time.monotonic())
         on_event({"event": "progress", "stage": "denoise", "step": step, "total": total})
 
-    backend.sample(
-        condition,
-        plan,
-        sampler=spec.sampling.default_sampler,
-        steps=EVALUATIONS,
-        seed=0,
-        on_step=on_step,
-    )
+    settings = {"sampler": spec.sampling.default_sampler, "steps": EVALUATIONS, "seed": 0, "on_step": on_step}
+    if spec.characteristics is not None:
+        typical = [quantiles[len(quantiles) // 2] for quantiles in spec.characteristics.quantiles]
+        backend.sample_joint(np.array(typical, np.float32), plan, **settings)
+    else:
+        backend.sample(condition, plan, **settings)
     counted = len(ends) - 1
     denoise_s = ends[-1] - ends[0]
     one = denoise_s / counted

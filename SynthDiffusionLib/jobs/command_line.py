@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from SynthDiffusionLib.jobs.tumour import tumour_text
+
 # Special to a shell or to the Windows command prompt. Within JSON text any character may be written as \uXXXX.
 _SPECIAL = "&|<>^%!'`$;*?~#()"
 
@@ -25,7 +27,7 @@ def command_line(
 
     Args:
         provenance: content of the .json file beside the volume.
-        segmentation: file of the segmentation that it was made from; None for an unconditional volume.
+        segmentation: file of the segmentation that it was made from; None for a volume without a drawing.
         out: folder for the results.
         image: the real volume, if it was inpainted.
 
@@ -39,8 +41,8 @@ def command_line(
     inpainted = settings["mode"] == "inpaint"
     if inpainted and image is None:
         raise ValueError("the volume was inpainted: its real volume is needed")
-    unconditional = settings["mode"] == "unconditional"
-    if not unconditional and segmentation is None:
+    undrawn = settings["mode"] in ("unconditional", "joint")
+    if not undrawn and segmentation is None:
         raise ValueError("the volume was made from a segmentation: it is needed")
     options: list[tuple[str, Any]] = [
         ("--model", provenance["model"]["id"]),
@@ -49,6 +51,7 @@ def command_line(
         ("--image", image if inpainted else None),
         ("--labels", _labels_text(provenance["mapping"]["segments"])),
         ("--classes", _classes_text(provenance)),
+        ("--tumour", tumour_text(settings["tumour"]["used"]) if settings.get("tumour") else None),
         ("--crop", bool(settings.get("crop"))),
         ("--sampler", settings["sampler"]),
         ("--steps", settings["steps"]),
@@ -66,7 +69,7 @@ def command_line(
         ("--case", provenance["case"]),
         ("--adherence", "adherence" in provenance),
     ]
-    arguments = ["synthdiffusion", "generate", *([] if unconditional else [_positional(str(segmentation))])]
+    arguments = ["synthdiffusion", "generate", *([] if undrawn else [_positional(str(segmentation))])]
     for name, value in options:
         if value is True:
             arguments.append(name)

@@ -35,7 +35,7 @@ class Inputs:
 
     Args:
         case: stem of the output names.
-        segmentation: as read, on the image's grid when there is an image; None for an unconditional volume.
+        segmentation: as read, on the image's grid when there is an image; None for a volume without a drawing.
         mapping: its classes.
         image: the real volume to inpaint into, or None.
         notes: what was done to bring them together, in sentences.
@@ -53,7 +53,7 @@ class Inputs:
 def case_name(request: GenerateRequest) -> str:
     """The given name or the segmentation's file name, without what file systems refuse."""
     if request.case is None and request.segmentation is None:
-        return "unconditional"
+        return request.mode  # "unconditional" or "joint"
     name = request.case if request.case is not None else Path(request.segmentation).name
     if request.case is None:
         suffix = next((s for s in SUFFIXES if name.lower().endswith(s)), "")

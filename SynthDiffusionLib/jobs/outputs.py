@@ -19,7 +19,15 @@ def safe_stem(name: str) -> str:
 
 
 def output_paths(
-    out: Path, case: str, model: str, seed: int, *, inpainted: bool, volume_format: str, scene: bool = False
+    out: Path,
+    case: str,
+    model: str,
+    seed: int,
+    *,
+    inpainted: bool,
+    volume_format: str,
+    scene: bool = False,
+    segmentation: bool = False,
 ) -> dict[str, Path]:
     """The files of one sample, by what they hold.
 
@@ -30,14 +38,17 @@ def output_paths(
         inpainted: whether the volume is partly real.
         volume_format: "nii.gz" or "nrrd".
         scene: whether there is a scene too.
+        segmentation: whether the model makes the segmentation too.
 
     Returns:
-        paths under "volume", "provenance", "contact_sheet" and, where they apply, "region" and "scene".
+        paths under "volume", "provenance", "contact_sheet" and, where they apply, "region", "segmentation" and "scene".
     """
     stem = f"{case}_{model}_seed{seed}" + ("_inpainted" if inpainted else "")
     names = {"volume": f"{stem}.{volume_format}", "provenance": f"{stem}.json", "contact_sheet": f"{stem}.png"}
     if inpainted:
         names["region"] = f"{stem}_region.seg.nrrd"
+    if segmentation:
+        names["segmentation"] = f"{stem}.seg.nrrd"
     if scene:
         names["scene"] = f"{stem}.mrb"
     return {what: out / name for what, name in names.items()}

@@ -18,6 +18,7 @@ from SynthDiffusionLib.jobs.synthesis import (
     Prepared,
     Resolved,
     prepare_inpaint,
+    prepare_joint,
     prepare_unconditional,
     prepare_whole,
 )
@@ -56,6 +57,11 @@ def resolve_settings(request: GenerateRequest, spec: ModelSpec) -> Resolved:
     if margin is None:
         margin = spec.inpaint.margin_mm if spec.inpaint else 0.0
     guidance = spec.default_guidance(request.mode) if request.guidance is None else request.guidance
+    if guidance != 1.0 and not spec.controls.guidance:
+        raise BadInput(
+            f"The model '{spec.id}' was trained with its condition only, so guidance has nothing to lead it away from",
+            "Leave --guidance out, or give it 1.",
+        )
     if guidance != 1.0 and request.mode == "unconditional" and not spec.controls.modalities:
         raise BadInput("Guidance leads towards a drawing, and there is none", "Leave --guidance out.")
     if request.scene:
@@ -118,9 +124,18 @@ def prepare(
         on_event({"event": "warning", "message": note, **topic})
     for index in range(request.samples):
         check_names(sample_paths(request, spec, resolved, inputs.case, out, index), request.format)
-    prepared = PREPARE[request.mode](request, spec, inputs)
+    if request.mode == "joint":
+        prepared = prepare_joint(request, spec, resolved.seed)
+    else:
+        prepared = PREPARE[request.mode](request, spec, inputs)
     prepared = replace(
-        prepared, notes=[*prepared.notes, *_region_notes(request, spec, prepared), *_sampler_notes(resolved)]
+        prepared,
+        notes=[
+            *prepared.notes,
+            *_region_notes(request, spec, prepared),
+            *_window_notes(spec, prepared),
+            *_sampler_notes(resolved),
+        ],
     )
     for note in prepared.notes:
         on_event({"event": "warning", "message": note})
@@ -139,6 +154,7 @@ def sample_paths(
         inpainted=request.mode == "inpaint",
         volume_format=request.format,
         scene=request.scene,
+        segmentation=request.mode == "joint",
     )
 
 
@@ -154,6 +170,17 @@ def _region_notes(request: GenerateRequest, spec: ModelSpec, prepared: Prepared)
     from SynthDiffusionLib.labels.regions import choose_regions
 
     return [choose_regions(np.unique(prepared.condition.class_map), request.region)[1]]
+
+
+def _window_notes(spec: ModelSpec, prepared: Prepared) -> list[str]:
+    """That a volume is shallower than the windows that a model was trained on; the backend pads it."""
+    depth = prepared.grid[2]
+    if spec.windows is None or depth >= spec.windows.depth:
+        return []
+    return [
+        f"The model works on {spec.windows.depth} slices or more, and here are {depth}: the last one is repeated up to "
+        "that, and the result is cut back"
+    ]
 
 
 def _sampler_notes(resolved: Resolved) -> list[str]:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.jobs.tumour import check_tumour
 
 SCHEMA = "synthdiffusion-request-1"  # under the key "schema": "format" is that of the output
 CHOICES = {
-    "mode": ("whole", "inpaint", "unconditional"),
+    "mode": ("whole", "inpaint", "unconditional", "joint"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "format": ("nii.gz", "nrrd"),
     "inpaint_method": ("conditioned", "replacement"),
@@ -28,11 +29,11 @@ class GenerateRequest:
     """A request for synthetic volumes.
 
     Args:
-        segmentation: file of the segmentation; None for "unconditional".
+        segmentation: file of the segmentation; None for "unconditional" and "joint".
         model: id or folder of a model package.
         out: folder for the outputs.
         mode: "whole" makes every voxel; "inpaint" changes drawn regions of `image`; "unconditional" makes every voxel
-            without a drawing.
+            without a drawing; "joint" makes the segmentation too, from the characteristics of a tumour.
         image: the real volume to inpaint into.
         labels: explicit map from segment names or label values to the model's classes.
         classes: use only these classes of the segmentation; the others count as not drawn.
@@ -58,6 +59,8 @@ class GenerateRequest:
         condition_scale: strength of the drawing, see `Controls`; the model's (1) when None.
         region: body regions at the top and the bottom, see `Controls`; from the drawing when None.
         modality: kind of image, see `Controls`; the model's first when None.
+        tumour: for "joint": characteristics of the tumour, by the names of `jobs.tumour.FIELDS`; what is left out is
+            drawn from the training distribution, see `jobs.joint`.
     """
 
     segmentation: Path | None
@@ -87,6 +90,7 @@ class GenerateRequest:
     condition_scale: float | None = None
     region: tuple[str, str] | None = None
     modality: str | None = None
+    tumour: Mapping[str, float | tuple[float, float, float]] | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
@@ -110,8 +114,8 @@ class GenerateRequest:
             raise BadInput(f"A margin of {self.margin_mm} mm was asked for", hint)
         if self.mode == "inpaint" and self.image is None:
             raise BadInput("Inpainting needs the real volume", "Give it with --image REAL_VOLUME.")
-        if self.mode == "unconditional":
-            self._check_unconditional()
+        if self.mode in ("unconditional", "joint"):
+            self._check_without_drawing()
         elif self.segmentation is None:
             raise BadInput(
                 f"The mode '{self.mode}' needs a segmentation",
@@ -123,6 +127,10 @@ class GenerateRequest:
             )
         if self.mode == "inpaint" and (self.size, self.spacing_mm) != (None, None):
             raise BadInput("An inpainted volume has the grid of its image", "Leave --size and --spacing out.")
+        if self.tumour is not None:
+            if self.mode != "joint":
+                raise BadInput(f"--tumour was given, but the mode is '{self.mode}'", "It belongs to --mode joint.")
+            check_tumour(self.tumour)
         _check_grid(self.size, self.spacing_mm)
         if self.condition_scale is not None and not 0.0 <= self.condition_scale <= 10.0:
             hint = "Give --condition-scale a number from 0 to 10; 1 is as trained."
@@ -131,21 +139,28 @@ class GenerateRequest:
             if self.mode != "inpaint" and given not in (None, False):
                 raise BadInput(f"--{option} was given, but the mode is '{self.mode}'", "It belongs to --mode inpaint.")
 
-    def _check_unconditional(self) -> None:
+    def _check_without_drawing(self) -> None:
+        joint = self.mode == "joint"
         given = {
             "a segmentation": self.segmentation,
             "--labels": self.labels,
             "--classes": self.classes,
             "--crop": self.crop or None,
-            "--adherence": self.adherence or None,
+            "--adherence": None if joint else self.adherence or None,
             "--condition-scale": self.condition_scale,
         }
         for name, value in given.items():
-            if value is not None:
+            if value is None:
+                continue
+            if joint:
                 raise BadInput(
-                    f"{name[0].upper()}{name[1:]} was given, but the mode 'unconditional' has no drawing",
-                    "Leave it out, or leave --mode out to make a volume from the segmentation.",
+                    f"{name[0].upper()}{name[1:]} was given, but the mode 'joint' makes the segmentation itself",
+                    "Leave it out, and say with --tumour what the tumour is to be like.",
                 )
+            raise BadInput(
+                f"{name[0].upper()}{name[1:]} was given, but the mode 'unconditional' has no drawing",
+                "Leave it out, or leave --mode out to make a volume from the segmentation.",
+            )
         if self.size == "nearest":
             raise BadInput("There is no segmentation that a size could be nearest to", "Give --size as 256x256x128.")
 
@@ -177,6 +192,8 @@ class GenerateRequest:
         for key in ("classes", "size", "spacing_mm", "region"):
             if isinstance(content.get(key), list):
                 content[key] = tuple(content[key])
+        if isinstance(content.get("tumour"), dict):
+            content["tumour"] = {k: tuple(v) if isinstance(v, list) else v for k, v in content["tumour"].items()}
         try:
             return GenerateRequest(**content)
         except TypeError as error:

@@ -18,11 +18,11 @@ from SynthDiffusionLib.jobs.outputs import header_marks
 from SynthDiffusionLib.jobs.preparation import network_evaluations, prepare, resolve_settings, sample_paths
 from SynthDiffusionLib.jobs.previews import Previews
 from SynthDiffusionLib.jobs.request import GenerateRequest
-from SynthDiffusionLib.jobs.synthesis import Resolved, inpaint, model_views, whole
+from SynthDiffusionLib.jobs.synthesis import Resolved, Result, inpaint, joint, joint_findings, model_views, whole
 from SynthDiffusionLib.jobs.writing import make_record, write_sample
 from SynthDiffusionLib.memory.needs import needs_of
 from SynthDiffusionLib.memory.plan import Plan
-from SynthDiffusionLib.models import ModelPackage, load_package
+from SynthDiffusionLib.models import ModelPackage, ModelSpec, load_package
 from SynthDiffusionLib.output_folders import output_folder
 
 
@@ -32,7 +32,7 @@ class RunResult:
 
     Args:
         outputs: one entry a sample: paths under "volume", "provenance", "contact_sheet" and, where they apply,
-            "region" and "scene"; "seed"; "adherence" (and "adherence_note") if it was asked for.
+            "region", "segmentation" and "scene"; "seed"; "adherence" (and "adherence_note") if it was asked for.
         mapping: what became of every segment.
         notes: sentences that the user should read (resampled, left out, merged).
         seconds: wall time of the job.
@@ -128,33 +128,48 @@ def _carry_out(
         build_scheduler(resolved.sampler, spec.diffusion, resolved.steps)  # loads diffusers before a step is timed
     costs = [math.prod(backend.working_grid(shape)) for shape in prepared.shapes]
     progress = Progress(on_event, resolved.steps, costs, request.samples, should_cancel)
-    synthesise = inpaint if request.mode == "inpaint" else whole
+    synthesise = {"inpaint": inpaint, "joint": joint}.get(request.mode, whole)
 
-    outputs, denoise_began = [], time.monotonic()
+    outputs, notes, denoise_began = [], [*inputs.notes, *prepared.notes], time.monotonic()
     for index in range(request.samples):
-        sample = replace(resolved, seed=resolved.seed + index)
+        tumour = prepared.tumours[index] if prepared.tumours else None
+        sample = replace(resolved, seed=resolved.seed + index, tumour=tumour)
         record = make_record(request, sample, spec, inputs, prepared.notes)
         if previews is not None:
             previews.begin(index + 1, request.samples, resolved.steps * len(costs), header_marks(record))
         with progress.sample():
             result = synthesise(backend, spec, prepared, sample, progress.step, previews)
         measured: dict[str, Any] = {}
+        if result.segmented:
+            notes += _look_at_mask(result, spec, record, sample.seed, on_event)
         if request.adherence:
             progress.stage("adherence")
             views = partial(model_views, spec, prepared, result)
-            measured = adherence_of(views, spec, segment, on_event, inpainted=request.mode == "inpaint")
+            measured = adherence_of(
+                views, spec, segment, on_event, inpainted=request.mode == "inpaint", segmented=result.segmented
+            )
         paths = sample_paths(request, spec, resolved, inputs.case, out, index)
         paths = write_sample(result, record | measured, paths, inputs, spec, progress.stage)
         outputs.append({"seed": sample.seed, **measured, **paths})
     return _Done(
         outputs,
         inputs.mapping.report.as_dict(),
-        [*inputs.notes, *prepared.notes],
+        notes,
         resolved.plan,
         evaluations=network_evaluations(request, resolved, prepared),
         setup_s=denoise_began - began + progress.warm_up_s,
         denoise_s=progress.denoise_s - progress.warm_up_s,
     )
+
+
+def _look_at_mask(result: Result, spec: ModelSpec, record: dict[str, Any], seed: int, on_event: OnEvent) -> list[str]:
+    """Writes into the provenance what the mask of a joint sample is like; gives notes for the user."""
+    record["measured"], found = joint_findings(spec, result)
+    notes = [f"Seed {seed}: {note}" for note in found]
+    record["notes"] = [*record["notes"], *notes]
+    for note in notes:
+        on_event({"event": "warning", "message": note})
+    return notes
 
 
 def _timing(package: ModelPackage, done: _Done, samples: int, seconds: float) -> timings.Timing:

@@ -1,4 +1,4 @@
-"""From a condition to voxels: whole volumes, and regions of a real one."""
+"""From a condition to voxels: whole volumes, regions of a real one, and volumes together with their segmentation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from SynthDiffusionLib.inpainting.regions import Region, check_region_size, find
 from SynthDiffusionLib.intensity import denormalise, normalise
 from SynthDiffusionLib.jobs.grids import choose_grid, unconditional_grid
 from SynthDiffusionLib.jobs.inputs import Inputs
+from SynthDiffusionLib.jobs.joint import TumourValues, check_asked, draw_tumour, range_notes
 from SynthDiffusionLib.jobs.request import GenerateRequest
+from SynthDiffusionLib.jobs.tumour import tumour_values
 from SynthDiffusionLib.labels.condition import Condition
 from SynthDiffusionLib.memory.plan import Plan
 from SynthDiffusionLib.models.spec import ModelSpec
@@ -34,7 +36,11 @@ OnEstimate = Callable[[Callable[[], Volume]], None]  # see `previews.Previews.__
 
 @dataclass(frozen=True)
 class Resolved:
-    """A request's settings with the model's defaults filled in, and where it is computed."""
+    """A request's settings with the model's defaults filled in, and where it is computed.
+
+    Args:
+        tumour: for the joint mode, of one sample.
+    """
 
     sampler: str
     steps: int
@@ -44,6 +50,7 @@ class Resolved:
     replacement: bool
     plan: Plan | None
     controls: Controls = DEFAULT_CONTROLS
+    tumour: TumourValues | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,7 @@ class Prepared:
         image: for inpainting: the real volume.
         regions: for inpainting.
         given: classes that count as drawn.
+        tumours: for the joint mode, one a sample.
         notes: sentences for the user.
     """
 
@@ -71,6 +79,7 @@ class Prepared:
     regions: list[Region] = field(default_factory=list)
     given: tuple[str, ...] = ()
     margin_mm: float = 0.0
+    tumours: tuple[TumourValues, ...] = ()
     notes: list[str] = field(default_factory=list)
 
 
@@ -82,11 +91,13 @@ class Result:
         volume: on the grid of the output.
         class_map: (I, J, K) on the same grid.
         changed: (I, J, K) bool, for inpainting: the voxels that may have changed.
+        segmented: the class map was made with the volume.
     """
 
     volume: Volume
     class_map: np.ndarray
     changed: np.ndarray | None = None
+    segmented: bool = False
 
 
 def prepare_whole(request: GenerateRequest, spec: ModelSpec, inputs: Inputs) -> Prepared:
@@ -171,6 +182,72 @@ def whole(
     placed = resample_to(_with_rim(made), target.shape, target.affine)
     volume = Volume(np.rint(placed.array).astype(np.int16), target.affine, spec.intensity.unit)
     return Result(volume, target.array)
+
+
+def prepare_joint(request: GenerateRequest, spec: ModelSpec, seed: int) -> Prepared:
+    """The grid that is asked for, and the tumour of every sample.
+
+    Args:
+        seed: of the first sample; its tumour is drawn with the same.
+
+    Raises:
+        BadInput: the model does not bear the grid, or no tumour is like what is asked for.
+    """
+    shape, affine = unconditional_grid(request, spec)
+    straight = np.abs(affine[:3, :3])  # one entry a column: the grid's axes are the patient's
+    extent, voxel = straight @ np.array(shape), straight.sum(1)
+    asked = tumour_values(request.tumour or {})
+    check_asked(asked, extent, voxel)
+    tumours = tuple(draw_tumour(asked, spec.characteristics, seed + n, extent, voxel) for n in range(request.samples))
+    nothing = Volume(np.zeros(shape, np.uint8), affine, "label")
+    notes = range_notes(asked, spec.characteristics)
+    return Prepared(nothing, shape, 1, (shape,), tumours=tumours, notes=notes)
+
+
+def joint(
+    backend: Backend,
+    spec: ModelSpec,
+    prepared: Prepared,
+    settings: Resolved,
+    on_step: OnStep,
+    on_estimate: OnEstimate | None = None,
+) -> Result:
+    """One synthetic volume together with its segmentation, as the model gives it: not smoothed, all its pieces."""
+    affine = prepared.class_map.affine
+
+    def in_unit(values: np.ndarray) -> Volume:
+        return Volume(denormalise(values, spec.intensity.range), affine, spec.intensity.unit)
+
+    image, mask = backend.sample_joint(
+        np.array(settings.tumour.used),
+        settings.plan,
+        shape=prepared.grid,
+        sampler=settings.sampler,
+        steps=settings.steps,
+        seed=settings.seed,
+        guidance=settings.guidance,
+        on_step=on_step,
+        **_estimates(on_estimate, in_unit),
+    )
+    made = in_unit(image)
+    target = spec.label_scheme[spec.characteristics.target]
+    class_map = np.where(mask, target.value, 0).astype(np.uint8)
+    return Result(made.with_array(np.rint(made.array).astype(np.int16)), class_map, segmented=True)
+
+
+def joint_findings(spec: ModelSpec, result: Result) -> tuple[dict[str, float] | None, list[str]]:
+    """What was made in the joint mode: the nine characteristics of its mask, None if it is empty, and notes on it."""
+    from scipy.ndimage import label
+
+    from SynthDiffusionLib.labels.characteristics import measure
+
+    name = spec.characteristics.target
+    mask = result.class_map == spec.label_scheme[name].value
+    if not mask.any():
+        return None, [f"The model made no voxel of {name}: try another seed, or other values of --tumour"]
+    _, pieces = label(mask, np.ones((3, 3, 3)))
+    notes = [f"The {name} that the model made is in {pieces} pieces, which are all kept"] if pieces > 1 else []
+    return {key: float(f"{value:.6g}") for key, value in measure(mask, result.volume.affine).items()}, notes
 
 
 def prepare_inpaint(request: GenerateRequest, spec: ModelSpec, inputs: Inputs) -> Prepared:
@@ -283,6 +360,8 @@ def model_views(spec: ModelSpec, prepared: Prepared, result: Result) -> Iterator
         the volume; its class map, 0 beyond the sample; and bool voxels that say what is looked at in this view:
         everywhere, or what is drawn of this region, since a crop shows its neighbours too.
     """
+    if result.segmented:
+        yield result.volume, result.class_map, np.ones(result.class_map.shape, bool)
     if prepared.condition is not None:
         classes, affine = prepared.condition.class_map, prepared.condition.affine
         yield resample_to(_with_rim(result.volume), classes.shape, affine), classes, np.ones(classes.shape, bool)

@@ -60,7 +60,8 @@ def make_record(
         }
         | ({"inpaint_method": request.inpaint_method, "margin_mm": resolved.margin_mm} if inpainted else {})
         | ({"crop": True} if request.crop else {})
-        | _grid_and_controls(request, resolved),
+        | _grid_and_controls(request, resolved)
+        | ({"tumour": resolved.tumour.to_json()} if resolved.tumour is not None else {}),
         "plan": resolved.plan.to_json(),
         "notes": [*inputs.notes, *notes],
         "display": display_of(spec),
@@ -113,6 +114,8 @@ def write_sample(
             segment = Segment("synthetic region", 1, color=(0.2, 0.8, 0.9))
             layer = result.changed.astype(np.uint8)
             write_segmentation(Segmentation((layer,), volume.affine, (segment,)), staged["region"])
+        if result.segmented:
+            write_segmentation(_made_segmentation(result, spec), staged["segmentation"], volume.metadata)
         record["output_sha256"] = provenance.sha256_of(staged["volume"])
         provenance.write_json(staged["provenance"], record)
         write_contact_sheet(
@@ -124,6 +127,7 @@ def write_sample(
             limits=limits_of(record["display"]),
             before=inputs.image if inpainted else None,
             changed=result.changed,
+            drawn="mask" if result.segmented else "drawing",
             notice=f"{kind_of(record)}. {record['notice']}",
         )
     if scene is not None:
@@ -132,8 +136,22 @@ def write_sample(
     return paths
 
 
+def _made_segmentation(result: Result, spec: ModelSpec) -> Segmentation:
+    """What the joint mode has drawn, named and coded as in the model's label scheme; there even if it is empty."""
+    label = spec.label_scheme[spec.characteristics.target]
+    segment = Segment(
+        label.name,
+        label.value,
+        category=label.category,
+        type=label.codes[0] if label.codes else None,
+        region=label.region,
+        color=label.color,
+    )
+    return Segmentation((result.class_map,), result.volume.affine, (segment,))
+
+
 def _write_scene(target: Path, record: dict[str, Any], paths: dict[str, Path], inputs: Inputs) -> Path:
-    """The scene holds the synthetic volume, the segmentation, and when inpainting the real volume.
+    """The scene holds the synthetic volume, the segmentation, drawn or made, and when inpainting the real volume.
 
     The folder of the child process is kept when it fails, since its log is there; the images in it are not.
     """
@@ -144,6 +162,8 @@ def _write_scene(target: Path, record: dict[str, Any], paths: dict[str, Path], i
     if inputs.segmentation is not None:
         write_segmentation(inputs.segmentation, job / "segmentation.seg.nrrd")
         drawings.append({"path": str(job / "segmentation.seg.nrrd"), "name": inputs.case})
+    if record.get("measured") is not None:  # a scene cannot hold the segmentation of a joint sample if it is empty
+        drawings.append({"path": str(paths["segmentation"].resolve()), "name": f"{inputs.case} synthetic segmentation"})
     role = "inpainted" if inputs.image is not None else "synthetic"
     seed, model = record["settings"]["seed"], record["model"]["id"]
     volumes = [

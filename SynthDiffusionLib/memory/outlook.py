@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.memory.fit import DEFAULT_LIMIT, GIB, LOWER_PRECISION, PROCESS_BYTES
-from SynthDiffusionLib.memory.needs import BYTES_PER_VOXEL, Needs, latent_divisor, working_grid
+from SynthDiffusionLib.memory.needs import BYTES_PER_VOXEL, Needs, latent_divisor, smallest_sides, working_grid
 from SynthDiffusionLib.memory.table import (
     ASSUMED,
     MEASURED,
@@ -107,7 +107,7 @@ def look_ahead(
 
     grid, found = predict(size)
     fitting = [other for other in allowed_sizes(spec) if not size_problem(spec, other) and fits(predict(other)[1])]
-    latent = spec.latent and (spec.latent.channels, *(n // spec.latent.downsampling for n in grid))
+    latent = spec.latent and spec.latent.shape(grid)
     return Outlook(
         size=size,
         grid=grid,
@@ -125,7 +125,7 @@ def padded(spec: ModelSpec, size: Shape, needs: Needs | None = None) -> Shape:
     if needs is not None:
         return needs.working_grid(size)
     if spec.latent is not None:
-        smallest = 1 if spec.backend == "maisi" else max(spec.grid.min_size)
+        smallest = 1 if spec.backend == "maisi" else smallest_sides(spec)
         return working_grid(size, smallest, latent_divisor(spec))
     return Needs(0, 0.0, spec.grid.divisor).working_grid(size)
 

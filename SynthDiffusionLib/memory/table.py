@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from SynthDiffusionLib.memory import counted
 from SynthDiffusionLib.memory.fit import GIB, LOWER_PRECISION, PROCESS_BYTES
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ _CONTROL_GIB = (1.03, 2.06, 4.13, 8.25, 12.4)
 _VQ_DECODE_BYTES = 6.0 * GIB / (512 * 512 * 256)
 _KL_DECODE_BYTES = 12.55 * GIB / 256**3
 # Of the distances to the codebook: three matrices in fp32 of this many rows (networks.codebook) for all codes.
-_CODE_ROWS = 8192
+_CODE_ROWS = counted.CODE_ROWS
 
 # NVIDIA's docs/performance.md: size, peak in GiB, tile of the latent (None: whole) and number of tiles.
 REPORTED = (
@@ -62,7 +63,7 @@ class Stage:
     """One stage of making a volume.
 
     Args:
-        name: "condition" (the drawing's features, once), "denoise" or "decode".
+        name: "condition" (the drawing's features, once), "denoise", "decode", or "refine" (of a slice-based model).
         working_bytes: predicted beside the weights, with the margin for what the device takes on top.
         weight_bytes: of the networks that this stage computes with.
         resident_bytes: of all weights on the device meanwhile.
@@ -92,14 +93,14 @@ def stages(
 ) -> tuple[Stage, ...]:
     """What the stages of a latent model take.
 
-    MedLoRD keeps all its networks on the device; MAISI keeps there those of the stage, on a GPU.
+    MAISI keeps on a GPU the networks of the stage; the others keep all of theirs on the device.
 
     Args:
         spec: of a model with a latent.
         grid: (I, J, K) that the networks work on, padded.
         precision: "fp32", or "bf16" or "fp16" by autocast, which keeps the weights in fp32 beside a copy in 16 bits.
         device: "cpu" or "cuda"; on the CPU the whole process counts.
-        conditional: with a drawing; without one, the control network stays away.
+        conditional: with a drawing; without one, a control network stays away.
         parameters: trainable numbers by role (`models.presets.parameter_counts`); without them weights count as 0.
         margin: peak over live tensors; that of `MARGIN` when None, 1 for what cannot possibly fit.
 
@@ -110,13 +111,11 @@ def stages(
         raise ValueError(f"'{spec.id}' has no latent: see SynthDiffusionLib.memory.needs")
     on_cpu, half = device == "cpu", precision != "fp32"
     margin = margin or MARGIN["cpu" if on_cpu else "cuda"]
-    roles = {"condition": ("controlnet",), "denoise": ("denoiser", "controlnet"), "decode": ("autoencoder",)}
+    roles, conditional = _roles(spec, conditional)
     weights = {role: (6 if half else 4) * n for role, n in (parameters or {}).items()}
-    if not conditional or spec.controlnet is None:
-        conditional = False
-        del roles["condition"]
+    if not conditional:
         weights.pop("controlnet", None)
-    everything = sum(weights.get(role, 0) for role in ("denoiser", "autoencoder", "controlnet"))
+    everything = sum(weights.get(role, 0) for role in ("denoiser", "autoencoder", "controlnet", "refiner"))
     measured = spec.performance.get("bytes_per_voxel_fp32")
     found = []
     for name, of in roles.items():
@@ -133,6 +132,19 @@ def stages(
             working = live * margin
         found.append(Stage(name, int(working), used, resident + (PROCESS_BYTES if on_cpu else 0), source))
     return tuple(found)
+
+
+def _roles(spec: ModelSpec, conditional: bool) -> tuple[dict[str, tuple[str, ...]], bool]:
+    """The roles of the networks of every stage, and whether a control network takes part."""
+    if spec.backend in counted.STAGES:
+        # Med-LSDM's null condition, an all-zero map, takes as much as a drawing.
+        roles = dict(counted.STAGES[spec.backend])
+        if spec.refiner is None:
+            roles.pop("refine", None)
+        return roles, False
+    if conditional and spec.controlnet is not None:
+        return {"condition": ("controlnet",), "denoise": ("denoiser", "controlnet"), "decode": ("autoencoder",)}, True
+    return {"denoise": ("denoiser",), "decode": ("autoencoder",)}, False
 
 
 def one_stage_at_a_time(spec: ModelSpec, device: str) -> bool:
@@ -168,6 +180,11 @@ def allowed_sizes(spec: ModelSpec) -> Iterator[Shape]:
         yield from ((n, n, k) for n in rules["in_plane"] for k in rules["through_plane"])
         return
     step = spec.grid.divisor
+    if spec.backend in counted.STAGES:  # the third axis need not be a multiple, and may have one size only
+        for n in range(max(step, spec.grid.min_size[0]), largest[0] + 1, step):
+            shrunk = (max(low, int(m * n / largest[0]) // step * step) for low, m in zip(spec.grid.min_size, largest))
+            yield tuple(min(m, side) for m, side in zip(largest, shrunk))
+        return
     for n in range(step, largest[0] + 1, step):
         yield tuple(max(step, int(m * n / largest[0]) // step * step) for m in largest)
 
@@ -187,7 +204,9 @@ def size_problem(spec: ModelSpec, size: Shape) -> str | None:
 
 def _live(spec: ModelSpec, name: str, grid: Shape, half: bool, conditional: bool) -> tuple[float, str]:
     """Bytes of live tensors of a stage at a precision, without a margin, and their source."""
-    image, latent = math.prod(grid), math.prod(n // spec.latent.downsampling for n in grid)
+    if spec.backend in counted.STAGES:
+        return counted.counted_bytes(spec, name, grid, half), COUNTED
+    image, latent = math.prod(grid), math.prod(spec.latent.shape(grid)[1:])
     size = 2 if half else 4
     if name == "condition":
         return _condition_bytes(spec.controlnet, image, latent, size)

@@ -20,8 +20,11 @@ NETWORK_CLASSES = {
         "autoencoder": "AutoencoderKlMaisi",
         "controlnet": "ControlNetMaisi",
     },
+    "med_lsdm": {"network": "FactorisedUNet", "autoencoder": "VqGan"},
+    "slice_ldm": {"network": "SliceUNet", "autoencoder": "SliceVAE", "refiner": "SliceRefiner"},
 }
-OPTIONAL = ("controlnet",)
+SECTIONS = ("network", "autoencoder", "controlnet", "refiner")
+OPTIONAL = ("controlnet", "refiner")
 
 # No argument of any published network is near these. Larger ones take all memory, or for ever.
 LARGEST_NUMBER = 65536
@@ -31,14 +34,14 @@ DEEPEST = 4
 
 def network_problems(data: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with the networks of a description that satisfies the schema, and with the latent between them."""
-    sections = {name: data[name] for name in ("network", "autoencoder", "controlnet") if name in data}
+    sections = {name: data[name] for name in SECTIONS if name in data}
     segmenter = data.get("segmenter")
     for name, network in (sections | ({"segmenter.network": segmenter["network"]} if segmenter else {})).items():
         yield from _unbounded(network, name)
     classes = NETWORK_CLASSES.get(data["backend"])
     if classes is None:
         return
-    for name in ("network", "autoencoder", "controlnet"):
+    for name in SECTIONS:
         wanted, found = classes.get(name), sections.get(name, {}).get("class")
         if found is None and (wanted is None or name in OPTIONAL):
             continue
@@ -90,7 +93,7 @@ def _latent_problems(data: Mapping[str, Any]) -> Iterator[str]:
     """Where the latent of a known backend is not that of its networks."""
     network, autoencoder, latent = data["network"], data["autoencoder"], data["latent"]
     channels, downsampling = latent["channels"], latent["downsampling"]
-    made = "embedding_dim" if autoencoder["class"] == "VQVAE" else "latent_channels"
+    made = "embedding_dim" if autoencoder["class"] in ("VQVAE", "VqGan") else "latent_channels"
     equal = {
         "network.in_channels": (network.get("in_channels"), "latent.channels", channels),
         "network.out_channels": (network.get("out_channels"), "latent.channels", channels),
@@ -98,6 +101,7 @@ def _latent_problems(data: Mapping[str, Any]) -> Iterator[str]:
     }
     if control := data.get("controlnet"):
         equal |= _control_pairs(control, data)
+    equal |= _method_pairs(data)
     for name, (found, other, wanted) in equal.items():
         if found != wanted:
             yield f"'{name}' is {'missing' if found is None else _short(found)}, but {other} is {_short(wanted)}"
@@ -106,6 +110,30 @@ def _latent_problems(data: Mapping[str, Any]) -> Iterator[str]:
         yield f"'latent.downsampling' is {downsampling}, but the autoencoder's is {factor or 'not described'}"
     if control and control["class"] == "ControlNetMaisi":
         yield from _code_problems(control, data)
+
+
+def _method_pairs(data: Mapping[str, Any]) -> dict[str, tuple[Any, str, Any]]:
+    """Of the methods' own networks: name of an argument to its value, and name and value of what it must equal."""
+    network, autoencoder, latent = data["network"], data["autoencoder"], data["latent"]
+    classes = sum(entry.get("role", "condition") == "condition" for entry in data["label_scheme"])
+    pairs: dict[str, tuple[Any, str, Any]] = {}
+    if network["class"] == "FactorisedUNet":
+        channels = ("the number of classes that condition, and the background", classes + 1)
+        pairs["network.condition_channels"] = (network.get("condition_channels"), *channels)
+        if autoencoder.get("condition_channels"):
+            pairs["autoencoder.condition_channels"] = (autoencoder["condition_channels"], *channels)
+        pairs["network.mask_downsampling"] = (
+            network.get("mask_downsampling", 4),
+            "latent.downsampling",
+            latent["downsampling"],
+        )
+    if network["class"] == "SliceUNet" and "refiner" in data:
+        pairs["refiner.latent_channels"] = (
+            data["refiner"].get("latent_channels"),
+            "latent.channels",
+            latent["channels"],
+        )
+    return pairs
 
 
 def _control_pairs(control: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, tuple[Any, str, Any]]:
@@ -153,8 +181,15 @@ def _code_problems(control: Mapping[str, Any], data: Mapping[str, Any]) -> Itera
         )
 
 
-def _downsampling(autoencoder: Mapping[str, Any]) -> int | None:
+def _downsampling(autoencoder: Mapping[str, Any]) -> int | list[int] | None:
     """Voxels per voxel of the latent along each axis; None where the arguments do not say."""
+    if autoencoder["class"] == "VqGan":
+        return autoencoder.get("downsampling")
+    if autoencoder["class"] == "SliceVAE":
+        strides = autoencoder.get("strides")
+        if not isinstance(strides, list) or not all(isinstance(n, int) for n in strides):
+            return None
+        return [math.prod(strides)] * 2 + [1]
     if autoencoder["class"] == "AutoencoderKlMaisi":
         return 2 ** (len(autoencoder["num_channels"]) - 1) if "num_channels" in autoencoder else None
     levels = autoencoder.get("downsample_parameters")

@@ -12,7 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from SynthDiffusionLib.errors import ModelError, RunFailed
-from SynthDiffusionLib.models.spec import SPEC_NAME, id_problem
+from SynthDiffusionLib.models.names import id_problem
+from SynthDiffusionLib.models.spec import SPEC_NAME
 from SynthDiffusionLib.resources import resource_path
 
 USER_FOLDER_VARIABLE = "SYNTHDIFFUSION_MODELS"

@@ -199,8 +199,8 @@ IMPORTERS: list[Importer] = [Importer("same-network", _same_network)]
 def _check_new_id(new_id: str, from_user: bool) -> None:
     from SynthDiffusionLib.models.catalogue import catalogue_ids
     from SynthDiffusionLib.models.folders import package_folders
+    from SynthDiffusionLib.models.names import id_problem
     from SynthDiffusionLib.models.presets import is_preset
-    from SynthDiffusionLib.models.spec import id_problem
 
     problem = id_problem(new_id)
     if problem:

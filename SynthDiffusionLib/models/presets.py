@@ -57,15 +57,17 @@ def latent_shape(spec: ModelSpec, grid: tuple[int, int, int]) -> tuple[int, int,
     """Channels and sides of what the diffusion works on for a padded grid; None for a model in voxel space."""
     if spec.latent is None:
         return None
-    return (spec.latent.channels, *(n // spec.latent.downsampling for n in grid))
+    return spec.latent.shape(grid)
 
 
 def networks(spec: ModelSpec) -> Iterator[tuple[str, NetworkSpec]]:
-    """What the networks of a model are for, and what they are: autoencoder, denoiser, control network, segmenter."""
+    """What the networks of a model are for, and what they are: autoencoder, denoiser, control network, refiner,
+    segmenter."""
     for role, network in (
         ("autoencoder", spec.autoencoder),
         ("denoiser", spec.network),
         ("controlnet", spec.controlnet),
+        ("refiner", spec.refiner),
         ("segmenter", spec.segmenter.network if spec.segmenter else None),
     ):
         if network is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import Any
 
 from SynthDiffusionLib.errors import ModelError
 from SynthDiffusionLib.labels.scheme import LabelScheme
+from SynthDiffusionLib.models.characteristics import CharacteristicsSpec, characteristics_problems
 from SynthDiffusionLib.models.consistency import grid_problems, network_problems
+from SynthDiffusionLib.models.names import id_problem, unsafe_name
 
 FORMAT = "synthdiffusion-model-1"
 SPEC_NAME = "model.json"
@@ -21,13 +22,10 @@ SUFFIXES = {
     "segmenter": (".safetensors",),
     "autoencoder": (".safetensors",),
     "controlnet": (".safetensors",),
+    "refiner": (".safetensors",),
     "card": (".md",),
     "figure": (".png", ".jpg"),
 }
-
-_ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. +-]*")
-_WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -60,15 +58,42 @@ class LatentSpec:
 
     Args:
         channels: of the latent.
-        downsampling: voxels of the image per voxel of the latent, along each axis.
+        downsampling: voxels of the image per voxel of the latent, along each axis; three numbers where they differ.
         scale_factor: what latents are multiplied by before diffusion and divided by before decoding.
         decoded_range: values of the decoder that stand for the two ends of `IntensitySpec.range`.
+        range: values of the latent that diffusion has at -1 and 1, of models that scale it by the ends of their
+            codebook; None where `scale_factor` does it alone.
     """
 
     channels: int
-    downsampling: int
+    downsampling: int | tuple[int, int, int]
     scale_factor: float
     decoded_range: tuple[float, float]
+    range: tuple[float, float] | None = None
+
+    @property
+    def factors(self) -> tuple[int, int, int]:
+        """Voxels of the image per voxel of the latent along the three axes."""
+        return (self.downsampling,) * 3 if isinstance(self.downsampling, int) else self.downsampling
+
+    def shape(self, grid: tuple[int, int, int]) -> tuple[int, int, int, int]:
+        """Channels and sides of the latent for a padded grid."""
+        return (self.channels, *(n // factor for n, factor in zip(grid, self.factors)))
+
+
+@dataclass(frozen=True)
+class WindowsSpec:
+    """How a model that was trained on windows along the third axis makes deeper volumes.
+
+    Args:
+        depth: of a window, in voxels of the image.
+        stride: from one window to the next.
+        join: "steps" averages the windows' predictions at every step, "samples" the finished windows.
+    """
+
+    depth: int
+    stride: int
+    join: str = "steps"
 
 
 @dataclass(frozen=True)
@@ -79,11 +104,13 @@ class ControlsSpec:
         condition_scale: whether the strength of the drawing can be set.
         regions: names of body regions, or none.
         modalities: name to class value, or none; the first is the default.
+        guidance: whether the model was trained without its condition too, so that it can be led away from that.
     """
 
     condition_scale: bool = False
     regions: tuple[str, ...] = ()
     modalities: dict[str, int] = field(default_factory=dict)
+    guidance: bool = True
 
 
 @dataclass(frozen=True)
@@ -95,7 +122,7 @@ class GridSpec:
         orientation: patient directions of the axes, as in "LPS".
         min_size: smallest number of voxels along each axis.
         max_size: largest number of voxels along each axis.
-        divisor: the network's input is padded to a multiple of this.
+        divisor: the network's input is padded to a multiple of this; along the third axis a model may need less.
         spacing_range_mm: least and largest spacing along each axis; with it, a segmentation's own spacing is kept, and
             `spacing_mm` is only the default. None: every input is brought to `spacing_mm`.
         default_size: of a volume without a segmentation.
@@ -228,6 +255,9 @@ class ModelSpec:
     controlnet: NetworkSpec | None = None
     latent: LatentSpec | None = None
     controls: ControlsSpec = ControlsSpec()
+    refiner: NetworkSpec | None = None
+    windows: WindowsSpec | None = None
+    characteristics: CharacteristicsSpec | None = None
 
     @property
     def total_bytes(self) -> int:
@@ -301,11 +331,18 @@ class ModelSpec:
             raw=data,
             autoencoder=NetworkSpec.from_json(data["autoencoder"]) if "autoencoder" in data else None,
             controlnet=NetworkSpec.from_json(data["controlnet"]) if "controlnet" in data else None,
-            latent=LatentSpec(**data["latent"] | {"decoded_range": tuple(data["latent"]["decoded_range"])})
-            if "latent" in data
+            latent=LatentSpec(**_tuples(data["latent"])) if "latent" in data else None,
+            controls=ControlsSpec(**_tuples(controls)),
+            refiner=NetworkSpec.from_json(data["refiner"]) if "refiner" in data else None,
+            windows=WindowsSpec(**data["windows"]) if "windows" in data else None,
+            characteristics=CharacteristicsSpec.from_json(data["characteristics"])
+            if "characteristics" in data
             else None,
-            controls=ControlsSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in controls.items()}),
         )
+
+
+def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
 
 
 def read_spec(folder: Path) -> ModelSpec:
@@ -337,30 +374,6 @@ def size_text(n: float) -> str:
     return f"{n:.0f} bytes"
 
 
-def id_problem(model_id: str) -> str | None:
-    """Why a text cannot be the ID of a model, or None."""
-    if not _ID.fullmatch(model_id) or len(model_id) > 64:
-        return "it must be lower-case letters and digits in groups joined by hyphens, 64 at most"
-    if _WINDOWS_DEVICES.fullmatch(model_id):
-        return "Windows reserves the name"
-    return None
-
-
-def unsafe_name(name: str) -> str | None:
-    """Why a file name of a package is refused on every system, or None.
-
-    Plain names only: no folder parts in either notation, no drive, no stream (`a:b`), nothing hidden, nothing that
-    Windows takes for a device or strips (trailing blanks and dots).
-    """
-    if name in (".", "..") or "/" in name or "\\" in name or ":" in name or name.startswith("~"):
-        return "it names a path outside its folder, not a file beside the model.json"
-    if not _PLAIN_NAME.fullmatch(name) or name != name.rstrip(". ") or len(name) > 128:
-        return "it is not a plain file name"
-    if _WINDOWS_DEVICES.fullmatch(name):
-        return "Windows reserves the name"
-    return None
-
-
 def _contradictions(data: Mapping[str, Any], preset: bool) -> Iterator[str]:
     """What is wrong in a description that satisfies the schema."""
     if why := id_problem(data["id"]):  # a "$" in the schema's pattern lets a line end pass
@@ -374,6 +387,8 @@ def _contradictions(data: Mapping[str, Any], preset: bool) -> Iterator[str]:
     ranges = {"intensity.range": data["intensity"]["range"]}
     if "latent" in data:
         ranges["latent.decoded_range"] = data["latent"]["decoded_range"]
+    if "range" in data.get("latent", {}):
+        ranges["latent.range"] = data["latent"]["range"]
     if "intensity_range" in data.get("segmenter", {}):
         ranges["segmenter.intensity_range"] = data["segmenter"]["intensity_range"]
     ranges |= {f"grid.spacing_range_mm[{i}]": bounds for i, bounds in enumerate(grid.get("spacing_range_mm", ()))}
@@ -396,6 +411,14 @@ def _contradictions(data: Mapping[str, Any], preset: bool) -> Iterator[str]:
         yield "'modes' has whole, but the label scheme has no classes"
     if "unconditional" in data["modes"] and "default_size" not in grid:
         yield "'modes' has unconditional, but 'grid.default_size' is missing"
+    if "joint" in data["modes"] and ("characteristics" not in data or "default_size" not in grid):
+        yield "'modes' has joint, but 'characteristics' or 'grid.default_size' is missing"
+    if "characteristics" in data:
+        yield from characteristics_problems(data["characteristics"], [entry["name"] for entry in data["label_scheme"]])
+    if not data.get("controls", {}).get("guidance", True) and data["sampling"].get("default_guidance", 1) != 1:
+        yield "'sampling.default_guidance' must be 1 where 'controls.guidance' is false"
+    if "windows" in data and not 0 < data["windows"]["stride"] <= data["windows"]["depth"]:
+        yield "'windows.stride' must be from 1 to 'windows.depth'"
     if ("latent" in data) != ("autoencoder" in data):
         yield "'latent' and 'autoencoder' belong together, and one of them is missing"
     yield from network_problems(data)
@@ -428,10 +451,10 @@ def _file_problems(data: Mapping[str, Any], preset: bool) -> Iterator[str]:
         return
     if roles.count("denoiser") != 1:
         yield f"'files' must have one denoiser, not {roles.count('denoiser')}"
-    for role in ("segmenter", "autoencoder", "controlnet", "card"):
+    for role in ("segmenter", "autoencoder", "controlnet", "refiner", "card"):
         if roles.count(role) > 1:
             yield f"'files' has {roles.count(role)} files of role {role}"
-    for role in ("segmenter", "autoencoder", "controlnet"):
+    for role in ("segmenter", "autoencoder", "controlnet", "refiner"):
         if (role in roles) != (role in data):
             article = "an" if role == "autoencoder" else "a"
             yield f"{article} {role} needs both the section '{role}' and a file of that role"

@@ -135,6 +135,36 @@ def _maisi_controlnet(arguments: dict[str, Any]) -> nn.Module:
     return ControlNetMaisi(**arguments)
 
 
+def _factorised_unet(arguments: dict[str, Any]) -> nn.Module:
+    from SynthDiffusionLib.networks.factorised_unet import FactorisedUNet
+
+    return FactorisedUNet(**arguments)
+
+
+def _vq_gan(arguments: dict[str, Any]) -> nn.Module:
+    from SynthDiffusionLib.networks.vq_gan import VqGan
+
+    return VqGan(**arguments)
+
+
+def _slice_vae(arguments: dict[str, Any]) -> nn.Module:
+    from SynthDiffusionLib.networks.slice_vae import SliceVAE
+
+    return SliceVAE(**arguments)
+
+
+def _slice_unet(arguments: dict[str, Any]) -> nn.Module:
+    from SynthDiffusionLib.networks.slice_unet import SliceUNet
+
+    return SliceUNet(**arguments)
+
+
+def _slice_refiner(arguments: dict[str, Any]) -> nn.Module:
+    from SynthDiffusionLib.networks.slice_refiner import SliceRefiner
+
+    return SliceRefiner(**arguments)
+
+
 def _patch_unet(arguments: dict[str, Any]) -> nn.Module:
     from SynthDiffusionLib.networks.patch_unet import PatchUNet
 
@@ -152,10 +182,15 @@ NETWORKS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
     "ControlNetMaisi": _maisi_controlnet,
     "DiffusionModelUNet": _unet,
     "DiffusionModelUNetMaisi": _maisi_unet,
+    "FactorisedUNet": _factorised_unet,
     "PatchUNet": _patch_unet,
+    "SliceRefiner": _slice_refiner,
+    "SliceUNet": _slice_unet,
+    "SliceVAE": _slice_vae,
     "SlimControlNet": _slim_controlnet,
     "UNet": _segmenter,
     "VQVAE": _vqvae,
+    "VqGan": _vq_gan,
 }
 # What the constructors raise at arguments of a wrong type, number or size.
 _ARGUMENT_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)

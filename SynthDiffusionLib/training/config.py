@@ -62,6 +62,7 @@ class SegmenterConfig:
             target in; the model's when None.
         context_voxels: surroundings on every side of a structure that a run's adherence is measured in.
         ball_radius_mm: of the ball, blind to the image, that a run's adherence is compared with.
+        targets: classes that it finds, one output channel each; the target class of the data set alone when None.
     """
 
     channels: tuple[int, ...] = (16, 32, 48, 64)
@@ -72,6 +73,12 @@ class SegmenterConfig:
     intensity_range: tuple[float, float] | None = None
     context_voxels: int = 0
     ball_radius_mm: float | None = None
+    targets: tuple[str, ...] | None = None
+
+    def network(self) -> dict[str, Any]:
+        """The segmenter's network as `model.json` describes it."""
+        outputs = len(self.targets or ())
+        return {"class": "UNet", "channels": list(self.channels)} | ({"out_channels": outputs} if outputs > 1 else {})
 
     def details(self) -> dict[str, Any]:
         """What `model.json` says of the segmenter beside its network, where it differs from the defaults."""
@@ -80,6 +87,7 @@ class SegmenterConfig:
             "intensity_range": None if self.intensity_range is None else list(self.intensity_range),
             "context_voxels": self.context_voxels or None,
             "ball_radius_mm": self.ball_radius_mm,
+            "targets": None if self.targets is None else list(self.targets),
         }
         return {name: value for name, value in stated.items() if value is not None}
 
@@ -137,6 +145,7 @@ _TOML_TYPES = {
     "tuple[float, float] | None": (tuple, "two numbers"),
     "float | None": (int | float, "a number"),
     "tuple[int, ...]": (tuple, "a list of numbers"),
+    "tuple[str, ...] | None": (tuple, "a list of texts"),
 }
 
 
@@ -145,7 +154,7 @@ def _has_type(value: Any, annotation: str) -> bool:
     if isinstance(value, bool) or not isinstance(value, expected):
         return expected is object
     if expected is tuple:
-        numbers = int if "int" in annotation else int | float
+        numbers = int if "int" in annotation else str if "str" in annotation else int | float
         right_length = len(value) > 0 if "..." in annotation else len(value) == 2
         return right_length and all(isinstance(v, numbers) and not isinstance(v, bool) for v in value)
     return True
@@ -201,7 +210,8 @@ def _take_preset(run: dict[str, Any], tables: dict[str, Any]) -> None:
         raise BadInput(f"[run] preset {name!r} is unknown", f"Choose one of: {', '.join(preset_ids())}.")
     spec = load_preset(name)
     if spec.backend != "patch_ddpm":
-        mend = 'Write method = "medlord" in [run].' if spec.backend == "medlord" else "Its authors' code trains it."
+        trained = spec.backend in ("medlord", "med_lsdm", "slice_ldm")
+        mend = f'Write method = "{spec.backend}" in [run].' if trained else "Its authors' code trains it."
         raise BadInput(
             f"The preset '{name}' is of the method {spec.backend}, which this kind of run does not train", mend
         )

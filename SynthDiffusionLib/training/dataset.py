@@ -25,9 +25,13 @@ _ENTRIES: dict[str, Any] = {
 }
 
 
+UNITS = ("HU", "arbitrary")
+
+
 @dataclass(frozen=True)
 class Case:
-    """One training pair on one grid: `image` in HU, `classes` the class map."""
+    """One training pair on one grid: `image` in the unit of the data set ("HU", or "arbitrary" for MR on the scale of
+    `mr_intensity`), `classes` the class map."""
 
     name: str
     patient: str
@@ -68,6 +72,8 @@ def _problems(description: dict[str, Any]) -> Iterator[str]:
             yield f"it has no '{name}'"
         elif not isinstance(description[name], expected) or isinstance(description[name], bool):
             yield f"'{name}' is of another type than expected"
+    if description["unit"] not in UNITS:
+        yield f"its unit is {description['unit']!r}, and neither of {', '.join(UNITS)}"
     spacing = description["spacing_mm"]
     numbers = spacing if isinstance(spacing, list) else [spacing] * 3
     if len(numbers) != 3 or not all(
@@ -102,12 +108,13 @@ def load_split(folder: Path, split: str) -> list[Case]:
         raise BadInput(f"'{split}' is no part of the data set", f"Choose one of {', '.join(description['split'])}.")
     values = {0, *description["classes"].values()}
     return [
-        _load_case(folder, name, description["cases"][name]["patient"], values) for name in description["split"][split]
+        _load_case(folder, name, description["cases"][name]["patient"], values, description["unit"])
+        for name in description["split"][split]
     ]
 
 
-def _load_case(folder: Path, name: str, patient: str, values: set[int]) -> Case:
-    image = read_volume(folder / "images" / f"{name}.nii.gz", unit="HU")
+def _load_case(folder: Path, name: str, patient: str, values: set[int], unit: str) -> Case:
+    image = read_volume(folder / "images" / f"{name}.nii.gz", unit)
     classes = read_volume(folder / "classes" / f"{name}.nii.gz", unit="label")
     if image.shape != classes.shape or not np.allclose(image.affine, classes.affine, atol=1e-3):
         raise BadInput(

@@ -91,7 +91,7 @@ def package_content(
         content["provenance"]["initial_weights_sha256"] = sha256_of(config.initial_weights)
     if segmenter_steps is not None:
         content["segmenter"] = {
-            "network": {"class": "UNet", "channels": list(config.segmenter.channels)},
+            "network": config.segmenter.network(),
             "steps": segmenter_steps,
             "measured": {},
             **config.segmenter.details(),

@@ -3,7 +3,7 @@
 The training set is a folder that can be looked at in Slicer:
 
     dataset.json        classes, spacing, orientation, split by patient, checksums of the sources
-    images/CASE.nii.gz  int16 HU (CT)
+    images/CASE.nii.gz  int16 HU (CT), or int16 on the scale of `mr_intensity` (MR)
     classes/CASE.nii.gz uint8 class map
 """
 
@@ -16,15 +16,27 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.labels.scheme import LabelScheme
 from SynthDiffusionLib.output_folders import move_into, staging_folder
+from SynthDiffusionLib.training import mr_intensity
 from SynthDiffusionLib.training.coarse_anatomy import chest_class_map
+from SynthDiffusionLib.training.file_labels import every_label, labels_of_file
+from SynthDiffusionLib.training.fixed_size import cut_or_pad, window_start
 from SynthDiffusionLib.training.limb_anatomy import limb_class_map
-from SynthDiffusionLib.volumes import Volume, read_segmentation, read_volume, reorient, resample_volume, write_volume
+from SynthDiffusionLib.volumes import (
+    Segmentation,
+    Volume,
+    read_segmentation,
+    read_volume,
+    reorient,
+    resample_volume,
+    write_volume,
+)
 from SynthDiffusionLib.volumes.atomic import atomic_file, writing_error
 
 SPLITS = ("train", "validation", "test")
@@ -33,31 +45,57 @@ SAME_SPACING = 0.01  # relative difference up to which the spacings of two files
 READABLE_SUFFIXES = (".nii.gz", ".seg.nrrd", ".nii", ".nrrd", ".mha", ".mhd")  # longer ones first: see `case_name`
 
 
+def _as_drawn(image: np.ndarray, labels: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
+    """The classes of the file, where nothing is derived."""
+    return labels.astype(np.uint8)
+
+
 @dataclass(frozen=True)
 class Anatomy:
-    """What can be derived from CT and one mask.
+    """How the classes of a scheme come from an image and its label map.
 
     Args:
         classes: name to value, as `class_map` makes them.
-        target: the class that the mask is.
-        class_map: (HU, mask, spacing in mm of i, j, k) to a uint8 class map.
+        targets: the classes that are drawn; the first one is the target of the data set.
+        class_map: (voxels of the image, labels, spacing in mm of i, j, k) to a uint8 class map.
+        unit: of the image: "HU" for CT, "arbitrary" for MR, which is brought to the scale of `mr_intensity`.
+        labels: (segmentation, scheme, file name) to the uint8 labels that `class_map` gets.
     """
 
     classes: dict[str, int]
-    target: str
+    targets: tuple[str, ...]
     class_map: Callable[[np.ndarray, np.ndarray, tuple[float, float, float]], np.ndarray]
+    unit: str = "HU"
+    labels: Callable[[Segmentation, LabelScheme, str], np.ndarray] = every_label
+
+    @property
+    def target(self) -> str:
+        return self.targets[0]
+
+    @property
+    def drawn(self) -> str:
+        """What the label maps hold, for messages: "nodule", or "anterior hippocampus or posterior hippocampus"."""
+        return " or ".join(self.targets)
 
 
 ANATOMIES = {
     "lung-nodule-ct": Anatomy(
         {"body": 1, "lung": 2, "bone": 3, "nodule": 4},
-        "nodule",
-        lambda hu, mask, spacing_mm: chest_class_map(hu, mask),
+        ("nodule",),
+        lambda hu, mask, spacing_mm: chest_class_map(hu, mask > 0),
     ),
     "limb-tumour-ct": Anatomy(
         {"body": 1, "fat": 2, "muscle": 3, "bone": 4, "tumour": 5},
-        "tumour",
-        limb_class_map,
+        ("tumour",),
+        lambda hu, mask, spacing_mm: limb_class_map(hu, mask > 0, spacing_mm),
+    ),
+    "limb-tumour-mr": Anatomy({"tumour": 1}, ("tumour",), _as_drawn, mr_intensity.UNIT),
+    "hippocampus-mr": Anatomy(
+        {"anterior hippocampus": 1, "posterior hippocampus": 2},
+        ("anterior hippocampus", "posterior hippocampus"),
+        _as_drawn,
+        mr_intensity.UNIT,
+        labels_of_file,
     ),
 }
 
@@ -74,7 +112,7 @@ def anatomy_of(scheme: LabelScheme) -> Anatomy:
             return anatomy
     known = "; ".join(f"{', '.join(a.classes)} ({name})" for name, a in ANATOMIES.items())
     raise BadInput(
-        f"This label scheme has the classes {', '.join(wanted)}, but only these can be derived from CT: {known}",
+        f"This label scheme has the classes {', '.join(wanted)}, but only these can be prepared: {known}",
         f"Use one of the schemes {', '.join(ANATOMIES)}.",
     )
 
@@ -173,31 +211,35 @@ def prepare(
     split: Sequence[int] | None = None,
     seed: int = 0,
     patient_pattern: str = r"([^_]+)",
+    size: Sequence[int] | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
-    """Makes a training set from CT with a mask of one nodule or tumour per case.
+    """Makes a training set from images with a label map per case.
 
-    Every non-zero label is the target; the other classes are derived as in `coarse_anatomy` or `limb_anatomy`,
-    whichever has the classes of the scheme.
+    The scheme says which kind. CT: every non-zero label is the nodule or tumour, and the other classes are derived as
+    in `coarse_anatomy` or `limb_anatomy`. MR: the image is brought to the scale of `mr_intensity`, and nothing is
+    derived; every non-zero label is the tumour, or the label values are the classes (`file_labels`).
 
     Args:
-        images: folder of CT volumes in HU.
+        images: folder of volumes, CT in HU or MR. Which of the two they are cannot be told from the files.
         labels: folder of label maps of the same names.
         out: folder to be written, complete or not at all; must not hold another data set, nor images or classes of
             anything else.
-        scheme: `lung-nodule-ct` or `limb-tumour-ct`.
+        scheme: one of `ANATOMIES`.
         spacing_mm: of the training set: one number, one for each axis (L, P, S), or None to keep that of the cases.
         split: patients in train, validation and test; 70 %, 15 % and the rest by default.
         seed: of the split.
         patient_pattern: regular expression whose first group in a case's name is the patient.
+        size: voxels along L, P and S that every case is cut or padded to, round its target (`fixed_size`), after
+            resampling; None leaves each its own. Outside the volume is the image's smallest value, and class 0.
 
     Returns:
         Path of `dataset.json`.
 
     Raises:
         BadInput: an `out` that cannot be written to, no pairs, an empty mask, geometry that differs within a pair, a
-            split that does not add up, a scheme whose classes cannot be derived, or a spacing that is to be kept and
-            is not the same in all cases.
+            split that does not add up, a scheme that cannot be prepared, labels that are no class, an MR image without
+            contrast, or a spacing that is to be kept and is not the same in all cases.
     """
     anatomy = anatomy_of(scheme)
     pairs = find_pairs(Path(images), Path(labels))
@@ -216,15 +258,20 @@ def prepare(
                 "Give another --out, outside the folders of the images and labels.",
             )
     with staging_folder(out) as staging:
-        spacing = _common_spacing(pairs) if spacing_mm is None else tuple(np.broadcast_to(spacing_mm, 3).tolist())
-        entries = _write_cases(pairs, staging, anatomy, spacing, spacing_mm is None, patient_pattern, on_progress)
+        keep = spacing_mm is None
+        spacing = _common_spacing(pairs, anatomy.unit) if keep else tuple(np.broadcast_to(spacing_mm, 3).tolist())
+        grid = _Grid(spacing, keep, None if size is None else tuple(int(n) for n in size))
+        entries = _write_cases(pairs, staging, scheme, anatomy, grid, patient_pattern, on_progress)
         description = {
             "format": "synthdiffusion-dataset-1",
-            "unit": "HU",
+            "unit": anatomy.unit,
             "spacing_mm": spacing[0] if len(set(spacing)) == 1 else list(spacing),
             "orientation": ORIENTATION,
             "classes": anatomy.classes,
             "target": anatomy.target,
+            **({"targets": list(anatomy.targets)} if len(anatomy.targets) > 1 else {}),
+            **({"size": list(grid.size)} if grid.size is not None else {}),
+            **({"normalisation": mr_intensity.DESCRIPTION} if anatomy.unit == mr_intensity.UNIT else {}),
             "split_seed": seed,
             "split": dealt,
             "cases": entries,
@@ -245,7 +292,16 @@ def prepare(
     return out / "dataset.json"
 
 
-def _common_spacing(pairs: dict[str, tuple[Path, Path]]) -> tuple[float, float, float]:
+@dataclass(frozen=True)
+class _Grid:
+    """What every case is brought to: the spacing in mm, or its own (`keep`) if they agree, and the size in voxels."""
+
+    spacing_mm: tuple[float, float, float]
+    keep: bool
+    size: tuple[int, int, int] | None
+
+
+def _common_spacing(pairs: dict[str, tuple[Path, Path]], unit: str) -> tuple[float, float, float]:
     """The spacing in mm that all images have in the training set's orientation, to a nanometre.
 
     Raises:
@@ -253,7 +309,7 @@ def _common_spacing(pairs: dict[str, tuple[Path, Path]]) -> tuple[float, float, 
     """
     first: tuple[str, np.ndarray] | None = None
     for image_file, _ in (pairs[case] for case in sorted(pairs)):
-        spacing = np.asarray(reorient(read_volume(image_file, unit="HU"), ORIENTATION).spacing, float)
+        spacing = np.asarray(reorient(read_volume(image_file, unit), ORIENTATION).spacing, float)
         if first is None:
             first = (image_file.name, spacing)
         elif np.any(np.abs(spacing - first[1]) > SAME_SPACING * first[1]):
@@ -268,43 +324,69 @@ def _common_spacing(pairs: dict[str, tuple[Path, Path]]) -> tuple[float, float, 
 def _write_cases(
     pairs: dict[str, tuple[Path, Path]],
     folder: Path,
+    scheme: LabelScheme,
     anatomy: Anatomy,
-    spacing_mm: tuple[float, float, float],
-    keep_grid: bool,
+    grid: _Grid,
     patient_pattern: str,
     on_progress: Callable[[int, int], None],
-) -> dict[str, dict[str, str]]:
+) -> dict[str, dict[str, Any]]:
     """Writes `images` and `classes`; returns the "cases" of `dataset.json`."""
     for name in ("images", "classes"):
         (folder / name).mkdir()
     entries = {}
     for done, (case, (image_file, label_file)) in enumerate(sorted(pairs.items())):
         on_progress(done, len(pairs))
-        image = read_volume(image_file, unit="HU")
-        target = read_segmentation(label_file)
-        if image.shape != target.shape or not np.allclose(image.affine, target.affine, atol=1e-3):
-            raise BadInput(
-                f"'{image_file.name}' and its label map lie on different grids", "Resample one to the other."
-            )
-        target_mask = np.any([layer > 0 for layer in target.layers], axis=0)
-        if not target_mask.any():
-            raise BadInput(f"The label map of '{case}' is empty", f"Remove the case, or draw its {anatomy.target}.")
-        mask = Volume(target_mask.astype(np.uint8), target.affine, "label")
-        image, mask = (reorient(v, ORIENTATION) for v in (image, mask))
-        if not keep_grid:
-            image, mask = (resample_volume(v, spacing_mm) for v in (image, mask))
-        if not mask.array.any():
-            asked = " x ".join(f"{mm:g}" for mm in (spacing_mm if len(set(spacing_mm)) > 1 else spacing_mm[:1]))
-            raise BadInput(
-                f"The {anatomy.target} of '{case}' vanishes at a spacing of {asked} mm", "Give a smaller --spacing."
-            )
-        hu = np.rint(image.array).astype(np.int16)
-        classes = anatomy.class_map(hu, mask.array > 0, spacing_mm)
-        write_volume(Volume(hu, image.affine, "HU"), folder / "images" / f"{case}.nii.gz")
-        write_volume(Volume(classes, image.affine, "label"), folder / "classes" / f"{case}.nii.gz")
+        image, classes, facts = _prepared_case(case, image_file, label_file, scheme, anatomy, grid)
+        write_volume(image, folder / "images" / f"{case}.nii.gz")
+        write_volume(classes, folder / "classes" / f"{case}.nii.gz")
         entries[case] = {
             "patient": patient_of(case, patient_pattern),
             "image_sha256": hashlib.sha256(image_file.read_bytes()).hexdigest(),
             "label_sha256": hashlib.sha256(label_file.read_bytes()).hexdigest(),
+            **facts,
         }
     return entries
+
+
+def _prepared_case(
+    case: str, image_file: Path, label_file: Path, scheme: LabelScheme, anatomy: Anatomy, grid: _Grid
+) -> tuple[Volume, Volume, dict[str, Any]]:
+    """Image (int16) and class map (uint8) of a case, and what `dataset.json` says about it beyond its sources."""
+    image = read_volume(image_file, anatomy.unit)
+    drawn = read_segmentation(label_file)
+    if image.shape != drawn.shape or not np.allclose(image.affine, drawn.affine, atol=1e-3):
+        raise BadInput(f"'{image_file.name}' and its label map lie on different grids", "Resample one to the other.")
+    labels = Volume(anatomy.labels(drawn, scheme, label_file.name), drawn.affine, "label")
+    if not labels.array.any():
+        raise BadInput(f"The label map of '{case}' is empty", f"Remove the case, or draw its {anatomy.drawn}.")
+    facts: dict[str, Any] = {}
+    if anatomy.unit == mr_intensity.UNIT:
+        facts["intensity"] = list(mr_intensity.percentile_range(image.array, image_file.name))
+        image = image.with_array(image.array.astype(np.float32))  # rounded once, after resampling and scaling
+    image, labels = (reorient(v, ORIENTATION) for v in (image, labels))
+    before = set(np.unique(labels.array).tolist())
+    if not grid.keep:
+        image, labels = (resample_volume(v, grid.spacing_mm) for v in (image, labels))
+    lost = before - set(np.unique(labels.array).tolist()) - {0}
+    if lost:
+        spacing = grid.spacing_mm if len(set(grid.spacing_mm)) > 1 else grid.spacing_mm[:1]
+        name = anatomy.target
+        if len(anatomy.targets) > 1:  # else the labels are 1, whatever the target's value
+            name = next(n for n, value in anatomy.classes.items() if value == min(lost))
+        raise BadInput(
+            f"The {name} of '{case}' vanishes at a spacing of {' x '.join(f'{mm:g}' for mm in spacing)} mm",
+            "Give a smaller --spacing.",
+        )
+    if "intensity" in facts:
+        image = image.with_array(mr_intensity.to_scale(image.array, *facts["intensity"]))
+    else:
+        image = image.with_array(np.rint(image.array).astype(np.int16))
+    classes = Volume(anatomy.class_map(image.array, labels.array, grid.spacing_mm), image.affine, "label")
+    if grid.size is not None:
+        target = labels.array > 0
+        start = window_start(target, grid.size)
+        image = cut_or_pad(image, start, grid.size, int(image.array.min()))
+        classes = cut_or_pad(classes, start, grid.size, 0)
+        left = np.count_nonzero(cut_or_pad(labels, start, grid.size, 0).array)
+        facts["cut_share"] = round(1 - left / np.count_nonzero(target), 6)
+    return image, classes, facts

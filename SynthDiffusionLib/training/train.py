@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +15,16 @@ from SynthDiffusionLib.labels.scheme import load_scheme
 from SynthDiffusionLib.output_folders import check_writable
 from SynthDiffusionLib.training.config import load_config
 from SynthDiffusionLib.training.dataset import read_description
-from SynthDiffusionLib.training.medlord.config import method_of
 from SynthDiffusionLib.training.pack import write_package
+from SynthDiffusionLib.training.stages import method_of
 from SynthDiffusionLib.volumes.atomic import writing_error
+
+# Methods that are trained in stages, by `[run] method`: the modules whose `train_stage` carries out one of them.
+STAGED = {
+    "medlord": "SynthDiffusionLib.training.medlord.run",
+    "med_lsdm": "SynthDiffusionLib.training.med_lsdm.run",
+    "slice_ldm": "SynthDiffusionLib.training.slice_ldm.run",
+}
 
 
 def train(
@@ -36,10 +44,10 @@ def train(
         resume: go on from the checkpoints in `out`.
         device: "auto", "cpu", "cuda" or "cuda:N", for the denoiser; the segmenter of a patch-wise DDPM is small and
             trains on the CPU.
-        only_segmenter: of a MedLoRD configuration, train the segmenter alone.
+        only_segmenter: of a configuration of a method that is trained in stages, train the segmenter alone.
 
     Returns:
-        Folder of the model package; of a stage of MedLoRD that makes none, its checkpoint.
+        Folder of the model package; of a stage that makes none, its checkpoint.
 
     Raises:
         BadInput: a configuration that cannot be used, no training data, an `out` that cannot be written to, or a run
@@ -52,12 +60,13 @@ def train(
     from SynthDiffusionLib.training.train_patch_ddpm import train_denoiser
     from SynthDiffusionLib.training.train_segmenter import train_segmenter
 
-    if method_of(config_path) == "medlord":
-        return _train_medlord(config_path, Path(out), resume, device, only_segmenter, on_event)
-    if method_of(config_path) != "patch_ddpm":
-        raise BadInput(f"Unknown method '{method_of(config_path)}' in [run]", "Choose patch_ddpm or medlord.")
+    method = method_of(config_path)
+    if method in STAGED:
+        return _train_stage(STAGED[method], config_path, Path(out), resume, device, only_segmenter, on_event)
+    if method != "patch_ddpm":
+        raise BadInput(f"Unknown method '{method}' in [run]", f"Choose one of patch_ddpm, {', '.join(STAGED)}.")
     if only_segmenter:
-        raise BadInput("--only-segmenter belongs to configurations of MedLoRD", "Leave it out.")
+        raise BadInput("--only-segmenter belongs to methods that are trained in stages", "Leave it out.")
     config = load_config(config_path)
     scheme = load_scheme(config.label_scheme)
     description = read_description(config.data)
@@ -77,12 +86,12 @@ def train(
         return write_package(config, scheme, denoiser, segmenter, out / "package")
 
 
-def _train_medlord(
-    config: Path, out: Path, resume: bool, device: str, only_segmenter: bool, on_event: Callable[[dict], None]
-) -> Path:
-    from SynthDiffusionLib.training.medlord.run import train_stage
-
-    with _memory_and_disk(out, "Lower batch in [optimiser], or the crops in [crops] or [latents]."):
+def _train_stage(
+    module: str, config: Path, out: Path, resume: bool, device: str, only_segmenter: bool,
+    on_event: Callable[[dict], None],
+) -> Path:  # fmt: skip
+    train_stage = importlib.import_module(module).train_stage
+    with _memory_and_disk(out, "Lower batch in [optimiser], or the crops of the configuration, where it has any."):
         return train_stage(config, out, resume=resume, device=device, only_segmenter=only_segmenter, on_event=on_event)
 
 

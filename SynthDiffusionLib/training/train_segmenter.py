@@ -1,4 +1,7 @@
-"""Training of the segmenter that measures mask adherence: real training cases only, randomly shifted crops."""
+"""Training of the segmenter that measures mask adherence: real training cases only, randomly shifted crops.
+
+One sigmoid channel for each target; with several, the loss is the mean over the channels, and the validation Dice too.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,11 @@ import numpy as np
 import torch
 from monai.losses import DiceCELoss
 
+from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.intensity import normalise
 from SynthDiffusionLib.labels.scheme import LabelScheme
 from SynthDiffusionLib.memory.plan import resolve_device
-from SynthDiffusionLib.networks.segmenter import build_segmenter, segment
+from SynthDiffusionLib.networks.segmenter import build_segmenter, segment_targets
 from SynthDiffusionLib.training.config import TrainConfig
 from SynthDiffusionLib.training.dataset import load_split, read_description, spacing_of
 from SynthDiffusionLib.training.files import load_state, restore, save_state
@@ -29,12 +33,14 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 def _draw_crop(
     image: np.ndarray, target: np.ndarray, size: int, rng: np.random.Generator, turned: bool = True
 ) -> tuple:
-    """A crop that holds the target's middle in four of five draws, anywhere in the crop; flipped and re-scaled.
+    """A crop that holds a voxel of a target in four of five draws, anywhere in the crop; flipped and re-scaled.
 
     Args:
+        image: (I, J, K).
+        target: (I, J, K), 0 outside all targets.
         turned: exchange the axes at random, which makes sense for cubic voxels only.
     """
-    image, target = (_at_least(a, size, fill) for a, fill in ((image, -1.0), (target, False)))
+    image, target = (_at_least(a, size, fill) for a, fill in ((image, -1.0), (target, 0)))
     shape = np.array(image.shape)
     if rng.random() < 0.8 and target.any():
         voxels = np.argwhere(target)
@@ -88,11 +94,19 @@ def train_segmenter(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
-    network = build_segmenter(settings.channels).to(device)
+    names = settings.targets or (config.patches.target,)
+    classes = {c.name: c.value for c in scheme.condition_classes}
+    unknown = [name for name in names if name not in classes]
+    if unknown or len(set(names)) < len(names):
+        raise BadInput(
+            f"[segmenter] targets = {list(names)} must be different classes of '{config.label_scheme}'",
+            f"Choose from: {', '.join(classes)}.",
+        )
+    values = [classes[name] for name in names]
+    network = build_segmenter(settings.channels, len(names)).to(device)
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, settings.steps, pct_start=0.1)
     loss_function = DiceCELoss(sigmoid=True)
-    value = scheme[config.patches.target].value
 
     checkpoint, start = out / "segmenter.pt", 0
     if resume and checkpoint.is_file():
@@ -101,10 +115,17 @@ def train_segmenter(
         start = state["step"]
 
     def arrays(split: str) -> list[tuple[np.ndarray, np.ndarray]]:
+        # Of the class map, what is a target: 1 for the first, and so on.
         return [
-            (normalise(c.image.array, settings.intensity_range or config.intensity_range), c.classes.array == value)
+            (
+                normalise(c.image.array, settings.intensity_range or config.intensity_range),
+                sum((c.classes.array == value).astype(np.uint8) * n for n, value in enumerate(values, 1)),
+            )
             for c in load_split(config.data, split)
         ]
+
+    def channels(target: np.ndarray) -> np.ndarray:
+        return np.stack([target == n for n in range(1, len(names) + 1)])
 
     train, validation = arrays("train"), arrays("validation")
     cubic = len(set(spacing_of(read_description(config.data)))) == 1
@@ -119,11 +140,13 @@ def train_segmenter(
         cases = [train[rng.integers(len(train))] for _ in range(settings.batch)]
         drawn = [_draw_crop(*case, settings.patch, rng, cubic) for case in cases]
         images = torch.from_numpy(np.stack([d[0] for d in drawn]))[:, None].to(device)
-        targets = torch.from_numpy(np.stack([d[1] for d in drawn]))[:, None].to(device).float()
+        targets = torch.from_numpy(np.stack([channels(d[1]) for d in drawn])).to(device).float()
         network.train()
         with torch.autocast(kind, torch.bfloat16, enabled=config.precision.startswith("bf16")):
             logits = network(images)
-        loss = loss_function(logits.float(), targets)
+        # Channel by channel: given several at once, the loss would take them for exclusive classes.
+        one = [loss_function(logits[:, c : c + 1].float(), targets[:, c : c + 1]) for c in range(len(names))]
+        loss = one[0] if len(one) == 1 else torch.stack(one).mean()
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -133,8 +156,14 @@ def train_segmenter(
         done = step + 1
         if done % config.checkpoint_every == 0 or done == settings.steps:
             network.eval()
-            found = [segment(network, torch.from_numpy(image).to(device)).cpu().numpy() for image, _ in validation]
-            scores = [dice(mask, truth) for mask, (_, truth) in zip(found, validation)]
+            found = [
+                segment_targets(network, torch.from_numpy(image).to(device)).cpu().numpy() for image, _ in validation
+            ]
+            scores = [
+                dice(mask, truth)
+                for masks, (_, target) in zip(found, validation)
+                for mask, truth in zip(masks, channels(target))
+            ]
             save_state(
                 checkpoint,
                 {

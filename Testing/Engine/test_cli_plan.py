@@ -279,3 +279,33 @@ def test_sizes_are_judged_as_a_run_judges_them(preset):
     found = {size: table.size_problem(spec, size) is None for size in sizes}
     assert found == {size: not rules.problems(size, (2.0, 2.0, 2.0)) for size in sizes}
     assert found[tuple(spec.grid.default_size)] and set(found.values()) == {True, False}
+
+
+def test_plan_of_the_methods_whose_layers_are_counted(tmp_path, plan):
+    from tiny_med_lsdm import make_lsdm_package
+    from tiny_slice_ldm import make_joint_package
+
+    for package, names in (
+        (make_lsdm_package(tmp_path / "tiny-lsdm"), ["condition", "denoise", "decode"]),
+        (make_joint_package(tmp_path / "tiny-joint"), ["denoise", "decode", "refine"]),
+    ):
+        size = "x".join(map(str, package.spec.grid.default_size))
+        found = json.loads(plan("--model", package.folder, "--size", size, "--json")[-1])
+        assert [stage["name"] for stage in found["stages"]] == names and found["fits"]
+        assert {stage["source"] for stage in found["stages"]} == {table.COUNTED}
+        assert all(stage["working_bytes"] > 0 and stage["weight_bytes"] > 0 for stage in found["stages"])
+        grid = needs_of(package).working_grid(package.spec.grid.default_size)
+        assert found["grid"] == list(grid) and found["latent"] == list(package.spec.latent.shape(grid))
+        assert set(found["parameters"]) == {f.role for f in package.spec.files}
+
+
+@pytest.mark.parametrize(
+    ("preset", "size", "latent"),
+    [("med-lsdm", "256x256x32", [8, 64, 64, 8]), ("slice-ldm", "192x192x96", [4, 24, 24, 96])],
+)
+def test_plan_of_the_counted_presets(plan, preset, size, latent):
+    """At the sizes of their papers' code."""
+    found = json.loads(plan("--model", preset, "--size", size, "--json")[-1])
+    assert found["latent"] == latent and found["fits"] and found["strategy"] == outlook.WHOLE
+    assert {stage["source"] for stage in found["stages"]} == {table.COUNTED}
+    assert 0.5 * GIB < found["peak_bytes"] < DEFAULT_LIMIT

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tiny_package import make_working_package
+from tiny_slice_ldm import make_joint_package
 
 from SynthDiffusionLib.jobs import timings
 
@@ -78,3 +79,8 @@ def test_its_input_must_be_a_pipe_to_end_with(package):
 def test_ends_with_its_input(package):
     code, _ = calibrate("--model", str(package), "--end-with-stdin", input="")
     assert code == 130 and timings.load() == []
+
+
+def test_a_model_that_makes_its_segmentation_itself(tmp_path):
+    code, events = calibrate("--model", str(make_joint_package(tmp_path / "tiny-joint").folder), "--device", "cpu")
+    assert code == 0 and events[-1]["seconds_per_evaluation"] > 0

@@ -143,3 +143,48 @@ def test_on_the_cpu_the_prediction_is_that_of_a_real_process(tmp_path, model):
     predicted = record["plan"]["predicted_bytes"]
     # PyTorch for GPUs takes more than the CPU build, and Windows counts otherwise.
     assert 0.5 * predicted < peak < 1.3 * predicted, (peak, predicted)
+
+
+@pytest.mark.parametrize("name", ["med_lsdm", "slice_ldm"])
+def test_models_whose_layers_are_counted_are_predicted_alike_by_run_and_preflight(tmp_path, name):
+    """`needs` from the files alone, and the grid that the backend works on."""
+    from tiny_med_lsdm import make_lsdm_package
+    from tiny_slice_ldm import make_joint_package
+
+    from SynthDiffusionLib.backends import load_backend
+    from SynthDiffusionLib.memory.needs import WORKSPACE_BYTES, needs_of
+    from SynthDiffusionLib.memory.table import stages
+
+    make = make_lsdm_package if name == "med_lsdm" else make_joint_package
+    package = make(tmp_path / ("tiny-lsdm" if name == "med_lsdm" else "tiny-joint"))
+    needs, backend = needs_of(package), load_backend(package)
+    assert needs.weight_bytes == backend.weight_bytes + WORKSPACE_BYTES
+    for shape in ((16, 24, 16), (9, 9, 9), (32, 32, 32)):
+        grid = needs.working_grid(shape)
+        assert grid == backend.working_grid(shape)
+        live = max(stage.working_bytes for stage in stages(package.spec, grid, "fp32", margin=1.0))
+        assert live <= needs.bytes_per_voxel * grid[0] * grid[1] * grid[2]
+
+
+def test_a_shallow_volume_takes_a_whole_window(tmp_path):
+    """Not the share of a deep one, whose windows are denoised one after the other."""
+    from tiny_med_lsdm import make_lsdm_package
+
+    from SynthDiffusionLib.memory.needs import needs_of
+
+    deep = make_lsdm_package(tmp_path / "deep" / "tiny-lsdm")
+    grid = deep.spec.raw["grid"] | {"max_size": [48, 48, 16]}
+    shallow = make_lsdm_package(tmp_path / "shallow" / "tiny-lsdm", grid=grid | {"default_size": [16, 24, 16]})
+    assert needs_of(deep).bytes_per_voxel >= needs_of(shallow).bytes_per_voxel
+
+
+def test_calibrating_a_model_with_windows(tmp_path, monkeypatch):
+    from tiny_med_lsdm import make_lsdm_package
+
+    from SynthDiffusionLib.jobs import calibrate, timings
+
+    recorded = []
+    monkeypatch.setattr(timings, "record", recorded.append)
+    package = make_lsdm_package(tmp_path / "tiny-lsdm")
+    made = calibrate.calibrate(str(package.folder), "cpu", "fp32")
+    assert made["seconds_per_evaluation"] > 0 and recorded[0].grid == (48, 48, 48) and recorded[0].evaluations == 2

@@ -72,7 +72,7 @@ def test_every_name_and_synonym_of_a_shipped_scheme_leads_to_its_own_class():
                 for spelling in (name, name.upper(), name.replace(" ", "_"), name + " 1"):
                     assert class_by_name(spelling, scheme) is c, (path.name, spelling)
             for code in c.codes:
-                found = class_by_code(code, scheme, side_of(c.name), c.region)
+                found = class_by_code(code, scheme, side_of(c.name), c.region, c.name)
                 assert code.value == "85756007" or found is c, (path.name, code)
 
 

@@ -158,7 +158,7 @@ def test_one_pass_of_the_full_size_denoiser(preset):
     """On the smallest latent; the result depends on the time step."""
     spec = load_preset(preset)
     network = full_size(spec.network)
-    side = latent_divisor(spec) // spec.latent.downsampling
+    side = latent_divisor(spec)[0] // spec.latent.downsampling
     x = torch.randn(1, spec.latent.channels, side, side, side)
     extra = {}
     if preset != "medlord-x4":
@@ -319,7 +319,8 @@ def test_attention_is_the_scaled_dot_product_everywhere_with_the_same_result():
 
 
 def test_presets_are_those_of_the_documentation():
-    assert {"patch-ddpm", "medlord-x4", "medlord-x8", "maisi-ddpm", "maisi-rflow"} <= set(preset_ids())
+    named = {"patch-ddpm", "medlord-x4", "medlord-x8", "med-lsdm", "slice-ldm", "maisi-ddpm", "maisi-rflow"}
+    assert named <= set(preset_ids())
     assert is_preset("medlord-x4") and not is_preset("lung-nodule-ct") and not is_preset("../Presets/medlord-x4")
     with pytest.raises(BadInput) as error:
         load_preset("medlord-4")
@@ -332,17 +333,18 @@ def test_a_preset_agrees_with_itself(preset):
     assert isinstance(spec, ModelSpec) and spec.files == () and spec.id == preset
     assert spec.provenance["sources"] and spec.provenance["chosen"]  # what is known, and what was chosen
     for size in (spec.grid.max_size, spec.grid.default_size or spec.grid.max_size):
-        assert all(n % spec.grid.divisor == 0 for n in size)
+        divisors = (spec.grid.divisor,) * 3 if spec.latent is None else latent_divisor(spec)
+        assert all(n % divisor == 0 for n, divisor in zip(size, divisors))
     if spec.latent is None:
         return
-    assert spec.grid.divisor == latent_divisor(spec)
+    assert spec.grid.divisor == latent_divisor(spec)[0]
     if spec.backend == "medlord":
         strides = [p[0] for p in spec.autoencoder.parameters["downsample_parameters"]]
         assert 2 ** len(strides) == spec.latent.downsampling == spec.controlnet.parameters["downsampling"]
         assert spec.controlnet.parameters["condition_channels"] == len(spec.label_scheme.condition_classes)
         assert spec.controlnet.parameters["unet_channels"] == spec.network.parameters["channels"]
         assert (spec.diffusion.train_steps, spec.diffusion.prediction) == (300, "v_prediction")
-    elif spec.label_scheme.classes:
+    elif spec.backend == "maisi" and spec.label_scheme.classes:
         assert [c.name for c in spec.label_scheme.classes] == [c.name for c in load_scheme("maisi-ct").classes]
         assert max(c.value for c in spec.label_scheme.classes) < 256  # 8 binary digits
         assert any(c.value == 200 and c.derive == "outline" for c in spec.label_scheme.classes)

@@ -302,6 +302,7 @@ def test_no_file_names_a_machine_or_a_package_index():
 # Distribution of each third-party module that the engine may import; `slicer` has no place in the engine.
 DISTRIBUTIONS = {
     "PIL": "pillow",
+    "skimage": "scikit-image",
     "SimpleITK": "simpleitk",
     "lightning_fabric": "lightning-fabric",
     "nrrd": "pynrrd",

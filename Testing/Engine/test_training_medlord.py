@@ -24,20 +24,17 @@ from SynthDiffusionLib.labels.scheme import load_scheme
 from SynthDiffusionLib.models import load_package
 from SynthDiffusionLib.models.spec import NetworkSpec
 from SynthDiffusionLib.networks.build import build_network
+from SynthDiffusionLib.training import loop
 from SynthDiffusionLib.training.coarse_anatomy import smooth_outline
-from SynthDiffusionLib.training.medlord import loop
+from SynthDiffusionLib.training.crops import _rotated, draw_images, smooth_outlines
+from SynthDiffusionLib.training.latents import Latent, blunt, draw_latents
+from SynthDiffusionLib.training.loop import Ema, learning_rate_at, make_fabric, zero_if_not_finite
+from SynthDiffusionLib.training.masks import class_table, draw_given, masks_of
 from SynthDiffusionLib.training.medlord.autoencoder import AutoencoderStage, perceptual_loss, restart_codes
-from SynthDiffusionLib.training.medlord.config import (
-    ConditionConfig,
-    CropConfig,
-    Optimiser,
-    load_medlord_config,
-)
-from SynthDiffusionLib.training.medlord.controlnet import class_table, draw_given, masks_of
-from SynthDiffusionLib.training.medlord.crops import _rotated, draw_images, smooth_outlines
-from SynthDiffusionLib.training.medlord.latents import Autoencoder, Latent, blunt, draw_latents, scale_factor
-from SynthDiffusionLib.training.medlord.loop import Ema, learning_rate_at, make_fabric, zero_if_not_finite
+from SynthDiffusionLib.training.medlord.config import ConditionConfig, CropConfig, load_medlord_config
+from SynthDiffusionLib.training.medlord.latents import Autoencoder, scale_factor
 from SynthDiffusionLib.training.patches import blunt_anatomy
+from SynthDiffusionLib.training.stages import Optimiser
 from SynthDiffusionLib.training.train import train
 
 data, whole = tiny_medlord.data, tiny_medlord.whole
@@ -190,7 +187,7 @@ def test_outlines_are_smoothed_as_on_the_cpu():
         ours = smooth_outlines(torch.from_numpy(mask)[None], sigma, bias)[0].numpy()
         assert (ours != smooth_outline(mask, sigma, bias)).mean() < 1e-4
         theirs = blunt_anatomy(classes, scheme, "nodule", sigma, bias)
-        assert (blunt(torch.from_numpy(classes), scheme, "nodule", sigma, bias).numpy() != theirs).mean() < 1e-4
+        assert (blunt(torch.from_numpy(classes), scheme, ["nodule"], sigma, bias).numpy() != theirs).mean() < 1e-4
     assert (theirs != classes).mean() > 1e-3  # with the larger sigma
 
 

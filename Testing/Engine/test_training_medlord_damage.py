@@ -13,12 +13,14 @@ from safetensors.torch import load_file, save, save_file
 from tiny_medlord import TEXTS, checkpoint, write_config
 
 from SynthDiffusionLib.cli import main
+from SynthDiffusionLib.labels.scheme import load_scheme
+from SynthDiffusionLib.training.latent_stage import LatentStage
+from SynthDiffusionLib.training.latents import read_sealed, sealed
+from SynthDiffusionLib.training.loop import make_fabric, plain
 from SynthDiffusionLib.training.medlord.autoencoder import AutoencoderStage
 from SynthDiffusionLib.training.medlord.config import load_medlord_config
-from SynthDiffusionLib.training.medlord.diffusion import LatentStage
 from SynthDiffusionLib.training.medlord.earlier import read_stage
-from SynthDiffusionLib.training.medlord.latents import Autoencoder, _read, _sealed
-from SynthDiffusionLib.training.medlord.loop import make_fabric, plain
+from SynthDiffusionLib.training.medlord.latents import Autoencoder, recipe_of
 from SynthDiffusionLib.training.train import train
 
 data, whole = tiny_medlord.data, tiny_medlord.whole
@@ -26,20 +28,21 @@ data, whole = tiny_medlord.data, tiny_medlord.whole
 
 @pytest.fixture
 def latents(whole, tmp_path):
-    """A copy of a file of latents, its stamp, and the autoencoder that made it."""
+    """A copy of a file of latents, its stamp, and the recipe that it was made by."""
     source = sorted((whole["folder"] / "diffusion" / "latents").glob("train-*.safetensors"))[0]
     file = shutil.copy(source, tmp_path / source.name)
     with safe_open(file, framework="pt") as stream:
         stamp = stream.metadata()["stamp"].split()[0]
-    fabric = make_fabric(load_medlord_config(whole["folder"] / "diffusion.toml"), "cpu")
-    return file, stamp, Autoencoder(checkpoint(whole["folder"] / "autoencoder"), fabric)
+    config = load_medlord_config(whole["folder"] / "diffusion.toml")
+    autoencoder = Autoencoder(checkpoint(whole["folder"] / "autoencoder"), make_fabric(config, "cpu"))
+    return file, stamp, recipe_of(load_scheme(config.label_scheme), config.latents, autoencoder, config.seed)
 
 
 def test_a_flipped_bit_of_the_latents_is_never_read(latents):
-    file, stamp, autoencoder = latents
+    file, stamp, recipe = latents
     content, straight = file.read_bytes(), load_file(file)
     header = 8 + int.from_bytes(content[:8], "little")
-    assert _read(file, stamp, 2, autoencoder).keys() == straight.keys()
+    assert read_sealed(file, stamp, recipe, 2).keys() == straight.keys()
     rng = np.random.default_rng(0)
     places = [*range(8, header, 5), *rng.integers(header, len(content), 60)]
     refused = 0
@@ -47,7 +50,7 @@ def test_a_flipped_bit_of_the_latents_is_never_read(latents):
         changed = bytearray(content)
         changed[place] ^= 1 << int(rng.integers(8))
         file.write_bytes(changed)
-        tensors = _read(file, stamp, 2, autoencoder)
+        tensors = read_sealed(file, stamp, recipe, 2)
         refused += tensors is None
         if tensors is not None:  # a bit of the header that changes nothing
             assert place < header and all(torch.equal(tensors[n], t) for n, t in straight.items())
@@ -67,10 +70,10 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", list(CHANGES))
 def test_latents_that_do_not_fit_are_not_read_whatever_their_checksum(change, latents):
-    file, stamp, autoencoder = latents
+    file, stamp, recipe = latents
     tensors = CHANGES[change](load_file(file))
-    save_file(tensors, file, metadata={"stamp": _sealed(stamp, tensors)})
-    assert _read(file, stamp, 2, autoencoder) is None
+    save_file(tensors, file, metadata={"stamp": sealed(stamp, tensors)})
+    assert read_sealed(file, stamp, recipe, 2) is None
 
 
 def test_damaged_latents_are_encoded_anew(whole, data, tmp_path):
@@ -196,5 +199,5 @@ def test_the_weights_of_a_stage_are_the_average_of_those_of_its_steps(stage, who
 def test_the_checksum_covers_names_types_and_shapes():
     values = torch.arange(8, dtype=torch.int16)
     tables = [{"a": values}, {"b": values}, {"a": values.view(2, 4)}, {"a": values.view(torch.uint8)}]
-    assert len({_sealed("s", table) for table in tables}) == 4
-    assert save(tables[0]) == save(tables[0]) and _sealed("s", tables[0]) == _sealed("s", {"a": values.clone()})
+    assert len({sealed("s", table) for table in tables}) == 4
+    assert save(tables[0]) == save(tables[0]) and sealed("s", tables[0]) == sealed("s", {"a": values.clone()})

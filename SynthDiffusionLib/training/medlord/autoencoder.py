@@ -17,10 +17,11 @@ from SynthDiffusionLib.errors import BadInput, ModelError
 from SynthDiffusionLib.intensity import normalise
 from SynthDiffusionLib.models.spec import NetworkSpec
 from SynthDiffusionLib.networks.build import build_network
+from SynthDiffusionLib.training.crops import AIR, draw_images, pad_to
 from SynthDiffusionLib.training.dataset import load_split
-from SynthDiffusionLib.training.medlord.config import HINT, MedLoRDConfig
-from SynthDiffusionLib.training.medlord.crops import AIR, draw_images, pad_to
-from SynthDiffusionLib.training.medlord.loop import Ema, Stage, adamw, learning_rate_at, make_fabric, plain, run_stage
+from SynthDiffusionLib.training.loop import Ema, Stage, adamw, learning_rate_at, make_fabric, plain, run_stage
+from SynthDiffusionLib.training.medlord.config import MedLoRDConfig
+from SynthDiffusionLib.training.stages import HINT
 
 RESTART_EVERY = 50
 VALIDATION_BATCHES = 8
@@ -32,13 +33,13 @@ def build_trained(stage: str, parameters: dict[str, Any]) -> torch.nn.Module:
     Raises:
         BadInput: [network] does not describe one.
     """
-    from SynthDiffusionLib.training.medlord.config import NETWORK_CLASSES
+    from SynthDiffusionLib.training.medlord.config import METHOD
 
     for name in ("num_embeddings", "embedding_dim"):  # MONAI builds a codebook without codes
         if isinstance(parameters.get(name), int) and parameters[name] < 1:
             raise BadInput(f"[network] {name} must be at least 1", HINT)
     try:
-        return build_network(NetworkSpec(NETWORK_CLASSES[stage], parameters))
+        return build_network(NetworkSpec(METHOD.classes[stage], parameters))
     except ModelError as error:
         raise BadInput(f"[network] does not describe a network: {error.message}", HINT) from error
 

@@ -13,57 +13,32 @@ from lightning_fabric import Fabric
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.labels.scheme import LabelScheme, load_scheme
 from SynthDiffusionLib.sampling.schedule import DiffusionSpec
+from SynthDiffusionLib.training.latent_stage import check_channels, forward_process
+from SynthDiffusionLib.training.latents import LatentSet
+from SynthDiffusionLib.training.loop import make_fabric, run_stage
+from SynthDiffusionLib.training.masks import class_table, draw_given, masks_of
 from SynthDiffusionLib.training.medlord.autoencoder import build_trained
-from SynthDiffusionLib.training.medlord.config import HINT, ConditionConfig, MedLoRDConfig
-from SynthDiffusionLib.training.medlord.diffusion import LatentStage, check_channels, forward_process
+from SynthDiffusionLib.training.medlord.config import MedLoRDConfig
+from SynthDiffusionLib.training.medlord.diffusion import CodeStage
 from SynthDiffusionLib.training.medlord.earlier import latent_settings, read_stage
-from SynthDiffusionLib.training.medlord.latents import Autoencoder, LatentSet, prepare_latents
-from SynthDiffusionLib.training.medlord.loop import make_fabric, run_stage
+from SynthDiffusionLib.training.medlord.latents import Autoencoder, prepare_latents
+from SynthDiffusionLib.training.stages import HINT
 
 
-def class_table(scheme: LabelScheme) -> torch.Tensor:
-    """(256, C) float32: which masks a voxel of each label value belongs to."""
-    table = torch.zeros(256, len(scheme.condition_classes))
-    for channel, label in enumerate(scheme.condition_classes):
-        table[list(scheme.containing(label.name)), channel] = 1.0
-    return table
-
-
-def draw_given(scheme: LabelScheme, config: ConditionConfig, batch: int, rng: np.random.Generator) -> torch.Tensor:
-    """(B, C) float32: 1 where a mask is given. Each is withheld on its own, so that any subset works at generation."""
-    drop = config.drop or {}
-    chances = np.array([drop.get(c.name, config.drop_default) for c in scheme.condition_classes])
-    return torch.from_numpy((rng.random((batch, len(chances))) >= chances).astype(np.float32))
-
-
-def masks_of(classes: torch.Tensor, table: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
-    """The ControlNet's input.
-
-    Args:
-        classes: (B, D, H, W) label values.
-        table: from `class_table`.
-        given: (B, C), from `draw_given`.
-
-    Returns:
-        (B, C, D, H, W) float32: 1 inside a given mask, 0 outside it and where it is not given.
-    """
-    return table[classes.long()].movedim(-1, 1) * given[:, :, None, None, None]
-
-
-class ControlNetStage(LatentStage):
+class ControlNetStage(CodeStage):
     """See the module."""
 
     name = "controlnet"
 
     def __init__(
-        self, config: MedLoRDConfig, fabric: Fabric, autoencoder: Autoencoder, latents: LatentSet,
+        self, config: MedLoRDConfig, fabric: Fabric, autoencoder: Autoencoder, latents: LatentSet, factor: float,
         diffusion: DiffusionSpec, crops: tuple[tuple[int, ...], ...], network: torch.nn.Module,
         denoiser: torch.nn.Module, scheme: LabelScheme,
     ) -> None:  # fmt: skip
         self.scheme = scheme
         self.table = class_table(scheme).to(fabric.device)
         self.denoiser = denoiser.eval().requires_grad_(False).to(fabric.device)
-        super().__init__(config, fabric, autoencoder, latents, diffusion, crops, network)
+        super().__init__(config, fabric, autoencoder, latents, factor, diffusion, crops, network)
 
     def condition(self, classes: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         given = draw_given(self.scheme, self.config.condition, len(classes), rng)
@@ -102,11 +77,13 @@ def train_controlnet(
     denoiser = build_trained("diffusion", earlier["network_json"])
     denoiser.load_state_dict(earlier["weights"])
     settings = latent_settings(config.denoiser / "checkpoint.pt", earlier["latents"])
-    latents = prepare_latents(
+    latents, factor = prepare_latents(
         config.denoiser / "latents", config.data, scheme, settings, autoencoder, earlier["seed"], on_event
     )
     diffusion = forward_process(earlier["diffusion"])
-    stage = ControlNetStage(config, fabric, autoencoder, latents, diffusion, settings.crops, network, denoiser, scheme)
+    stage = ControlNetStage(
+        config, fabric, autoencoder, latents, factor, diffusion, settings.crops, network, denoiser, scheme
+    )
     return run_stage(stage, config, out, fabric, resume=resume, on_event=on_event)
 
 
@@ -131,7 +108,7 @@ def _check_fit(config: MedLoRDConfig, autoencoder: Autoencoder, earlier: dict[st
             "Give the segmenter, which this stage trains, the autoencoder's.",
         )
     unet, network = earlier["network_json"], config.network
-    check_channels(unet, autoencoder)
+    check_channels(unet, autoencoder.channels)
 
     def levels(value: Any) -> Any:
         return [value] * len(unet["channels"]) if isinstance(value, int) else list(value)

@@ -1,4 +1,4 @@
-"""Checkpoints of earlier stages that a stage builds on: read, and checked as a whole before anything uses them."""
+"""Checkpoints of earlier stages of MedLoRD, and what a stage takes from them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from SynthDiffusionLib.errors import BadInput
-from SynthDiffusionLib.training.files import check_finite, damaged, read_table
+from SynthDiffusionLib.training.earlier import check_process, check_rising, read_checkpoint, warn_if_unfinished
+from SynthDiffusionLib.training.files import damaged
 from SynthDiffusionLib.training.medlord.autoencoder import build_trained, downsampling_of
-from SynthDiffusionLib.training.medlord.config import LatentConfig
+from SynthDiffusionLib.training.medlord.config import METHOD, LatentConfig
 
 # What later stages and the package take from a checkpoint, beside its weights.
 _ENTRIES: dict[str, dict[str, type]] = {
@@ -31,34 +29,17 @@ def read_stage(folder: Path, stage: str, on_event: Callable[[dict], None] | None
     Raises:
         BadInput: there is none, it is damaged, or of another stage.
     """
-    path = Path(folder) / "checkpoint.pt"
-    if not path.is_file():
-        raise BadInput(
-            f"'{folder}' holds no checkpoint of the stage {stage}",
-            f"Train that stage first: synthdiffusion train ...-{stage}.toml --out '{folder}'.",
-        )
-    state = read_table(path)
-    if state.get("stage") != stage:
-        raise BadInput(
-            f"'{folder}' is a run of the stage {state.get('stage')}, not {stage}",
-            "The stages are trained in this order: autoencoder, diffusion, controlnet.",
-        )
-    for name, kind in {"weights": dict, "network_json": dict, "step": int, **_ENTRIES[stage]}.items():
-        if not isinstance(state.get(name), kind) or isinstance(state[name], bool):
-            raise damaged(path, f"it has no '{name}'")
-    _check_weights(path, stage, state)
+    path, state = read_checkpoint(folder, stage, METHOD, _ENTRIES[stage], build_trained)
     if stage == "autoencoder":
-        _check_range(path, state["intensity_range"])
+        check_rising(path, "intensity_range", state["intensity_range"])
         if state["downsampling"] != downsampling_of(state["network_json"]):
             raise damaged(path, "its downsampling is not its network's")
     if stage == "diffusion":
         if not (math.isfinite(state["scale_factor"]) and state["scale_factor"] > 0):
             raise damaged(path, "its scale_factor is no number above 0")
         latent_settings(path, state["latents"])
-        _check_process(path, state["diffusion"])
-    if on_event is not None and not state.get("finished", True):
-        message = f"The stage {stage} in '{folder}' is not finished: its weights are those of step {state['step']}."
-        on_event({"event": "note", "message": f"Warning: {message}"})
+        check_process(path, state["diffusion"])
+    warn_if_unfinished(folder, stage, state, on_event)
     return state
 
 
@@ -78,30 +59,3 @@ def latent_settings(path: Path, stored: dict[str, Any]) -> LatentConfig:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise damaged(path, "its settings of the latents are not complete") from error
-
-
-def _check_weights(path: Path, stage: str, state: dict[str, Any]) -> None:
-    check_finite(path, state["weights"])
-    try:
-        with torch.device("meta"):  # names and shapes are enough
-            wanted = build_trained(stage, state["network_json"]).state_dict()
-    except BadInput as error:
-        raise damaged(path, "its network_json describes no network") from error
-    found = {name: tuple(tensor.shape) for name, tensor in state["weights"].items()}
-    if found != {name: tuple(tensor.shape) for name, tensor in wanted.items()}:
-        raise damaged(path, "its weights are not those of the network that it describes")
-
-
-def _check_process(path: Path, stated: dict[str, Any]) -> None:
-    from SynthDiffusionLib.training.medlord.diffusion import forward_process  # which reads earlier stages itself
-
-    try:
-        forward_process(stated)
-    except (BadInput, TypeError) as error:
-        raise damaged(path, "its [diffusion] describes no forward process") from error
-
-
-def _check_range(path: Path, stated: list[Any]) -> None:
-    numbers = [n for n in stated if isinstance(n, int | float) and math.isfinite(n)]
-    if len(stated) != 2 or len(numbers) != 2 or not numbers[0] < numbers[1]:
-        raise damaged(path, "its intensity_range is not two rising numbers")

@@ -1,4 +1,4 @@
-"""The loop that the three stages share: budget, learning rate, averaged weights, log, checkpoints, progress."""
+"""The loop that the stages of a training share: budget, learning rate, averaged weights, log, checkpoints, progress."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ from lightning_fabric import Fabric
 from SynthDiffusionLib.errors import BadInput, RunFailed
 from SynthDiffusionLib.memory.plan import resolve_device
 from SynthDiffusionLib.training.files import load_state, restore, save_state
-from SynthDiffusionLib.training.medlord.config import MedLoRDConfig, Optimiser
+from SynthDiffusionLib.training.stages import Optimiser, StageConfig
 from SynthDiffusionLib.training.train_patch_ddpm import write_png
 from SynthDiffusionLib.volumes.atomic import atomic_file
 
 ENDLESS = 10**9  # steps that no run reaches
 MOST_SKIPPED = 20
 
-# The order is that of the columns; a stage uses some of them.
 COLUMNS = ("step", "loss", "learning_rate", "validation_loss", "seconds", "perplexity", "adversarial", "discriminator",
            "jukebox", "perceptual", "quantisation", "validation_psnr")  # fmt: skip
 
@@ -78,7 +77,7 @@ def learning_rate_at(optimiser: Optimiser, peak: float, step: int, share: float,
     return peak
 
 
-def make_fabric(config: MedLoRDConfig, device: str) -> Fabric:
+def make_fabric(config: StageConfig, device: str) -> Fabric:
     """Fabric on the device of the command line, or as [fabric] says where that is "auto".
 
     Raises:
@@ -119,10 +118,13 @@ def plain(module: torch.nn.Module) -> torch.nn.Module:
     return module
 
 
-def adamw(config: MedLoRDConfig, fabric: Fabric, parameters: Any, rate: float) -> torch.optim.AdamW:
+def adamw(
+    config: StageConfig, fabric: Fabric, parameters: Any, rate: float, betas: tuple[float, float] = (0.9, 0.999)
+) -> torch.optim.AdamW:
     """AdamW, in one launch per step where that works."""
     fused = fabric.device.type == "cuda" and config.precision != "16-mixed"  # the gradient scaler cannot clip for it
-    return torch.optim.AdamW(parameters, lr=rate, weight_decay=config.optimiser.weight_decay, fused=fused or None)
+    decay = config.optimiser.weight_decay
+    return torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=decay, fused=fused or None)
 
 
 def zero_if_not_finite(parameters: Iterable[torch.nn.Parameter]) -> None:
@@ -140,12 +142,14 @@ class Stage(ABC):
 
     Attributes:
         name: for events.
+        columns: of the log, in their order; a stage need not use them all.
         parts: by the name of the checkpoint's entry, what has `state_dict` and `load_state_dict`; "network" is one.
         epoch_steps: see `learning_rate_at`.
     """
 
     name: str
-    config: MedLoRDConfig
+    columns: tuple[str, ...] = COLUMNS
+    config: StageConfig
     fabric: Fabric
     parts: dict[str, Any]
     epoch_steps: int = 1
@@ -195,13 +199,13 @@ class Stage(ABC):
         """What later stages and the package need, for the checkpoint: plain values and the table "weights"."""
 
 
-def _rows_until(log: Path, last: int) -> list[list[str]]:
+def _rows_until(log: Path, columns: tuple[str, ...], last: int) -> list[list[str]]:
     """Rows of an earlier log up to a step, as far as it can be read."""
     rows: list[list[str]] = []
     try:
         with log.open(newline="", encoding="utf-8", errors="replace") as stream:
             for row in csv.reader(stream):
-                if len(row) == len(COLUMNS) and row[0].isdigit() and int(row[0][:12]) <= last:
+                if len(row) == len(columns) and row[0].isdigit() and int(row[0][:12]) <= last:
                     rows.append(row)
     except (OSError, csv.Error):  # the weights matter, and they are not in the log
         pass
@@ -210,7 +214,7 @@ def _rows_until(log: Path, last: int) -> list[list[str]]:
 
 def run_stage(
     stage: Stage,
-    config: MedLoRDConfig,
+    config: StageConfig,
     out: Path,
     fabric: Fabric,
     *,
@@ -238,16 +242,18 @@ def run_stage(
         restore(checkpoint, state, stage.parts)
         step, spent = state["step"], float(state.get("seconds", 0.0))
     if fabric.is_global_zero:
-        rows = _rows_until(log, step) if step else []
+        rows = _rows_until(log, stage.columns, step) if step else []
         with log.open("w", newline="", encoding="utf-8") as stream:
-            csv.writer(stream).writerows([COLUMNS, *rows])
-    began, first = time.monotonic() - spent, step
+            csv.writer(stream).writerows([stage.columns, *rows])
+    # Processor time counts only what this process has had: other programs on the machine take nothing of a budget.
+    clock = time.process_time if config.clock == "processor" else time.monotonic
+    began, first = clock() - spent, step
     recent: list[dict[str, torch.Tensor]] = []
 
     def share_of(done: int) -> float:
         if config.steps:
             return done / config.steps
-        share = (time.monotonic() - began) / (60.0 * config.minutes)
+        share = (clock() - began) / (60.0 * config.minutes)
         return fabric.broadcast(share) if fabric.world_size > 1 else share
 
     share = share_of(step)
@@ -267,24 +273,24 @@ def run_stage(
             recent = []
             if step % config.validate_every == 0 or finished:
                 means |= stage.validate()
-            seconds = time.monotonic() - began
+            seconds = clock() - began
             if fabric.is_global_zero:
-                _write_row(log, step, means, seconds)
+                _write_row(log, stage.columns, step, means, seconds)
                 left = seconds * (1 / max(share, 1e-6) - 1)
                 total = config.steps or max(step, round(step / max(share, 1e-6)))
                 on_event(_event(stage, step, total, left, means, first))
         if (step % config.sample_every == 0 or finished) and fabric.is_global_zero:
             write_png(out / "samples" / f"step{step:06d}.png", stage.picture())
         if (step % config.checkpoint_every == 0 or finished) and fabric.is_global_zero:
-            save_state(checkpoint, _state(stage, config, step, time.monotonic() - began, finished))
+            save_state(checkpoint, _state(stage, config, step, clock() - began, finished))
         if step % config.checkpoint_every == 0 or finished:
             fabric.barrier()
     if fabric.is_global_zero and step > first:
-        _summarise(out, fabric, step, time.monotonic() - began)
+        _summarise(out, fabric, step, clock() - began, config.clock)
     return checkpoint
 
 
-def _summarise(out: Path, fabric: Fabric, steps: int, seconds: float) -> None:
+def _summarise(out: Path, fabric: Fabric, steps: int, seconds: float, clock: str) -> None:
     """`summary.json`: what the run took, validation, pictures and checkpoints included."""
     on_gpu = fabric.device.type == "cuda"
     summary = {
@@ -292,13 +298,14 @@ def _summarise(out: Path, fabric: Fabric, steps: int, seconds: float) -> None:
         "torch": torch.__version__,
         "steps": steps,
         "seconds": round(seconds, 1),
+        "clock": clock,
         "peak_gpu_bytes": torch.cuda.max_memory_allocated(fabric.device) if on_gpu else None,
     }
     with atomic_file(out / "summary.json") as stream:
         stream.write((json.dumps(summary, indent=1) + "\n").encode("utf-8"))
 
 
-def _state(stage: Stage, config: MedLoRDConfig, step: int, seconds: float, finished: bool) -> dict[str, Any]:
+def _state(stage: Stage, config: StageConfig, step: int, seconds: float, finished: bool) -> dict[str, Any]:
     parts = {name: part.state_dict() for name, part in stage.parts.items()}
     return {
         "step": step,
@@ -312,10 +319,10 @@ def _state(stage: Stage, config: MedLoRDConfig, step: int, seconds: float, finis
     }
 
 
-def _write_row(log: Path, step: int, means: dict[str, float], seconds: float) -> None:
+def _write_row(log: Path, columns: tuple[str, ...], step: int, means: dict[str, float], seconds: float) -> None:
     values = {**means, "step": step, "seconds": round(seconds, 1)}
     with log.open("a", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerow([_text(values.get(name)) for name in COLUMNS])
+        csv.writer(stream).writerow([_text(values.get(name)) for name in columns])
 
 
 def _text(value: float | int | None) -> str:

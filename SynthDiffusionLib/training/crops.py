@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from SynthDiffusionLib.training.medlord.config import CropConfig
-
 AIR = -1.0
+
+
+class CropSettings(Protocol):
+    """Size in voxels, and how often a crop is flipped, along all axes or along each, and turned about one of them."""
+
+    size: tuple[int, ...]
+    flip_probability: float | tuple[float, ...]
+    rotation_degrees: float
+    rotation_probability: float
 
 
 def pad_to(volume: torch.Tensor, size: Sequence[int], value: float) -> torch.Tensor:
@@ -22,8 +30,17 @@ def pad_to(volume: torch.Tensor, size: Sequence[int], value: float) -> torch.Ten
     return F.pad(volume, pads, value=value)
 
 
+def mirror_to(array: np.ndarray, size: Sequence[int], before: Sequence[int] = (0, 0, 0)) -> np.ndarray:
+    """Mirrors an array at the ends of its three axes: `before` voxels at the near one, then up to at least `size`.
+
+    Of an image that ends within the body, as MR images cut round an organ do, air would teach that there is air.
+    """
+    pads = [(b, max(0, want - have - b)) for have, want, b in zip(array.shape, size, before)]
+    return np.pad(array, pads, mode="symmetric") if any(map(any, pads)) else array
+
+
 def _rotated(crop: torch.Tensor, axis: int, degrees: float) -> torch.Tensor:
-    """(1, D, H, W) turned about one of its axes; the border's values go on outside."""
+    """(C, D, H, W) turned about one of its axes; the border's values go on outside."""
     angle = float(np.deg2rad(degrees))
     shape = np.array(crop.shape[1:], np.float64)
     turn = np.eye(3)
@@ -39,22 +56,24 @@ def _rotated(crop: torch.Tensor, axis: int, degrees: float) -> torch.Tensor:
 
 
 def draw_images(
-    volumes: Sequence[torch.Tensor], batch: int, crops: CropConfig, rng: np.random.Generator
+    volumes: Sequence[torch.Tensor], batch: int, crops: CropSettings, rng: np.random.Generator
 ) -> torch.Tensor:
     """A batch of random crops.
 
     Args:
-        volumes: (I, J, K) each, in [-1, 1], on one device, at least as large as a crop.
+        volumes: (I, J, K) or (C, I, J, K) each, float, on one device, at least as large as a crop.
 
     Returns:
-        (B, 1, D, H, W)
+        (B, C, D, H, W), C 1 for volumes without channels.
     """
     drawn = []
+    chances = np.broadcast_to(crops.flip_probability, 3)
     for _ in range(batch):
         volume = volumes[rng.integers(len(volumes))]
-        start = [int(rng.integers(0, n - s + 1)) for n, s in zip(volume.shape, crops.size)]
-        crop = volume[tuple(slice(a, a + s) for a, s in zip(start, crops.size))][None]
-        flips = [axis + 1 for axis in range(3) if rng.random() < crops.flip_probability]
+        volume = volume[None] if volume.ndim == 3 else volume
+        start = [int(rng.integers(0, n - s + 1)) for n, s in zip(volume.shape[1:], crops.size)]
+        crop = volume[(slice(None), *(slice(a, a + s) for a, s in zip(start, crops.size)))]
+        flips = [axis + 1 for axis in range(3) if rng.random() < chances[axis]]
         if flips:
             crop = crop.flip(flips)
         if rng.random() < crops.rotation_probability:

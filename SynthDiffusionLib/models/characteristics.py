@@ -1,0 +1,72 @@
+"""What a joint model is asked for: nine characteristics of its target, and how they were distributed in training.
+
+Nothing here imports torch; the characteristics of a mask are measured by `labels.characteristics`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+NAMES = (
+    "volume_mm3",
+    "surface_mm2",
+    "sphericity",
+    "center_r_mm",
+    "center_a_mm",
+    "center_s_mm",
+    "box_r_mm",
+    "box_a_mm",
+    "box_s_mm",
+)
+
+
+@dataclass(frozen=True)
+class CharacteristicsSpec:
+    """The section "characteristics" of a `model.json`; every list has nine entries, in the order of `NAMES`.
+
+    Args:
+        target: class that they describe.
+        scale: what each is divided by for the network.
+        range: least and largest of the training cases.
+        quantiles: evenly spaced quantiles of the training cases, the first the least, the last the largest.
+        correlation: (9, 9), of the normal scores of the training cases.
+        cases: number of them.
+    """
+
+    target: str
+    scale: tuple[float, ...]
+    range: tuple[tuple[float, float], ...]
+    quantiles: tuple[tuple[float, ...], ...]
+    correlation: tuple[tuple[float, ...], ...]
+    cases: int
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> CharacteristicsSpec:
+        nested = {key: tuple(tuple(row) for row in data[key]) for key in ("range", "quantiles", "correlation")}
+        return CharacteristicsSpec(data["target"], tuple(data["scale"]), cases=data["cases"], **nested)
+
+    def to_json(self) -> dict[str, Any]:
+        """The section."""
+        nested = {key: [list(row) for row in getattr(self, key)] for key in ("range", "quantiles", "correlation")}
+        return {"target": self.target, "names": list(NAMES), "scale": list(self.scale), **nested, "cases": self.cases}
+
+
+def characteristics_problems(data: Mapping[str, Any], classes: Sequence[str]) -> Iterator[str]:
+    """What is wrong with a section that satisfies the schema."""
+    if list(data.get("names", NAMES)) != list(NAMES):
+        yield f"'characteristics.names' must be {', '.join(NAMES)}"
+    if data["target"] not in classes:
+        yield f"'characteristics.target' {data['target']} is not in the label scheme"
+    for name, (low, high), quantiles in zip(NAMES, data["range"], data["quantiles"]):
+        if low > high:
+            yield f"'characteristics.range' of {name} must not fall, from {low} to {high}"
+        if any(a > b for a, b in zip(quantiles, quantiles[1:])):
+            yield f"'characteristics.quantiles' of {name} must not fall"
+    matrix = data["correlation"]
+    for i, row in enumerate(matrix):
+        if row[i] != 1 or any(not math.isclose(row[j], matrix[j][i], abs_tol=1e-9) for j in range(len(row))):
+            yield "'characteristics.correlation' must be symmetric, with 1 on its diagonal"
+            return

@@ -1,0 +1,123 @@
+"""`evaluate coherence`: what the measures of neighbouring slices see, on volumes whose values are known."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from test_evaluation_samples import Job, write_prepared
+from tiny_evaluation import RANGE, phantom_data
+from tiny_package import make_working_package
+
+from SynthDiffusionLib import cli
+from SynthDiffusionLib.evaluation import card, coherence, samples
+from SynthDiffusionLib.evaluation.cases import load_evaluation_data
+from SynthDiffusionLib.evaluation.report import read_result
+from SynthDiffusionLib.evaluation.rows import Row, real_items
+
+MM = (1.0, 1.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return phantom_data()
+
+
+@pytest.fixture(scope="module")
+def real(data):
+    return Row("real", "real images", "real", real_items(data.evaluated, data.intensity_range))
+
+
+def test_a_ramp_has_the_ratio_of_its_slopes():
+    """Differences of 3, 1 and 5 along I, J and K: 5 over 2, the mean of those; per mm, 5/4 over (3/2 + 1/1) / 2."""
+    i, j, k = np.meshgrid(np.arange(9), np.arange(8), np.arange(7), indexing="ij")
+    found = coherence.slice_coherence(3.0 * i - 1.0 * j + 5.0 * k, (2.0, 1.0, 4.0))
+    assert found["ratio"] == pytest.approx(2.5)
+    assert found["ratio_mm"] == pytest.approx((5 / 4) / 1.25)
+    assert found["correlation"] == pytest.approx(1.0)
+
+
+def test_the_correlation_is_that_of_an_autoregressive_series():
+    rng = np.random.default_rng(0)
+    slices = [rng.standard_normal((60, 60))]
+    for _ in range(40):
+        slices.append(0.7 * slices[-1] + np.sqrt(1 - 0.49) * rng.standard_normal((60, 60)))
+    found = coherence.slice_coherence(np.stack(slices, -1), MM)
+    assert found["correlation"] == pytest.approx(0.7, abs=0.02)
+    each = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(slices, slices[1:])]
+    assert found["correlation"] == pytest.approx(np.median(each))
+    # |differences| of normal values go with their standard deviation: sqrt(2 (1 - 0.7)) over sqrt(2).
+    assert found["ratio"] == pytest.approx(np.sqrt(0.3), abs=0.02)
+
+
+def test_white_noise_has_no_preferred_axis():
+    found = coherence.slice_coherence(np.random.default_rng(1).standard_normal((40, 40, 40)), MM)
+    assert found["ratio"] == pytest.approx(1.0, abs=0.02) and abs(found["correlation"]) < 0.02
+
+
+def test_flat_volumes_and_slices_have_no_values():
+    flat = coherence.slice_coherence(np.full((5, 5, 5), 7.0), MM)
+    assert all(np.isnan(v) for v in flat.values())
+    volume = np.random.default_rng(2).standard_normal((20, 20, 12))
+    padded = np.pad(volume, ((0, 0), (0, 0), (6, 6)))
+    alone, beside = (coherence.slice_coherence(v, MM)["correlation"] for v in (volume, padded))
+    assert beside == alone  # slices of padding do not count
+
+
+def test_the_cartoons_lie_on_both_sides_of_the_real_images(data, real):
+    result = coherence.measure_coherence(data, {})
+    rows = {r["row"]: r for r in result["rows"]}
+    assert rows["flicker"]["to_real"]["ratio"]["low"] > 1.05
+    assert rows["smoothed"]["to_real"]["ratio"]["high"] < 0.95
+    assert rows["real"]["to_real"]["ratio"]["value"] == pytest.approx(1.0)
+    # A shift in mean leaves the correlation of slices (almost) as it is: values are clipped to the range.
+    assert abs(rows["flicker"]["to_real"]["correlation"]["value"]) < 0.02
+    assert rows["smoothed"]["to_real"]["correlation"]["low"] > 0
+    flickering, smooth = coherence.cartoons(real, RANGE)
+    for before, flicker, blurred in zip(real.items, flickering.items, smooth.items):
+        shifts = (flicker.hu - before.hu)[2:4, 2:4]  # soft tissue, which is not clipped
+        assert np.ptp(shifts, axis=(0, 1)).max() <= 1.0 and shifts[0, 0].std() > 10
+        expected = ndimage.gaussian_filter1d(before.hu.astype(float), 1.0, axis=2, mode="nearest")
+        assert np.abs(blurred.hu - expected).max() <= 0.5
+
+
+def test_samples_before_and_after_are_compared_by_patient(data, real):
+    noisy = [replace(i, hu=i.hu + s) for i, s in zip(real.items, np.random.default_rng(0).normal(0, 90, (9, 1, 1, 24)))]
+    before, after = (Row("nodule", "nodule alone", "ours", tuple(items)) for items in (noisy, real.items))
+    result = coherence.measure_coherence(data, {"nodule": after}, {"nodule": before})
+    rows = {r["row"]: r for r in result["rows"]}
+    assert rows["nodule"]["to_real"]["ratio"]["value"] == pytest.approx(1.0)
+    against = rows["nodule_compared"]["against"]["ratio"]
+    assert against["high"] < 0.9 and against["value"] == pytest.approx(
+        rows["real"]["ratio"]["value"] / rows["nodule_compared"]["ratio"]["value"]
+    )
+    lines = coherence.verdict_lines(result)
+    assert "like real ones" in lines[0] and "slices jump more" in lines[1] and "of these" in lines[2]
+
+
+def test_the_command_and_the_card(tmp_path, capsys):
+    prepared = write_prepared(tmp_path / "prepared")
+    split = json.loads((prepared / "dataset.json").read_text(encoding="utf-8"))["split"]
+    training = {"dataset": "phantoms", "license": "CC0-1.0", "split": split}
+    package = make_working_package(tmp_path / "tiny-ct", training=training)
+    other = make_working_package(tmp_path / "other" / "tiny-ct", training=training, version="9.0.0")
+    data = load_evaluation_data(prepared, package.spec)
+    samples.make_samples(package, data, tmp_path / "after", samples.Settings(("nodule",)), run=Job())
+    samples.make_samples(other, data, tmp_path / "before", samples.Settings(("nodule",)), run=Job())
+    command = ["evaluate", "coherence", "--model", str(package.folder), "--data", str(prepared)]
+    command += ["--samples", str(tmp_path / "after"), "--out", str(tmp_path / "results")]
+    assert cli.main([*command, "--compare", str(tmp_path / "before")]) == 0
+    said = capsys.readouterr().out
+    assert "nodule alone, compared" in said and "real images, slices shifted in mean" in said
+    result = read_result(tmp_path / "results" / "coherence.json")
+    (compared,) = (r for r in result["rows"] if r["row"] == "nodule_compared")
+    assert compared["against"]["ratio"]["value"] == pytest.approx(1.0)  # the same pictures
+    assert "--compare OTHER_SAMPLES" in result["command"]
+    # The samples themselves must be this model's.
+    assert cli.main([*command[:-4], "--samples", str(tmp_path / "before"), "--out", str(tmp_path / "no")]) != 0
+    titles, cells = coherence.table(result)
+    assert len(cells) == 5 and all(len(row) == len(titles) for row in cells)
+    assert "coherence" in card.OPTIONAL
