@@ -71,6 +71,7 @@ class ModelInfo:
         folder: where it lies.
         problem: why it cannot be used, "" if it can.
         description: its model.json; {} if that cannot be read.
+        bestFor: what its method is the one to take for, a sentence; "" if that is not known.
     """
 
     id: str
@@ -78,6 +79,7 @@ class ModelInfo:
     folder: str
     problem: str = ""
     description: dict = field(default_factory=dict)
+    bestFor: str = ""
 
     @property
     def usable(self) -> bool:
@@ -335,7 +337,8 @@ def _modelsOf(answer: dict) -> tuple[ModelInfo, ...]:
         description, problem = m["model"] or {}, str(m["problem"] or "")
         if description and not description.keys() >= _SHOWN:
             description, problem = {}, problem or _("its description is incomplete")
-        models.append(ModelInfo(str(m["id"]), str(m["origin"]), str(m["folder"]), problem, description))
+        best = str(m.get("best_for") or "")
+        models.append(ModelInfo(str(m["id"]), str(m["origin"]), str(m["folder"]), problem, description, best))
     return tuple(models)
 
 

@@ -14,8 +14,9 @@ from slicer.i18n import tr as _
 from SynthDiffusionJobs.Engine import GIB, Engine, ModelInfo
 from SynthDiffusionJobs.JobFolders import JobFolders
 from SynthDiffusionJobs.Mapping import MappedSegment, fits, labelMap, mapSegments
-from SynthDiffusionJobs.Parameters import LARGEST_SEED, NEAREST, UNCONDITIONAL, sizeOf
+from SynthDiffusionJobs.Parameters import JOINT, LARGEST_SEED, NEAREST, UNDRAWN, USUAL_CASES, sizeOf
 from SynthDiffusionJobs.RunQueue import Run, RunQueue
+from SynthDiffusionJobs.Tumour import requestOf
 
 IMAGE_FILE = "real.nrrd"
 
@@ -62,7 +63,7 @@ class Generation:
             return _("The set-up is being checked.")
         if not self.engine.status.ready:
             return _("The set-up is not complete.")
-        drawn = parameters.mode != UNCONDITIONAL
+        drawn = parameters.mode not in UNDRAWN
         if drawn and parameters.segmentation is None:
             return _("Choose, load or draw a segmentation.")
         if model is None:
@@ -97,7 +98,7 @@ class Generation:
 
         model = self.engine.model(parameters.modelId)
         sampler, steps = self.sampling(parameters, model)
-        inpaint, drawn = parameters.mode == "inpaint", parameters.mode != UNCONDITIONAL
+        inpaint, drawn = parameters.mode == "inpaint", parameters.mode not in UNDRAWN
         return GenerateRequest(
             segmentation=folder / JOB_SEGMENTATION if drawn else None,
             model=model.folder if model.origin == "user" else model.id,
@@ -110,14 +111,16 @@ class Generation:
             steps=steps,
             seed=seed,
             samples=parameters.samples,
-            guidance=parameters.guidance or None,
+            guidance=(parameters.guidance or None) if bearsGuidance(model.description) else None,
             device=parameters.device,
             precision=parameters.precision,
             vram_limit=int(parameters.memoryLimitGiB * GIB) or None,
             format="nrrd",
             margin_mm=(parameters.marginMm or None) if inpaint else None,
             case=self.caseName(parameters),
-            adherence=drawn and any(file["role"] == "segmenter" for file in model.description["files"]),
+            adherence=(drawn or parameters.mode == JOINT)
+            and any(file["role"] == "segmenter" for file in model.description["files"]),
+            tumour=(requestOf(dict(parameters.tumour)) or None) if parameters.mode == JOINT else None,
             **self._gridAndControls(parameters, model),
         )
 
@@ -126,7 +129,7 @@ class Generation:
         """The fields of a request that only some models take, as far as this one does."""
         controls = model.description.get("controls") or {}
         fields: dict = {}
-        if parameters.mode == UNCONDITIONAL:
+        if parameters.mode in UNDRAWN:
             size, spacing = sizeOf(parameters.size), model.description["grid"]["spacing_mm"]
             fields["size"] = tuple(size) if size else None
             if parameters.acrossMm or parameters.sliceMm:
@@ -134,7 +137,7 @@ class Generation:
                 fields["spacing_mm"] = (across or spacing[0], across or spacing[1], slices)
         elif parameters.mode == "whole" and parameters.size == NEAREST and bearsSizes(model.description):
             fields["size"] = NEAREST
-        if controls.get("condition_scale") and parameters.mode != UNCONDITIONAL:
+        if controls.get("condition_scale") and parameters.mode not in UNDRAWN:
             fields["condition_scale"] = parameters.conditionScale
         region = (parameters.regionTop, parameters.regionBottom)
         if all(part in controls.get("regions", ()) for part in region):
@@ -162,8 +165,8 @@ class Generation:
 
         if parameters.caseName.strip():
             return parameters.caseName.strip()
-        if parameters.mode == UNCONDITIONAL:
-            return "image"  # also of a file, so it is the same in all languages
+        if parameters.mode in UNDRAWN:
+            return USUAL_CASES[parameters.mode]
         return "case" if comesFromDicom(self.scene, parameters.segmentation) else parameters.segmentation.GetName()
 
     def prepareQuestion(self, parameters) -> Path:
@@ -200,7 +203,7 @@ class Generation:
         seeds = _("seed {first}").format(first=seed)
         if last != seed:
             seeds = _("seeds {first} to {last}").format(first=seed, last=last)
-        segmentation = parameters.segmentation if request.mode != UNCONDITIONAL else None
+        segmentation = parameters.segmentation if request.mode not in UNDRAWN else None
         realVolume = parameters.realVolume if request.mode == "inpaint" else None
         context = {
             "segmentation": segmentation.GetID() if segmentation else None,
@@ -258,6 +261,11 @@ def bearsSizes(description: Mapping) -> bool:
     return bool(description["grid"].get("spacing_range_mm"))
 
 
+def bearsGuidance(description: Mapping) -> bool:
+    """Whether a model can be led by guidance, which takes one that was trained without its condition too."""
+    return (description.get("controls") or {}).get("guidance", True)
+
+
 class _Inputs:
     """The chosen nodes as files, written anew only when the nodes have changed."""
 
@@ -276,7 +284,7 @@ class _Inputs:
         from SynthDiffusionScene.segmentations import writeJobInput
         from SynthDiffusionScene.volumeFiles import writeVolume
 
-        segmentation = parameters.segmentation if parameters.mode != UNCONDITIONAL else None
+        segmentation = parameters.segmentation if parameters.mode not in UNDRAWN else None
         volume = parameters.realVolume if parameters.mode == "inpaint" else None
         imageKey: tuple = ()
         if volume is not None:

@@ -9,8 +9,13 @@ from typing import Annotated
 from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
 
+from SynthDiffusionJobs.Tumour import validAsked
+
 UNCONDITIONAL = "unconditional"  # without a drawing
-MODES = ("whole", "inpaint", UNCONDITIONAL)
+JOINT = "joint"  # makes the segmentation, too
+MODES = ("whole", "inpaint", UNCONDITIONAL, JOINT)
+UNDRAWN = (UNCONDITIONAL, JOINT)  # need no segmentation
+USUAL_CASES = {UNCONDITIONAL: "image", JOINT: "joint"}  # also of files, so they are the same in all languages
 NEAREST = "nearest"  # size: the one next to the drawing's that the model makes
 QUALITIES = ("fast", "balanced", "best")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -40,6 +45,7 @@ class Parameters:
     conditionScale: how strongly the drawing is followed; 1 is as trained.
     regionTop, regionBottom: parts of the body at the two ends of the image; "" leaves it to the model.
     modality: kind of image, one of the model's; "" for its first.
+    tumour: what is asked of the tumour when mode is "joint", by the names of `Tumour.NAMES`; the others are drawn.
     seed: of the first sample, when `fixedSeed`.
     """
 
@@ -48,7 +54,7 @@ class Parameters:
     caseName: str = ""
     classes: dict[str, str]
     modelId: str = ""
-    mode: Annotated[str, Choice(["whole", "inpaint", "unconditional"])] = "whole"
+    mode: Annotated[str, Choice(["whole", "inpaint", "unconditional", "joint"])] = "whole"
     quality: Annotated[str, Choice(["fast", "balanced", "best"])] = "balanced"
     samples: Annotated[int, WithinRange(1, MOST_SAMPLES)] = 1
     fixedSeed: bool = False
@@ -69,6 +75,7 @@ class Parameters:
     regionTop: str = ""
     regionBottom: str = ""
     modality: str = ""
+    tumour: dict[str, float]
     previews: bool = True
     compareReal: vtkMRMLScalarVolumeNode
     compareSynthetic: vtkMRMLScalarVolumeNode
@@ -110,5 +117,8 @@ def makeValid(parameters: Parameters) -> None:
             setattr(parameters, name, least if not value > most else most)
     if parameters.size not in ("", NEAREST) and sizeOf(parameters.size) is None:
         parameters.size = ""
+    asked = dict(parameters.tumour)
+    if validAsked(asked) != asked:
+        parameters.tumour = validAsked(asked)
     if bool(parameters.regionTop) != bool(parameters.regionBottom):  # one end alone says nothing
         parameters.regionTop = parameters.regionBottom = ""

@@ -7,7 +7,17 @@ from collections.abc import Mapping
 from slicer.i18n import tr as _
 
 from SynthDiffusionJobs.Engine import Engine, ModelInfo
-from SynthDiffusionJobs.Parameters import LARGEST_SEED, MOST_CONDITION_SCALE, NEAREST, UNCONDITIONAL, sizeOf, sizeText
+from SynthDiffusionJobs.Parameters import (
+    JOINT,
+    LARGEST_SEED,
+    MOST_CONDITION_SCALE,
+    NEAREST,
+    UNDRAWN,
+    USUAL_CASES,
+    sizeOf,
+    sizeText,
+)
+from SynthDiffusionJobs.Tumour import askedOf
 
 _NEEDED = ("model", "mode", "sampler", "steps", "seed", "guidance")
 
@@ -45,6 +55,7 @@ def applySettings(parameters, volumeNode, engine: Engine) -> list[str]:
             (_applyModel, (volumeNode, settings, engine)),
             (_applyNumbers, (settings,)),
             (_applyGridAndControls, (settings,)),
+            (_applyTumour, (settings,)),
             (_applyDevice, (settings, engine)),
         ):
             try:
@@ -63,7 +74,7 @@ def obstacles(volumeNode, engine: Engine) -> list[str]:
     from SynthDiffusionScene.runs import REAL_VOLUME_ROLE, SEGMENTATION_ROLE, settingsOf
 
     settings, found = settingsOf(volumeNode), []
-    if settings.get("mode") != UNCONDITIONAL and volumeNode.GetNodeReference(SEGMENTATION_ROLE) is None:
+    if settings.get("mode") not in UNDRAWN and volumeNode.GetNodeReference(SEGMENTATION_ROLE) is None:
         found.append(_("The segmentation that it was made from is not in the scene any more."))
     if settings.get("mode") == "inpaint" and volumeNode.GetNodeReference(REAL_VOLUME_ROLE) is None:
         found.append(_("The real volume that it was drawn into is not in the scene any more."))
@@ -82,7 +93,8 @@ def _applySources(parameters, volumeNode, settings: Mapping, engine: Engine) -> 
     missing = []
     parameters.mode = settings["mode"]
     case = settings.get("case", "")
-    segmentation = volumeNode.GetNodeReference(SEGMENTATION_ROLE)
+    # That of the mode "joint" was made with the volume, and is nothing to begin with.
+    segmentation = volumeNode.GetNodeReference(SEGMENTATION_ROLE) if settings["mode"] not in UNDRAWN else None
     if segmentation is not None:
         parameters.segmentation = segmentation
         parameters.classes, gone = _classesById(segmentation, settings, engine.model(settings["model"]))
@@ -93,7 +105,7 @@ def _applySources(parameters, volumeNode, settings: Mapping, engine: Engine) -> 
             missing.append(_("The drawing was changed since: the next volume follows it as it is now."))
         usual = "case" if comesFromDicom(segmentation.GetScene(), segmentation) else segmentation.GetName()
         case = "" if case == usual else case  # so that the next segmentation is not called after this one
-    elif case == "image" and settings["mode"] == UNCONDITIONAL:
+    elif case == USUAL_CASES.get(settings["mode"]):
         case = ""
     parameters.caseName = case
     if settings["mode"] == "inpaint":
@@ -158,7 +170,7 @@ def _applyGridAndControls(parameters, settings: Mapping) -> list[str]:
     only = _("It was made with {name} {value}, which only the command line can ask for.")
     size, spacing, region = settings.get("size"), settings.get("spacing_mm"), settings.get("region")
     scale = settings.get("condition_scale")
-    drawn = settings["mode"] != UNCONDITIONAL
+    drawn = settings["mode"] not in UNDRAWN
     parameters.size = NEAREST if size == NEAREST else ""
     if size not in (None, NEAREST):
         text = sizeText(size)
@@ -180,6 +192,13 @@ def _applyGridAndControls(parameters, settings: Mapping) -> list[str]:
     parameters.regionTop, parameters.regionBottom = region or ("", "")
     parameters.modality = settings.get("modality") or ""
     return missing
+
+
+def _applyTumour(parameters, settings: Mapping) -> list[str]:
+    """What was asked of the tumour. What was drawn is drawn again with the seed."""
+    if settings["mode"] == JOINT:
+        parameters.tumour = askedOf(settings.get("tumour") or {})
+    return []
 
 
 def _applyDevice(parameters, settings: Mapping, engine: Engine) -> list[str]:

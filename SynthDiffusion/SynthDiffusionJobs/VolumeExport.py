@@ -77,8 +77,10 @@ class VolumeExport:
     def _writeSegmentations(self, nodes: Sequence) -> None:
         from SynthDiffusionScene.bundle import moveIntoPlace
         from SynthDiffusionScene.digests import drawingChanged
-        from SynthDiffusionScene.runs import SEGMENTATION_ROLE
+        from SynthDiffusionScene.nrrd import addEntries
+        from SynthDiffusionScene.runs import MADE_ROLE, SEGMENTATION_ROLE
         from SynthDiffusionScene.segmentations import JOB_SEGMENTATION, writeJobInput
+        from SynthDiffusionScene.volumes import MODEL, SEED, SYNTHETIC
 
         cases: dict = {}
         for node in nodes:
@@ -90,12 +92,18 @@ class VolumeExport:
                         "that it was made from."
                     )
                     self._notes.append(text.format(name=node.GetName()))
-                cases.setdefault(segmentation, _caseOf(node) or segmentation.GetName())
+                name = _caseOf(node) or segmentation.GetName()
+                if node.GetNodeReference(MADE_ROLE) is segmentation:  # every volume has its own, called like it
+                    name = _stemOf(node)
+                cases.setdefault(segmentation, name)
         for segmentation, case in cases.items():
             folder = self._folders.new("export")
             try:
                 # As a job has it: the command line of a volume tells segments apart by their names.
                 writeJobInput(segmentation, folder)
+                if segmentation.GetAttribute(SYNTHETIC) == "YES":
+                    marks = {name: segmentation.GetAttribute(name) or "" for name in (SYNTHETIC, MODEL, SEED)}
+                    addEntries(folder / JOB_SEGMENTATION, marks)
                 path = self._placeOf(folder / JOB_SEGMENTATION, fileName(case))
                 if not path.exists():
                     moveIntoPlace(folder / JOB_SEGMENTATION, path)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import slicer.util
 from slicer.i18n import tr as _
 
-from SynthDiffusionJobs.Parameters import PRECISIONS, UNCONDITIONAL
+from SynthDiffusionJobs.Generation import bearsGuidance
+from SynthDiffusionJobs.Parameters import PRECISIONS, UNDRAWN
 from SynthDiffusionJobs.Session import Session
 from SynthDiffusionPanels.modelTexts import guidanceDefault, regionName, samplerName
 from SynthDiffusionPanels.sentences import memoryText
@@ -87,6 +88,8 @@ class AdvancedSettings:
                 margin = _("model's own ({value})").format(value=f"{description['inpaint']['margin_mm']:g}")
         ui.guidanceBox.specialValueText = guidance
         ui.guidanceBox.value = parameters.guidance
+        for widget in (ui.guidanceLabel, ui.guidanceBox):
+            widget.visible = description is None or bearsGuidance(description)
         ui.marginBox.specialValueText = margin
         ui.marginBox.value = parameters.marginMm
         ui.marginBox.enabled = parameters.mode == "inpaint"
@@ -95,7 +98,7 @@ class AdvancedSettings:
         """What only some models take; hidden for the others."""
         ui, controls = self._ui, (description or {}).get("controls") or {}
         regions, modalities = list(controls.get("regions") or ()), list(controls.get("modalities") or ())
-        scaled = bool(controls.get("condition_scale")) and parameters.mode != UNCONDITIONAL
+        scaled = bool(controls.get("condition_scale")) and parameters.mode not in UNDRAWN
         for widget in (ui.conditionLabel, ui.conditionBox):
             widget.visible = scaled
         ui.conditionBox.value = parameters.conditionScale

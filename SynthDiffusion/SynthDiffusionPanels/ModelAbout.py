@@ -50,13 +50,16 @@ class ModelAbout:
             text = textOf(description) if description else _("Not known.")
             label.text = f"<b>{escape(title)}</b> {escape(text)}"
             label.visible = bool(text)
+        best = model.bestFor if model is not None else ""
+        ui.bestForLabel.text = f"<b>{escape(_('Best for:'))}</b> {escape(best)}"
+        ui.bestForLabel.visible = bool(best)
         self._showClasses(modelTexts.classNames(description) if description else [])
         ui.cardButton.enabled = bool(description) and self._cardPath() is not None
         ui.folderButton.toolTip = model.folder if model is not None else ""
 
     @staticmethod
     def _classesText(description) -> str:
-        names = modelTexts.classNames(description)
+        names = modelTexts.classNames(description) if modelTexts.needsDrawing(description) else []
         if len(names) > _MOST_CLASSES:
             return _("{n} structures, see below.").format(n=len(names))
         return ", ".join(names) + "." if names else ""

@@ -10,13 +10,14 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from SynthDiffusionJobs.Engine import ModelInfo
-from SynthDiffusionJobs.Parameters import LARGEST_SEED, MODES, QUALITIES, UNCONDITIONAL
+from SynthDiffusionJobs.Parameters import JOINT, LARGEST_SEED, MODES, QUALITIES, UNCONDITIONAL, UNDRAWN
 from SynthDiffusionJobs.Session import Session
 from SynthDiffusionPanels import modelTexts
 from SynthDiffusionPanels.AdvancedSettings import AdvancedSettings
 from SynthDiffusionPanels.ModelAbout import ModelAbout
 from SynthDiffusionPanels.ModelLibrary import ModelLibrary
 from SynthDiffusionPanels.SizeSettings import SizeSettings
+from SynthDiffusionPanels.TumourSettings import TumourSettings
 
 DEFAULT_MODEL = "lung-nodule-ct"  # proposed where the drawing speaks for no other
 _UPDATE_MS = 500
@@ -75,7 +76,10 @@ class ModelPanel:
         self.advanced = AdvancedSettings(session, ui)
         self.about = ModelAbout(session, ui, self._say)
         self.size = SizeSettings(session, ui)
-        self._modeButtons = dict(zip(MODES, (ui.wholeButton, ui.inpaintButton, ui.unconditionalButton)))
+        self.tumour = TumourSettings(session)
+        ui.tumourPlace.addWidget(self.tumour.widget)
+        buttons = (ui.wholeButton, ui.inpaintButton, ui.unconditionalButton, ui.jointButton)
+        self._modeButtons = dict(zip(MODES, buttons))
         self._modeTips = {mode: button.toolTip for mode, button in self._modeButtons.items()}
         self._rows: tuple[tuple, list[ModelRow]] = ((), [])
         self._note = self._added = ""
@@ -89,6 +93,7 @@ class ModelPanel:
         ui.wholeButton.connect("clicked()", self._onWhole)
         ui.inpaintButton.connect("clicked()", self._onInpaint)
         ui.unconditionalButton.connect("clicked()", self._onUnconditional)
+        ui.jointButton.connect("clicked()", self._onJoint)
         ui.cropBox.connect("clicked()", self._onCrop)
         ui.samplesBox.connect("valueChanged(int)", self._onSamples)
         ui.randomSeedButton.connect("clicked()", self._onSeedMode)
@@ -100,10 +105,12 @@ class ModelPanel:
         self.refresh()
 
     def enter(self) -> None:
+        self.tumour.enter()
         self.refresh()
 
     def exit(self) -> None:
         """An installation under way goes on."""
+        self.tumour.exit()
 
     def close(self) -> None:
         self._session.engine.changed.disconnect(self._propose)
@@ -113,6 +120,7 @@ class ModelPanel:
         self._update.disconnect("timeout()", self.refresh)
         self._update.deleteLater()
         self.library.close()
+        self.tumour.close()
 
     def refresh(self) -> None:
         """Shows the models, and the settings as they are."""
@@ -120,6 +128,7 @@ class ModelPanel:
         self.widget.enabled = parameters is not None
         self.library.refresh()
         if parameters is None:
+            self.tumour.refresh()
             return
         self._refreshing = True
         try:
@@ -129,6 +138,7 @@ class ModelPanel:
             self.about.show(row.model if row is not None else None)
             self._showSettings(parameters, row)
             self.size.refresh()
+            self.tumour.refresh()
             self.advanced.refresh()
         finally:
             self._refreshing = False
@@ -201,6 +211,9 @@ class ModelPanel:
             return _("This model cannot be used: {reason}.").format(reason=chosen.model.problem.rstrip("."))
         if parameters.mode == UNCONDITIONAL:
             return _("Makes an image without a drawing. What is drawn is not used.")
+        if parameters.mode == JOINT:
+            text = _("Makes the image and the segmentation of the {target} together. What is drawn is not used.")
+            return text.format(target=modelTexts.targetName(chosen.model.description))
         if parameters.segmentation is None:
             return ""
         if chosen.drawn:
@@ -233,8 +246,9 @@ class ModelPanel:
                 button.toolTip = _("The model '{name}' cannot do this.").format(name=row.model.name)
             button.checked = mode == parameters.mode
         # Most models need a drawing; of them nobody has to read that they do.
-        able = description is not None and UNCONDITIONAL in description["modes"]
-        ui.unconditionalButton.visible = able or parameters.mode == UNCONDITIONAL
+        for mode in UNDRAWN:
+            able = description is not None and mode in description["modes"]
+            self._modeButtons[mode].visible = able or parameters.mode == mode
         ui.cropBox.visible = parameters.mode == "whole"
         ui.cropBox.checked = parameters.crop
         ui.samplesBox.value = parameters.samples
@@ -289,6 +303,7 @@ class ModelPanel:
                 if parameters.sampler not in model.description["sampling"]["samplers"]:
                     parameters.sampler = ""
                 self.size.fit(model.description)
+                self.tumour.fit(model.description)
                 self.advanced.fit(model.description)
 
     def _say(self, text: str) -> None:
@@ -315,6 +330,9 @@ class ModelPanel:
 
     def _onUnconditional(self) -> None:
         self._set("mode", UNCONDITIONAL)
+
+    def _onJoint(self) -> None:
+        self._set("mode", JOINT)
 
     def _onCrop(self) -> None:
         self._set("crop", self.ui.cropBox.checked)

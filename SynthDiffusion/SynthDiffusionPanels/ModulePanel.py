@@ -63,6 +63,8 @@ class ModulePanel(VTKObservationMixin):
         for section, panel in self.sections.items():
             section.layout().addWidget(panel.widget)
         self._setupSection = ui.setupSection
+        ui.modelSection.connect("contentsCollapsed(bool)", self._onModelCollapsed)
+        self.modelPanel.tumour.setInSight(not ui.modelSection.collapsed)
         self._resultsSection, self._compareSection = ui.resultsSection, ui.compareSection
         self._observedSegmentation = None
         self._wasReady = False
@@ -202,6 +204,9 @@ class ModulePanel(VTKObservationMixin):
         if self._visible and not self.comparePanel.isActive:
             showResult(self.session.scene, newest, fitThrough(slicer.app.applicationLogic()))
             self.comparePanel.choose(newest)
+
+    def _onModelCollapsed(self, collapsed: bool) -> None:
+        self.modelPanel.tumour.setInSight(not collapsed)
 
     def _onShowRequested(self, node) -> None:
         self.comparePanel.stop()  # its views are not the user's

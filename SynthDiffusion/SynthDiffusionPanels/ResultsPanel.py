@@ -11,10 +11,11 @@ from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
 from SynthDiffusionJobs.JobFolders import unwritableText
-from SynthDiffusionJobs.Parameters import UNCONDITIONAL
+from SynthDiffusionJobs.Parameters import UNDRAWN
 from SynthDiffusionJobs.Session import Session
 from SynthDiffusionJobs.Signal import Signal
 from SynthDiffusionPanels.sentences import durationText, failureText, plainText
+from SynthDiffusionPanels.tumourTexts import resultText
 
 _REFRESH_MS = 200
 _MOST_ROWS = 6  # beyond that the table scrolls
@@ -201,6 +202,8 @@ class ResultsPanel(VTKObservationMixin):
             for button in buttons:
                 button.enabled = enabled
                 button.setVisible(bool(self._rows))
+        ui.tumourLabel.text = resultText(provenance) if provenance is not None else ""
+        ui.tumourLabel.setVisible(bool(ui.tumourLabel.text))
         shown = bool(self._rows) and ui.detailsButton.checked and provenance is not None
         ui.detailsWidget.setVisible(shown)
         if shown:
@@ -224,9 +227,12 @@ class ResultsPanel(VTKObservationMixin):
         return provenanceOf(node) if node is not None else None
 
     def _onShow(self) -> None:
+        from SynthDiffusionScene.resultViews import showMade
+
         node = self.selectedNode()
         self.showRequested.emit(node)
         slicer.util.setSliceViewerLayers(background=node, foreground=None, fit=True)
+        showMade(self._session.scene, node)
 
     def _onCompare(self) -> None:
         self.compareRequested.emit(self.selectedNode())
@@ -307,7 +313,7 @@ class ResultsPanel(VTKObservationMixin):
         try:
             mode = provenance["settings"]["mode"]
             image = "REAL_VOLUME.nrrd" if mode == "inpaint" else None
-            segmentation = None if mode == UNCONDITIONAL else "SEGMENTATION.seg.nrrd"
+            segmentation = None if mode in UNDRAWN else "SEGMENTATION.seg.nrrd"
             command = command_line(provenance, segmentation, "results", image=image)
         except (KeyError, TypeError) as error:  # a record that this version has not written
             self._say(_("The record of this volume is incomplete ({reason}).").format(reason=error))

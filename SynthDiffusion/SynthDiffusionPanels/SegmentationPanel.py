@@ -10,7 +10,7 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from SynthDiffusionJobs.Mapping import MappedSegment
-from SynthDiffusionJobs.Parameters import UNCONDITIONAL
+from SynthDiffusionJobs.Parameters import JOINT, UNCONDITIONAL, UNDRAWN
 from SynthDiffusionJobs.Samples import Sample, samples
 from SynthDiffusionJobs.Session import Session
 from SynthDiffusionPanels.DrawSection import DrawSection
@@ -238,7 +238,7 @@ class SegmentationPanel:
 
         session, parameters = self._session, self._session.parameters
         node, model = parameters.segmentation, session.model
-        if node is None or model is None or not model.usable or parameters.mode == UNCONDITIONAL:
+        if node is None or model is None or not model.usable or parameters.mode in UNDRAWN:
             return []
         classes = dict(parameters.classes)
         key = (node.GetID(), modifiedTime(node), model, tuple(sorted(classes.items())))
@@ -267,6 +267,9 @@ class SegmentationPanel:
         parameters = self._session.parameters
         if parameters is None:
             return []
+        if parameters.mode == JOINT:
+            text = _("The segmentation is made with the image, see Model and quality. What is drawn here is not used.")
+            return [text]
         if parameters.mode == UNCONDITIONAL:
             return [_("The image is made without a drawing, see Model and quality. What is drawn here is not used.")]
         if parameters.segmentation is None:

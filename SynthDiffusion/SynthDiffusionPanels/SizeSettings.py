@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from slicer.i18n import tr as _
 
 from SynthDiffusionJobs.Generation import bearsSizes
-from SynthDiffusionJobs.Parameters import NEAREST, UNCONDITIONAL, sizeOf, sizeText
+from SynthDiffusionJobs.Parameters import NEAREST, UNCONDITIONAL, UNDRAWN, sizeOf, sizeText
 from SynthDiffusionJobs.Session import Session
 from SynthDiffusionPanels.modelTexts import sizeChoices
 
@@ -34,7 +34,8 @@ class SizeSettings:
         description = model.description if model is not None and model.usable else None
         self._refreshing = True
         try:
-            ui.sizeWidget.visible = parameters.mode == UNCONDITIONAL and description is not None
+            undrawn = description is not None and parameters.mode in UNDRAWN
+            ui.sizeWidget.visible = undrawn and (parameters.mode == UNCONDITIONAL or _hasChoice(description))
             limited = description is not None and bearsSizes(description)
             ui.nearestBox.visible = parameters.mode == "whole" and limited
             ui.nearestBox.checked = parameters.size == NEAREST
@@ -96,6 +97,10 @@ class SizeSettings:
 
     def _onNearest(self) -> None:
         self._set("size", NEAREST if self._ui.nearestBox.checked else "")
+
+
+def _hasChoice(description: Mapping) -> bool:
+    return bearsSizes(description) or len(sizeChoices(description)) > 1
 
 
 def _by(values) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from slicer.i18n import tr as _
 
-from SynthDiffusionJobs.Parameters import UNCONDITIONAL
+from SynthDiffusionJobs.Parameters import JOINT, UNCONDITIONAL, UNDRAWN
 from SynthDiffusionPanels.sentences import durationText, memoryText
 
 
@@ -38,12 +38,20 @@ def makesText(description: Mapping) -> str:
             text += " " + _("Also without a drawing.")
         else:
             text += " " + _("It works without a drawing and cannot use one.")
+    if JOINT in description["modes"]:
+        made = _("Makes the segmentation of the {target} with the image, in the size, shape and place asked for.")
+        text += " " + made.format(target=targetName(description))
     return text
 
 
 def needsDrawing(description: Mapping) -> bool:
     """Whether the model can use a drawing at all."""
-    return any(mode != UNCONDITIONAL for mode in description["modes"])
+    return any(mode not in UNDRAWN for mode in description["modes"])
+
+
+def targetName(description: Mapping) -> str:
+    """What a model makes together with its segmentation, by the name that its label scheme has for it."""
+    return str((description.get("characteristics") or {}).get("target") or description.get("target_class") or "")
 
 
 def limitsText(description: Mapping) -> str:

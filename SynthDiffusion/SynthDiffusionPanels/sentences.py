@@ -9,6 +9,7 @@ from html import escape
 from slicer.i18n import tr as _
 
 from SynthDiffusionJobs import RunQueue
+from SynthDiffusionPanels.tumourTexts import engineWords
 
 GIB = 1024**3
 
@@ -109,6 +110,17 @@ def panelWords(text: str) -> str:
         (r"--region", _("'Part of the body' under Advanced")),
         (r"--modality", _("'Kind of image' under Advanced")),
         (r"--mode unconditional", _("'Without a drawing'")),
+        (r"It belongs to --mode joint", _("It belongs to 'Image and segmentation'")),
+        (r"--mode joint", _("'Image and segmentation'")),
+        (
+            r"Change these values of --tumour, or leave some( of them)? out( to have them drawn)?",
+            _("Change these values under Model and quality, or check 'As in the training patients' for some of them"),
+        ),
+        (r"Leave it out, and say with --tumour what the tumour is to be like", _("Set what it is to be like")),
+        (r"Leave it out to have all drawn, or give it as in --tumour \S+", _("Check 'As in the training patients'")),
+        (r"Give it as in --tumour \S+?(?=\.?$|\. )", _("Set it under Model and quality")),
+        (r"other values of --tumour", _("another size, shape or place")),
+        (r"--tumour", _("what the tumour is to be like")),
         (r"leave --mode out", _("choose 'A whole new volume'")),
         (r"--accept-licen[cs]e", _("'Accept'")),
         (r", or the environment variable HF_TOKEN", ""),
@@ -141,4 +153,4 @@ def panelWords(text: str) -> str:
     )
     for pattern, words in options:
         text = re.sub(pattern, words, text)
-    return text
+    return engineWords(text)

@@ -1,4 +1,4 @@
-"""Checks a NRRD file before Slicer's reader sees it.
+"""Checks a NRRD file before Slicer's reader sees it; adds entries to the header of one.
 
 The segmentation reader of Slicer 5.12.4 lets an ITK exception end the process when a .seg.nrrd file begins well but has
 an unknown type or too few data. So the whole file is looked at first. Fields and encodings are those of the NRRD
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -85,3 +86,16 @@ def _length(file: BinaryIO, zipped: bool, enough: int) -> int:
             break
         found += len(stream.decompress(block, _BLOCK)) if stream else len(block)
     return found
+
+
+def addEntries(path: str | Path, entries: Mapping[str, str]) -> None:
+    """Adds key/value pairs to the header of a NRRD file, whose data are in the same file.
+
+    Args:
+        path: the file; it is written anew.
+        entries: text by key, without line ends.
+    """
+    path = Path(path)
+    header, blank, data = path.read_bytes().partition(b"\n\n")
+    lines = [f"{key}:={' '.join(value.split())}" for key, value in entries.items()]
+    path.write_bytes(b"\n".join([header, *(line.encode("utf-8") for line in lines)]) + blank + data)

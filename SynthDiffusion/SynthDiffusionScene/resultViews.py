@@ -8,7 +8,7 @@ import slicer
 
 from SynthDiffusionScene.comparisonLayout import userComposites
 from SynthDiffusionScene.drawing import isBlank
-from SynthDiffusionScene.runs import REAL_VOLUME_ROLE, SEGMENTATION_ROLE
+from SynthDiffusionScene.runs import MADE_ROLE, REAL_VOLUME_ROLE, SEGMENTATION_ROLE, generatedVolumes
 from SynthDiffusionScene.volumes import SYNTHETIC
 
 
@@ -45,7 +45,26 @@ def showResult(scene, volumeNode, fitView: Callable[[object], None] | None = Non
         else:
             continue
         shown += 1
+    if shown:
+        showMade(scene, volumeNode)
     return shown
+
+
+def showMade(scene, volumeNode) -> None:
+    """Shows the segmentation that was made together with a volume, and hides those of the other volumes, which lie in
+    the same place. Does nothing for a volume without one.
+
+    Args:
+        scene: the MRML scene.
+        volumeNode: the volume that is shown.
+    """
+    made = volumeNode.GetNodeReference(MADE_ROLE)
+    if made is None:
+        return
+    for other in generatedVolumes(scene):
+        node = other.GetNodeReference(MADE_ROLE)
+        if node is not None and node.GetDisplayNode() is not None:
+            node.GetDisplayNode().SetVisibility(node is made)
 
 
 def _sourcesOf(volumeNode) -> list:

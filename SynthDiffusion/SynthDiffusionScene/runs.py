@@ -24,7 +24,7 @@ from SynthDiffusionScene.runFolders import (
 )
 from SynthDiffusionScene.segmentations import importSegmentation
 from SynthDiffusionScene.statistics import adherenceFrom
-from SynthDiffusionScene.volumes import REAL_PIXELS, SYNTHETIC, addSyntheticVolume, provenanceOf
+from SynthDiffusionScene.volumes import MODEL, REAL_PIXELS, SEED, SYNTHETIC, addSyntheticVolume, provenanceOf
 
 SECONDS = "SynthDiffusion.Seconds"
 ADHERENCE = "SynthDiffusion.Adherence"
@@ -33,6 +33,7 @@ ADHERENCE = "SynthDiffusion.Adherence"
 SEGMENTATION_ROLE = "SynthDiffusion.Segmentation"
 REAL_VOLUME_ROLE = "SynthDiffusion.RealVolume"
 REGION_ROLE = "SynthDiffusion.Region"
+MADE_ROLE = "SynthDiffusion.MadeSegmentation"  # of a segmentation that was made together with the volume
 
 _MOST_SEEDS = 4
 _SETTINGS = (
@@ -50,6 +51,8 @@ _SETTINGS = (
     "region",
     "modality",
 )
+# Characteristics that a request gives together.
+_TRIPLES = {field: tuple(f"{field}_{axis}_mm" for axis in "ras") for field in ("center", "box")}
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class RunRow:
         name: of the volume.
         model: ID of the model.
         seed: of the noise, "" if unknown.
-        mode: "whole", "inpaint" or "unconditional", "" if unknown.
+        mode: "whole", "inpaint", "unconditional" or "joint", "" if unknown.
         seconds: wall time of the whole run, None if unknown.
         adherence: Dice of the drawn target class, such as "0.88" or, where not all of it is found, "0.41, 1 of 2
             found"; "" where it was not measured.
@@ -90,15 +93,17 @@ def addRun(
     seconds: float | None = None,
     realVolumeNode=None,
 ) -> list:
-    """Loads what a run made: each volume, with the region that was changed when inpainting, in a folder of their own.
+    """Loads what a run made: each volume, with the region that was changed when inpainting, or with the segmentation
+    that was made together with it, in a folder of their own.
 
     The folder lies in the segmentation's study. The volumes remember the segmentation and the real volume that they
-    were made from. Their files are no longer needed afterwards: the nodes are saved with the scene.
+    were made from. A segmentation that was made together with its volume is hidden at first, see `resultViews`. The
+    files are no longer needed afterwards: the nodes are saved with the scene.
 
     Args:
         scene: the MRML scene.
         outputs: those of the engine's `done` event, one a sample: paths under "volume", "provenance" (JSON) and, when
-            inpainting, "region".
+            inpainting, "region"; "segmentation" in the mode "joint".
         segmentationNode: what the run was started from; None if there was none or it is gone.
         title: name of the folder; default "Run 3: lung-nodule-ct, seeds 5 to 7".
         seconds: wall time of the run.
@@ -115,7 +120,7 @@ def addRun(
     if segmentationNode is not None and segmentationNode.GetScene() is not scene:
         segmentationNode = None
     run = _nextRun(scene)
-    volumes, regions = [], []
+    volumes, belongings = [], []
     try:
         for output in outputs:
             volume = _addVolume(scene, output, segmentationNode)
@@ -127,21 +132,24 @@ def addRun(
                 if node is not None and node.GetScene() is scene:
                     volume.SetNodeReferenceID(role, node.GetID())
             if output.get("region"):
-                regions.append(_addRegion(scene, output["region"], volume))
+                belongings.append(_addRegion(scene, output["region"], volume))
+            # An empty one cannot be saved with the scene; the record of the volume says that it is.
+            if output.get("segmentation") and provenanceOf(volume).get("measured"):
+                belongings.append(_addMade(scene, output["segmentation"], volume))
     except Exception:
-        for node in [*volumes, *regions]:
+        for node in [*volumes, *belongings]:
             removeNode(scene, node)
         raise
     # The place in the hierarchy comes last, when nothing can fail any more.
     source = segmentationNode if segmentationNode is not None else volumes[0]
     case = str(provenanceOf(volumes[0]).get("case") or source.GetName())
-    intoFolder(scene, [*volumes, *regions], source, case, title or _title(run, volumes), run)
+    intoFolder(scene, [*volumes, *belongings], source, case, title or _title(run, volumes), run)
     return volumes
 
 
 def runsOf(scene) -> list[RunRow]:
     """Every generated volume of a scene, runs in their order; those without a run come first."""
-    rows = [_row(scene, node) for node in _generatedVolumes(scene)]
+    rows = [_row(scene, node) for node in generatedVolumes(scene)]
     return sorted(rows, key=lambda row: (_number(row.run), row.run))  # keeps the order of the scene within a run
 
 
@@ -161,7 +169,7 @@ def renameRun(scene, run: str, title: str) -> None:
 
 
 def renameVolume(volumeNode, name: str) -> None:
-    """Renames a generated volume and its region. The name goes on saying that it is synthetic or inpainted.
+    """Renames a generated volume and what belongs to it. The name goes on saying that it is synthetic or inpainted.
 
     Raises:
         SceneError: the name is empty, or it is no generated volume.
@@ -178,27 +186,27 @@ def renameVolume(volumeNode, name: str) -> None:
     if not re.fullmatch(rf"(.*\({mark}\)|{given})( \(\d+\))?", name, re.IGNORECASE):
         name += f" ({mark})"
     volumeNode.SetName(name)
-    region = volumeNode.GetNodeReference(REGION_ROLE)
-    if region is not None:
-        region.SetName(_regionName(volumeNode))
+    for role, nameOf in _BELONGINGS.items():
+        node = volumeNode.GetNodeReference(role)
+        if node is not None:
+            node.SetName(nameOf(volumeNode))
 
 
 def deleteVolume(scene, volumeNode) -> None:
-    """Deletes a generated volume with all that came with it: its region, display nodes, and the folder of its run when
-    nothing is left in it.
+    """Deletes a generated volume with all that came with it: its region or the segmentation that was made with it,
+    display nodes, and the folder of its run when nothing is left in it.
 
     Raises:
         SceneError: it is no generated volume. Nothing else is ever deleted.
     """
     _checkGenerated(volumeNode)
     run = volumeNode.GetAttribute(RUN)
-    region = volumeNode.GetNodeReference(REGION_ROLE)
+    belongings = {role: volumeNode.GetNodeReference(role) for role in _BELONGINGS}
     removeNode(scene, volumeNode)
-    # A copy that the user has made of the volume refers to the same region.
-    if region is not None and all(
-        other.GetNodeReference(REGION_ROLE) is not region for other in _generatedVolumes(scene)
-    ):
-        removeNode(scene, region)
+    for role, node in belongings.items():
+        # A copy that the user has made of the volume refers to the same node.
+        if node is not None and all(other.GetNodeReference(role) is not node for other in generatedVolumes(scene)):
+            removeNode(scene, node)
     for folder in foldersOf(scene, run) if run else ():
         removeIfEmpty(scene, folder)
 
@@ -217,6 +225,11 @@ def settingsOf(volumeNode) -> dict:
     settings, plan = provenance.get("settings") or {}, provenance.get("plan") or {}
     found = {"model": modelId(provenance), "adherence": "adherence" in provenance}
     found |= {name: settings[name] for name in _SETTINGS if name in settings}
+    if asked := (settings.get("tumour") or {}).get("asked"):
+        found["tumour"] = {name: value for name, value in asked.items() if name not in sum(_TRIPLES.values(), ())}
+        for field, names in _TRIPLES.items():
+            if names[0] in asked:
+                found["tumour"][field] = tuple(asked[name] for name in names)
     if plan.get("precision"):
         found["precision"] = plan["precision"]
     if plan.get("device"):
@@ -274,8 +287,32 @@ def _addRegion(scene, path: str | Path, volumeNode) -> slicer.vtkMRMLSegmentatio
     return node
 
 
+def _addMade(scene, path: str | Path, volumeNode) -> slicer.vtkMRMLSegmentationNode:
+    """The segmentation that was made together with a volume, as an outline over it; as synthetic as the volume."""
+    node = importSegmentation(scene, path, _madeName(volumeNode))
+    _forgetFile(scene, node)
+    for attribute in (SYNTHETIC, MODEL, SEED, RUN):
+        node.SetAttribute(attribute, volumeNode.GetAttribute(attribute))
+    display = node.GetDisplayNode()
+    display.SetVisibility2DFill(False)
+    display.SetVisibility2DOutline(True)
+    display.SetVisibility3D(False)
+    display.SetVisibility(False)
+    for role in (MADE_ROLE, SEGMENTATION_ROLE):  # the second has it in the tables of a comparison, too
+        volumeNode.SetNodeReferenceID(role, node.GetID())
+    return node
+
+
 def _regionName(volumeNode) -> str:
     return f"{volumeNode.GetName()} region"
+
+
+def _madeName(volumeNode) -> str:
+    return f"{volumeNode.GetName()} segmentation"
+
+
+# What comes and goes with a volume, and how it is called.
+_BELONGINGS = {REGION_ROLE: _regionName, MADE_ROLE: _madeName}
 
 
 def _forgetFile(scene, node) -> None:
@@ -303,14 +340,15 @@ def _seeds(seeds: list[str]) -> str:
 
 def _nextRun(scene) -> str:
     """One more than the highest run of the scene."""
-    return str(1 + max((_number(node.GetAttribute(RUN) or "") for node in _generatedVolumes(scene)), default=0))
+    return str(1 + max((_number(node.GetAttribute(RUN) or "") for node in generatedVolumes(scene)), default=0))
 
 
 def _number(run: str) -> int:
     return int(run) if run.isdecimal() else 0
 
 
-def _generatedVolumes(scene) -> list:
+def generatedVolumes(scene) -> list:
+    """The volume nodes of a scene that were generated, previews apart."""
     name = "vtkMRMLScalarVolumeNode"
     nodes = [scene.GetNthNodeByClass(index, name) for index in range(scene.GetNumberOfNodesByClass(name))]
     return [node for node in nodes if _isGenerated(node)]

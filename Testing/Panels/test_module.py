@@ -84,7 +84,7 @@ def test_self_test_of_the_module_passes_on_slicer_core(module):
     ("name", "text", "expected"),
     [
         ("quality", "ultra", "balanced"),
-        ("mode", "joint", "whole"),
+        ("mode", "sideways", "whole"),
         ("precision", "fp8", "auto"),
         ("seed", "99999999999", 2**31 - 1 - 20),
         ("seed", "-5", 0),

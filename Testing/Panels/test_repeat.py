@@ -202,7 +202,7 @@ def test_sources_that_were_changed_since_are_said(harness, drawing, tmp_path, mo
         ("margin_mm", 0.0, "0 for 'margin'"),
         ("seed", 2**31 - 3, "too large"),
         ("guidance", 30.0, "Not all settings can be put back"),
-        ("mode", "joint", "Not all settings can be put back"),
+        ("mode", "sideways", "Not all settings can be put back"),
         ("seed", -1, "Not all settings can be put back"),
     ],
 )
