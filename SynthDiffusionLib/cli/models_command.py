@@ -100,16 +100,19 @@ _Outcome = tuple[list[str], dict[str, Any]]
 
 def _list(args: argparse.Namespace) -> _Outcome:
     from SynthDiffusionLib import models
+    from SynthDiffusionLib.models.methods import best_for, load_methods
     from SynthDiffusionLib.models.presets import preset_ids
 
     entries = models.list_packages()
-    rows = [("ID", "VERSION", "MODALITY", "SIZE", "ORIGIN", "NAME")]
+    methods = load_methods()
+    rows = [("ID", "VERSION", "MODALITY", "SIZE", "ORIGIN", "BEST FOR", "NAME")]
     for e in entries:
         if e.spec is None:
-            rows.append((e.id, "-", "-", "-", e.origin, "damaged"))
+            rows.append((e.id, "-", "-", "-", e.origin, "-", "damaged"))
         else:
             name = e.spec.name if not e.problem else f"{e.spec.name} (damaged)"
-            rows.append((e.id, e.spec.version, e.spec.modality, _size(e.spec.total_bytes), e.origin, name))
+            suits = methods[e.spec.backend].in_short if e.spec.backend in methods else "-"
+            rows.append((e.id, e.spec.version, e.spec.modality, _size(e.spec.total_bytes), e.origin, suits, name))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
     if not entries:
@@ -128,6 +131,7 @@ def _list(args: argparse.Namespace) -> _Outcome:
                 "modality": e.spec.modality if e.spec else None,
                 "body_part": e.spec.body_part if e.spec else None,
                 "backend": e.spec.backend if e.spec else None,
+                "best_for": (best_for(e.spec.backend) or None) if e.spec else None,
                 "license": e.spec.license.spdx if e.spec else None,
                 "bytes": e.spec.total_bytes if e.spec else None,
                 "model": _without_split(e.spec.raw) if e.spec else None,
@@ -154,6 +158,7 @@ def _without_split(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def _show(args: argparse.Namespace) -> _Outcome:
     from SynthDiffusionLib import models
+    from SynthDiffusionLib.models.methods import best_for
     from SynthDiffusionLib.models.presets import is_preset
 
     if args.model not in models.package_folders():
@@ -180,6 +185,8 @@ def _show(args: argparse.Namespace) -> _Outcome:
         ("Attribution", s.license.attribution),
         ("Trained on", f"{s.training.dataset} ({s.training.license})"),
     ]
+    if suits := best_for(s.backend):
+        rows.append(("Best for", suits))
     if s.inpaint:
         rows.append(("Inpainting", f"regions up to {s.inpaint.max_region_mm:g} mm, margin {s.inpaint.margin_mm:g} mm"))
     if s.training.split:

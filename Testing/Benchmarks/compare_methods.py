@@ -1,0 +1,408 @@
+"""The four papers' methods on one LIDC split with one budget each: makes Docs/COMPARISON.md.
+
+Run: python Testing/Benchmarks/compare_methods.py all [--minutes 15] [--device cuda --clock wall]
+
+`all` does what the parts do, in this order; each can be run alone, interrupted and called again:
+
+* train    all stages of the methods, one after the other (configurations: Resources/Training/Comparison);
+* samples  one volume for each test patient; see `comparison_measures`;
+* cost     seconds and peak memory of one volume, in fresh processes;
+* measure  adherence, distance to real, real or synthetic, asked and made;
+* page     Docs/COMPARISON.md, its picture and Resources/Methods/methods.json; see `comparison_page`.
+
+A method has `--minutes` for all its stages together, the encoding of latents included. On a CPU that others use too,
+`--clock processor` counts the processor time of one thread, so that the load of the machine takes nothing from a
+method; on a GPU of one's own, `--clock wall` counts what a clock on the wall shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+for folder in (ROOT, Path(__file__).resolve().parent):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+CONFIGURATIONS = ROOT / "Resources" / "Training" / "Comparison"
+DATA = ROOT / "runs" / "lidc-48-prepared"
+OUT = ROOT / "runs" / "compare"
+MINUTES = 15.0  # what the shares in the configurations add up to
+THREADS = 1
+TRIAL_STEPS = {"processor": (10, 40), "wall": (50, 250)}  # of the two runs that say what a step takes
+LEAST_SHARE = 0.2  # of a stage's budget is left for training, whatever its latents took
+VALIDATION_SHARE = 0.015  # of a patch-wise DDPM's time: 8 batches, forward only, every 200 steps
+PARTS = ("train", "samples", "cost", "measure", "page")
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method of the comparison.
+
+    Args:
+        name: of its configurations and folders.
+        backend: in the engine.
+        title: for readers.
+        stages: in order; the last one writes the package.
+    """
+
+    name: str
+    backend: str
+    title: str
+    stages: tuple[str, ...]
+
+    def folder(self, out: Path, stage: str) -> Path:
+        """Of the run of a stage."""
+        return out / (f"{self.name}-{stage}" if len(self.stages) > 1 else self.name)
+
+    def package(self, out: Path) -> Path:
+        """What the last stage writes."""
+        return self.folder(out, self.stages[-1]) / "package"
+
+    def configuration(self, stage: str) -> Path:
+        """Shipped configuration of a stage."""
+        return CONFIGURATIONS / f"{self.folder(Path(), stage).name}.toml"
+
+
+METHODS = (
+    Method("patch-ddpm", "patch_ddpm", "patch-wise DDPM", ("denoiser",)),
+    Method("medlord", "medlord", "MedLoRD", ("autoencoder", "diffusion", "controlnet")),
+    Method("slice-ldm", "slice_ldm", "slice-based latent diffusion", ("autoencoder", "refiner", "diffusion")),
+    Method("med-lsdm", "med_lsdm", "Med-LSDM", ("autoencoder", "diffusion")),
+)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file; empty where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Written beside and renamed, so that a reader never finds half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(path.name + ".new")
+    new.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(new, path)
+
+
+def replaced(text: str, name: str, value: str) -> str:
+    """A configuration with another value of a setting that it has, once.
+
+    Raises:
+        ValueError: it has it not, or several times.
+    """
+    changed, count = re.subn(rf"(?m)^{name} = [^#\n]*?(?=[ \t]*(?:#|$))", f"{name} = {value}", text)
+    if count != 1:
+        raise ValueError(f"The configuration has {count} lines '{name} = ...', 1 was expected")
+    return changed
+
+
+def scaled_configuration(
+    text: str, *, minutes: float, clock: str, data: Path, out: Path, steps: int | None = None
+) -> str:
+    """The configuration of a stage for a budget and for these folders.
+
+    Args:
+        text: TOML of Resources/Training/Comparison.
+        minutes: budget of the whole method.
+        clock: "processor" or "wall".
+        data: prepared data set; out: of the comparison.
+        steps: of a method that knows steps only.
+    """
+    text = replaced(text, "data", json.dumps(data.resolve().as_posix()))
+    text = text.replace('"../../../runs/compare/', json.dumps(out.resolve().as_posix())[:-1] + "/")
+    if steps is not None:
+        return replaced(text, "steps", str(steps))
+    share = float(re.search(r"(?m)^minutes = ([0-9.]+)", text).group(1))
+    text = replaced(text, "minutes", repr(round(share * minutes / MINUTES, 4)))
+    return replaced(text, "clock", f'"{clock}"')
+
+
+def steps_for(budget_s: float, few: tuple[int, float], many: tuple[int, float]) -> tuple[int, float]:
+    """How many steps a budget allows, from two trial runs; start, checkpoint and picture cancel out.
+
+    Args:
+        budget_s: in seconds.
+        few, many: steps and seconds of a trial.
+
+    Returns:
+        steps, and seconds per step.
+
+    Raises:
+        ValueError: the longer trial took no longer.
+    """
+    per_step = (many[1] - few[1]) / (many[0] - few[0])
+    if per_step <= 0:
+        raise ValueError(f"A trial of {many[0]} steps took no longer than one of {few[0]}")
+    return max(1, int(budget_s * (1.0 - VALIDATION_SHARE) / per_step)), per_step
+
+
+def child_environment(threads: int) -> dict[str, str]:
+    """Of a process that trains or samples."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return {**os.environ, **{name: str(threads) for name in names}}
+
+
+def children_seconds() -> float:
+    """Processor time of all processes that this one has started and that have ended, and of theirs. Windows keeps none
+    of it: 0 there."""
+    used = os.times()
+    return used.children_user + used.children_system
+
+
+def run_child(command: Sequence[str], log: Path, threads: int) -> dict[str, float]:
+    """A process to its end; what it took, its own children included.
+
+    Returns:
+        "wall_s", "processor_s", "code".
+    """
+    before, began = children_seconds(), time.monotonic()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as stream:
+        done = subprocess.run(
+            command, cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT, env=child_environment(threads), check=False
+        )
+    wall, processor = time.monotonic() - began, children_seconds() - before
+    return {"wall_s": round(wall, 1), "processor_s": round(processor, 1), "code": done.returncode}
+
+
+def train_command(configuration: Path, folder: Path, device: str, resume: bool) -> list[str]:
+    """What a user would type."""
+    command = [sys.executable, "-m", "SynthDiffusionLib", "train", str(configuration), "--out", str(folder)]
+    return [*command, "--device", device, *(["--resume"] if resume else [])]
+
+
+def trained_by_others(folder: Path) -> bool:
+    """Whether some other process trains into a folder now."""
+    import psutil
+
+    for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
+        line, cwd = process.info["cmdline"] or [], process.info["cwd"]
+        if "train" not in line or "--out" not in line[:-1] or cwd is None:
+            continue
+        if (Path(cwd) / line[line.index("--out") + 1]).resolve() == folder.resolve():
+            return True
+    return False
+
+
+def machine(device: str, threads: int) -> dict[str, Any]:
+    """What the figures were made on."""
+    import torch
+
+    processor = platform.processor() or platform.machine()
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        found = re.search(r"model name\s*:\s*(.+)", information.read_text(encoding="utf-8"))
+        processor = found.group(1) if found else processor
+    gpu = torch.cuda.get_device_name() if device.startswith("cuda") else None
+    return {
+        "processor": processor,
+        "logical_cpus": os.cpu_count(),
+        "gpu": gpu,
+        "threads": threads,
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _trial(method: Method, args: argparse.Namespace, steps: int) -> float:
+    """Seconds of a training of so many steps, by the clock of the comparison."""
+    import shutil
+
+    folder = args.out / "trial"
+    shutil.rmtree(folder, ignore_errors=True)
+    text = method.configuration("denoiser").read_text(encoding="utf-8")
+    configuration = args.out / "configurations" / "trial.toml"
+    configuration.parent.mkdir(parents=True, exist_ok=True)
+    configuration.write_text(
+        scaled_configuration(text, minutes=args.minutes, clock=args.clock, data=args.data, out=args.out, steps=steps),
+        encoding="utf-8",
+    )
+    took = run_child(train_command(configuration, folder, args.device, False), args.out / "trial.log", args.threads)
+    shutil.rmtree(folder, ignore_errors=True)
+    if took["code"] != 0:
+        raise RuntimeError(f"The trial of {steps} steps failed: see {args.out / 'trial.log'}")
+    return took[f"{args.clock}_s"]
+
+
+def _prepare(text: str, folder: Path, args: argparse.Namespace) -> float:
+    """Seconds that the latents of a stage take, which its own clock does not count: a run of one step makes them, and
+    all but they is thrown away again.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    import shutil
+
+    configuration = args.out / "configurations" / f"{folder.name}-preparation.toml"
+    configuration.parent.mkdir(parents=True, exist_ok=True)
+    configuration.write_text(replaced(text, "minutes", "0.0001"), encoding="utf-8")
+    log = args.out / f"{folder.name}-preparation.log"
+    resume = (folder / "checkpoint.pt").is_file()
+    took = run_child(train_command(configuration, folder, args.device, resume), log, args.threads)
+    if took["code"] != 0:
+        raise RuntimeError(f"The preparation of {folder.name} failed: see {log}")
+    for path in folder.iterdir():
+        if path.name == "latents":
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return took[f"{args.clock}_s"]
+
+
+def _finished(folder: Path, configuration: str, budget_s: float | None) -> bool:
+    """Whether a stage is done: it has used its budget, and the last stage has written its package."""
+    if "[package]" in configuration:
+        return (folder / "package" / "model.json").is_file()
+    summary = read_json(folder / "summary.json")
+    return bool(summary) and (budget_s is None or summary["seconds"] >= 0.97 * budget_s)
+
+
+def train_method(method: Method, args: argparse.Namespace, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Trains what is not trained yet, and writes down what it took in `train.json`.
+
+    What the encoding of latents takes is part of a stage's budget.
+
+    Raises:
+        RuntimeError: a stage failed.
+    """
+    record = read_json(args.out / "train.json")
+    header = {"minutes": args.minutes, "clock": args.clock, "device": args.device, "threads": args.threads}
+    if record and {k: record["settings"][k] for k in header} != header:
+        raise RuntimeError(f"{args.out / 'train.json'} is of a run with other settings: give another --out")
+    record = record or {"settings": header, "machine": machine(args.device, args.threads), "methods": {}}
+    own = record["methods"].setdefault(method.name, {"stages": {}})
+    for stage in method.stages:
+        folder, text = method.folder(args.out, stage), method.configuration(stage).read_text(encoding="utf-8")
+        entry = own["stages"].setdefault(stage, {"wall_s": 0.0, "processor_s": 0.0, "by_hand": False, "done": False})
+        steps = None
+        if not re.search(r"(?m)^minutes = ", text):
+            if "steps" not in own:
+                few, many = ((n, _trial(method, args, n)) for n in TRIAL_STEPS[args.clock])
+                own["steps"], own["seconds_per_step"] = steps_for(60.0 * args.minutes, few, many)
+                own["trials"] = [few, many]
+                write_json(args.out / "train.json", record)
+            steps = own["steps"]
+        text = scaled_configuration(
+            text, minutes=args.minutes, clock=args.clock, data=args.data, out=args.out, steps=steps
+        )
+        found = re.search(r"(?m)^minutes = ([0-9.]+)", text)
+        entry["budget_s"] = budget = 60.0 * (float(found.group(1)) if found else args.minutes)
+        while trained_by_others(folder):
+            entry["by_hand"] = True
+            time.sleep(20)
+        latents = re.search(r"(?m)^\[latents\]", text) is not None
+        # Without its latents on record, what lies in the folder may be the run of one step that makes them.
+        if not entry["done"] and not latents and _finished(folder, text, None if steps else budget):
+            entry["by_hand"] = True  # trained before, with the same command: what the process took is not known
+        elif not entry["done"]:
+            if latents:
+                if "preparation_s" not in entry:
+                    say(f"{time.strftime('%H:%M:%S')} {method.name}: {stage}, latents")
+                    entry["preparation_s"] = _prepare(text, folder, args)
+                    write_json(args.out / "train.json", record)
+                left = max(LEAST_SHARE * budget, budget - entry["preparation_s"])
+                text = replaced(text, "minutes", repr(round(left / 60.0, 4)))
+            configuration = args.out / "configurations" / f"{folder.name}.toml"
+            configuration.parent.mkdir(parents=True, exist_ok=True)
+            configuration.write_text(text, encoding="utf-8")
+            say(f"{time.strftime('%H:%M:%S')} {method.name}: {stage}")
+            resume = (folder / "checkpoint.pt").is_file()
+            took = run_child(
+                train_command(configuration, folder, args.device, resume),
+                args.out / f"{folder.name}.log",
+                args.threads,
+            )
+            entry["wall_s"] = round(entry["wall_s"] + took["wall_s"], 1)
+            entry["processor_s"] = round(entry["processor_s"] + took["processor_s"], 1)
+            if took["code"] != 0:
+                write_json(args.out / "train.json", record)
+                raise RuntimeError(f"{method.name}, {stage}, failed: see {args.out / folder.name}.log")
+        entry.update(stage_summary(folder, steps), done=True)
+        write_json(args.out / "train.json", record)
+    return record
+
+
+def stage_summary(folder: Path, steps: int | None) -> dict[str, Any]:
+    """Steps of a finished stage, and the seconds of its own clock, validation included."""
+    summary = read_json(folder / "summary.json")
+    if summary:
+        return {"steps": summary["steps"], "loop_s": summary["seconds"], "loop_clock": summary["clock"]}
+    return {"steps": steps, "loop_s": None, "loop_clock": None}
+
+
+def train(args: argparse.Namespace) -> int:
+    """All methods that are asked for; the others go on where one fails.
+
+    Returns:
+        exit code: 1 where one failed.
+    """
+    failed = []
+    for method in chosen(args):
+        try:
+            train_method(method, args, lambda line: print(line, flush=True))
+        except RuntimeError as error:
+            failed.append(method.name)
+            print(f"{method.name}: {error}", file=sys.stderr, flush=True)
+    return 1 if failed else 0
+
+
+def chosen(args: argparse.Namespace) -> Iterator[Method]:
+    """Methods that are asked for."""
+    return (m for m in METHODS if not args.methods or m.name in args.methods)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Arguments; the defaults make the page that is in Docs."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("part", choices=("all", *PARTS))
+    made.add_argument("--minutes", type=float, default=MINUTES, help="budget of each method (default 15)")
+    made.add_argument("--clock", choices=("processor", "wall"), default="processor")
+    made.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    made.add_argument("--threads", type=int, default=THREADS, help="CPU threads of each process (default 1)")
+    made.add_argument("--data", type=Path, default=DATA, help="prepared LIDC cubes of 48 voxels")
+    made.add_argument("--out", type=Path, default=OUT)
+    made.add_argument("--methods", nargs="*", choices=[m.name for m in METHODS], help="default: all four")
+    made.add_argument("--auc-steps", type=int, default=0, help="steps of the networks that tell real (default 0: none)")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carries out one part, or all."""
+    args = parser().parse_args(arguments)
+    if args.clock == "processor" and os.name == "nt":
+        raise SystemExit("Windows does not say what processor time a finished process has had: add --clock wall")
+    methods = list(chosen(args))
+    code = 0
+    for part in PARTS if args.part == "all" else (args.part,):
+        if part == "train":
+            code = max(code, train(args))
+        elif part == "page":
+            from comparison_page import write_page
+
+            write_page(args, METHODS)
+        else:
+            import comparison_measures as measures
+
+            steps = {
+                "samples": measures.make_all_samples,
+                "cost": measures.measure_cost,
+                "measure": measures.measure_all,
+            }
+            steps[part](args, methods)
+    return code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,369 @@
+"""The comparison of methods: budgets, what is run, rules and page, with fakes in place of trainings."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_evaluation import phantom_data
+
+from SynthDiffusionLib.evaluation.adherence import measure_adherence
+from SynthDiffusionLib.evaluation.arms import JOINT
+from SynthDiffusionLib.evaluation.rows import Row, real_items
+from SynthDiffusionLib.schemas import first_problem
+from SynthDiffusionLib.training.config import load_config
+from SynthDiffusionLib.training.stages import load_stage_config
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "Benchmarks"))
+
+import compare_methods as compare  # noqa: E402
+import comparison_measures as measures  # noqa: E402
+import comparison_page as page  # noqa: E402
+import comparison_rules as rules  # noqa: E402
+
+MEDLORD = next(m for m in compare.METHODS if m.name == "medlord")
+PATCH = compare.METHODS[0]
+TITLES = {m.name: m.title for m in compare.METHODS}
+DRAWING = ("patch-ddpm", "medlord", "med-lsdm")
+MACHINE = {"processor": "P", "logical_cpus": 2, "gpu": None, "threads": 1, "system": "S", "python": "3", "torch": "2"}
+PATIENTS = {"train": 67, "validation": 20, "test": 20}
+
+
+def arguments(tmp_path, *more):
+    return compare.parser().parse_args(["train", "--out", str(tmp_path), "--data", str(tmp_path / "data"), *more])
+
+
+def reader_of(method):
+    """What `synthdiffusion train` reads the configuration with."""
+    import importlib
+
+    if method.backend == "patch_ddpm":
+        return load_config
+    found = importlib.import_module(f"SynthDiffusionLib.training.{method.backend}.config").METHOD
+    return lambda path: load_stage_config(path, found)
+
+
+@pytest.mark.parametrize("method", compare.METHODS, ids=lambda m: m.name)
+def test_the_stages_share_the_budget_and_their_configurations_can_be_read(method, tmp_path):
+    total = 0.0
+    for stage in method.stages:
+        text = method.configuration(stage).read_text(encoding="utf-8")
+        steps = 7 if method.backend == "patch_ddpm" else None
+        scaled = compare.scaled_configuration(
+            text, minutes=30.0, clock="wall", data=tmp_path / "d", out=tmp_path / "o", steps=steps
+        )
+        path = tmp_path / f"{stage}.toml"
+        path.write_text(scaled, encoding="utf-8")
+        config = reader_of(method)(path)
+        assert config.data == (tmp_path / "d").resolve()
+        if steps:
+            assert config.steps == 7
+            continue
+        total += config.minutes
+        assert config.clock == "wall"
+        for earlier in ("autoencoder", "denoiser", "refiner"):
+            if getattr(config, earlier, None) is not None:
+                assert getattr(config, earlier).parent == (tmp_path / "o").resolve()
+    assert total == pytest.approx(0.0 if method.backend == "patch_ddpm" else 30.0)
+
+
+def test_a_setting_must_be_there_once():
+    assert compare.replaced('a = 1  # why\nclock = "wall"\n', "a", "2") == 'a = 2  # why\nclock = "wall"\n'
+    for text in ("b = 1\n", "a = 1\na = 2\n"):
+        with pytest.raises(ValueError, match="1 was expected"):
+            compare.replaced(text, "a", "2")
+
+
+def test_steps_use_the_budget_up_and_the_start_counts_for_nothing():
+    start, per_step = 40.0, 1.5
+    few, many = ((n, start + per_step * n) for n in (10, 40))
+    steps, found = compare.steps_for(900.0, few, many)
+    assert found == pytest.approx(per_step)
+    assert 0.98 * 900.0 < steps * per_step <= 900.0
+    with pytest.raises(ValueError, match="no longer"):
+        compare.steps_for(900.0, (10, 50.0), (40, 50.0))
+
+
+class FakeTraining:
+    """Stands for the child processes: writes what a stage leaves behind, and remembers the commands."""
+
+    def __init__(self, latents_s=60.0):
+        self.ran, self.latents_s, self.fail = [], latents_s, ""
+
+    def __call__(self, command, log, threads):
+        import tomllib
+
+        configuration, folder = Path(command[4]), Path(command[6])
+        config = tomllib.loads(configuration.read_text(encoding="utf-8"))
+        minutes = config["run"].get("minutes")
+        self.ran.append((configuration.stem, minutes, "--resume" in command))
+        if configuration.stem == self.fail:
+            return {"wall_s": 9.0, "processor_s": 3.0, "code": 1}
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "checkpoint.pt").write_bytes(b"")
+        if minutes is not None:
+            summary = {"steps": 100, "seconds": 60.0 * minutes, "clock": config["run"]["clock"]}
+            (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+        if "latents" in config:
+            (folder / "latents").mkdir(exist_ok=True)
+        if "package" in config:
+            (folder / "package").mkdir(exist_ok=True)
+            (folder / "package" / "model.json").write_text("{}", encoding="utf-8")
+        steps = config.get("phase", [{"steps": 0}])[0]["steps"]
+        seconds = self.latents_s if minutes == 0.0001 else 10.0 + 2.0 * steps + 60.0 * (minutes or 0.0)
+        return {"wall_s": 3 * seconds, "processor_s": seconds, "code": 0}
+
+
+@pytest.fixture
+def training(monkeypatch):
+    fake = FakeTraining()
+    monkeypatch.setattr(compare, "run_child", fake)
+    monkeypatch.setattr(compare, "trained_by_others", lambda folder: False)
+    monkeypatch.setattr(compare, "machine", lambda device, threads: {"threads": threads})
+    return fake
+
+
+def test_trains_the_stages_in_order_and_takes_the_latents_off_the_budget(tmp_path, training):
+    record = compare.train_method(MEDLORD, arguments(tmp_path), lambda line: None)
+    names = [name for name, *_ in training.ran]
+    assert names == ["medlord-autoencoder", "medlord-diffusion-preparation", "medlord-diffusion", "medlord-controlnet"]
+    stages = record["methods"]["medlord"]["stages"]
+    minutes = dict((name, m) for name, m, _ in training.ran)
+    assert minutes["medlord-diffusion"] == pytest.approx(6.0 - 1.0)
+    assert minutes["medlord-autoencoder"] + 1.0 + minutes["medlord-diffusion"] + minutes["medlord-controlnet"] == 15.0
+    assert all(s["done"] and s["steps"] == 100 for s in stages.values())
+    folder = tmp_path / "medlord-diffusion"
+    assert (folder / "latents").is_dir() and read(folder / "summary.json")["seconds"] == pytest.approx(300.0)
+    assert read(tmp_path / "train.json") == record
+    before = len(training.ran)
+    compare.train_method(MEDLORD, arguments(tmp_path), lambda line: None)
+    assert len(training.ran) == before  # nothing is done twice
+    with pytest.raises(RuntimeError, match="other settings"):
+        compare.train_method(MEDLORD, arguments(tmp_path, "--minutes", "7"), lambda line: None)
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_latents_that_take_too_long_leave_some_training(tmp_path, training):
+    training.latents_s = 1000.0
+    compare.train_method(MEDLORD, arguments(tmp_path), lambda line: None)
+    minutes = dict((name, m) for name, m, _ in training.ran)
+    assert minutes["medlord-diffusion"] == pytest.approx(6.0 * compare.LEAST_SHARE)
+
+
+def test_takes_a_stage_that_was_trained_before_and_goes_on_where_one_failed(tmp_path, training):
+    folder = tmp_path / "medlord-autoencoder"
+    folder.mkdir()
+    (folder / "summary.json").write_text('{"steps": 9, "seconds": 300.0, "clock": "processor"}', encoding="utf-8")
+    training.fail = "medlord-diffusion"
+    with pytest.raises(RuntimeError, match="diffusion, failed"):
+        compare.train_method(MEDLORD, arguments(tmp_path), lambda line: None)
+    record = read(tmp_path / "train.json")
+    first, second = (record["methods"]["medlord"]["stages"][s] for s in ("autoencoder", "diffusion"))
+    assert first["by_hand"] and first["done"] and first["steps"] == 9
+    assert not second["done"] and second["processor_s"] == 3.0
+    training.fail, training.ran = "", []
+    record = compare.train_method(MEDLORD, arguments(tmp_path), lambda line: None)
+    assert [name for name, *_ in training.ran] == ["medlord-diffusion", "medlord-controlnet"]  # latents are kept
+    assert record["methods"]["medlord"]["stages"]["diffusion"]["processor_s"] == pytest.approx(3.0 + 10.0 + 300.0)
+
+
+def test_a_method_that_knows_steps_gets_as_many_as_the_budget_allows(tmp_path, training):
+    record = compare.train_method(PATCH, arguments(tmp_path), lambda line: None)["methods"]["patch-ddpm"]
+    assert record["seconds_per_step"] == pytest.approx(2.0)
+    assert record["steps"] == int(900.0 * (1.0 - compare.VALIDATION_SHARE) / 2.0)
+    assert [name for name, *_ in training.ran] == ["trial", "trial", "patch-ddpm"]
+    assert record["stages"]["denoiser"]["steps"] == record["steps"]
+
+
+def test_the_segmenter_must_know_the_same_patients():
+    cases = {name: {"patient": name[0]} for name in ("a1", "b1", "c1", "d1")}
+    description = {"cases": cases, "split": {"train": ["a1", "b1"], "validation": ["c1"], "test": ["d1"]}}
+    same = {"train": ["b", "a1"], "validation": ["c1"], "test": ["d1"]}
+    assert measures.check_same_patients(description, same) == {"train": 2, "validation": 1, "test": 1}
+    with pytest.raises(ValueError, match="'train' differs"):
+        measures.check_same_patients(description, {**same, "train": ["a1", "b1", "d1"]})
+
+
+def perfect(data):
+    """A segmenter that finds the nodule of the phantoms: the mask itself, looked up by the image."""
+    known = {i.hu.tobytes(): i.classes == data.target_value for i in real_items(data.evaluated, data.intensity_range)}
+    return lambda hu: known.get(hu.tobytes(), np.zeros(hu.shape, bool))
+
+
+def test_what_follows_its_mask_gains_over_other_masks_and_what_does_not_gains_nothing():
+    data = phantom_data()
+    real = Row("m", "m", "ours", real_items(data.evaluated, data.intensity_range))
+    images = [item.hu for item in real.items]
+    same = Row("same", "same", "ours", tuple(replace(item, hu=images[0]) for item in real.items))
+    arms = {row.name: row for r in (real, same) for row in (r, measures.with_others_masks(r))}
+    others = arms["m" + measures.OTHERS]
+    assert [i.patient for i in others.items] == [*real.patients[1:], real.patients[0]]
+    assert all(np.array_equal(o.hu, i.hu) for o, i in zip(others.items, real.items))
+    found = measure_adherence(data, arms, perfect(data), None)["per_volume"]
+    gain = measures.gain_over_others(found, "m")
+    assert gain["low"] > 0
+    none = measures.gain_over_others(found, "same")  # one image for all masks: every mask fits it as well as another
+    assert none["value"] == pytest.approx(0.0) and none["low"] <= 0
+
+
+def test_asked_and_made_are_equal_where_the_mask_is_the_one_that_was_asked_for():
+    data = phantom_data()
+    items = list(real_items(data.evaluated, data.intensity_range))
+    items[0] = replace(items[0], classes=np.zeros_like(items[0].classes))
+    found = measures.asked_and_made(items, data)
+    assert found[0]["measured"] is None and found[0]["pieces"] == 0
+    assert all(v["measured"] == pytest.approx(v["asked"]) and v["pieces"] == 1 for v in found[1:])
+
+
+def figure(**changes):
+    base = {"ratio": 0.95, "ratio_low": 0.9, "ratio_high": 1.0, "gain": 0.2, "gain_low": 0.1}
+    base |= {"nearer": {"ball": 1.0, "unrelated_real": 1.0}, "mmd2": 0.1, "mmd2_low": 0.08, "mmd2_high": 0.12}
+    base |= {"mmd2_below_all": True, "frechet": 1.0, "auc": 0.9, "seconds": 30.0, "seconds_further": 10.0}
+    base |= {"peak_bytes": 10**9, "package_bytes": 10**6, "parameters": 10**6, "trained_s": 900.0}
+    return base | {"trained_steps": [100]} | changes
+
+
+def decided(**changes):
+    figures = {m.name: figure(**changes.get(m.name.replace("-", "_"), {})) for m in compare.METHODS}
+    return {o.need: o for o in rules.decide(figures, DRAWING, TITLES)}
+
+
+def test_names_the_best_where_it_leads():
+    found = decided(
+        medlord={"ratio": 1.0}, patch_ddpm={"ratio": 0.8}, med_lsdm={"ratio": 1.2, "seconds_further": 5.0},
+        slice_ldm={"mmd2": 0.01, "mmd2_high": 0.02, "peak_bytes": 5 * 10**8, "ratio": 1.0},
+    )  # fmt: skip
+    winners = {need: o.winner for need, o in found.items()}
+    assert winners == {
+        "follows_drawing": "medlord", "looks_real": "slice-ldm", "fastest": "med-lsdm", "least_memory": "slice-ldm"
+    }  # fmt: skip
+
+
+def test_names_nobody_where_it_does_not_decide():
+    found = decided()
+    assert all(o.winner is None for o in found.values())
+    assert set(found["follows_drawing"].level) == set(DRAWING)  # a method without a drawing follows none
+    assert len(found["looks_real"].level) == 4
+
+
+def test_a_method_that_no_skill_rows_beat_is_not_named():
+    worse = {m.name.replace("-", "_"): {"mmd2_below_all": False, "gain_low": -0.1} for m in compare.METHODS}
+    found = decided(**worse)
+    assert found["looks_real"].winner is None and "None of the four did" in found["looks_real"].text
+    assert found["follows_drawing"].winner is None and "other patients' masks" in found["follows_drawing"].text
+    ball = {m.name.replace("-", "_"): {"nearer": {"ball": 0.5, "unrelated_real": 1.0}} for m in compare.METHODS}
+    assert "not clearly nearer to 1 than the ball" in decided(**ball)["follows_drawing"].text
+
+
+def test_decides_nothing_while_a_method_is_not_measured():
+    found = decided(med_lsdm={"ratio": None}, slice_ldm={"mmd2": None})
+    assert found["follows_drawing"].text == "Not decided: Med-LSDM not measured."
+    assert found["looks_real"].winner is None and found["fastest"].text.startswith("patch-wise DDPM")
+
+
+def fake_measures():
+    """Contents of `measures.json` as the evaluation writes them, for phantoms in place of samples."""
+    from SynthDiffusionLib.evaluation.control import summarise, training_characteristics
+    from SynthDiffusionLib.evaluation.fidelity import measure_fidelity
+
+    data = phantom_data()
+    items = real_items(data.evaluated, data.intensity_range)
+    names = {m.name: measures.row_name(m) for m in compare.METHODS}
+    rows = {n: Row(r, TITLES[n], "ours", items) for n, r in names.items()}
+    arms = {row.name: row for r in rows.values() for row in (r, measures.with_others_masks(r))}
+    adherence = measure_adherence(data, arms, perfect(data), None)
+    gains = {n: measures.gain_over_others(adherence["per_volume"], r.name) for n, r in rows.items()}
+    whole = measure_fidelity(data, {"anatomy": replace(rows["medlord"], name="anatomy")}, None, auc_steps=0)
+    joint = measure_fidelity(data, {JOINT: rows["slice-ldm"]}, None, auc_steps=0)
+    return {
+        "row_of": names,
+        "segmenter": {"model": "lung-nodule-ct 9.9.9"},
+        "auc_steps": 0,
+        "adherence": adherence | {"gain_over_others": gains},
+        "fidelity": {n: joint if n == "slice-ldm" else whole for n in rows},
+        "control": summarise(measures.asked_and_made(items, data), training_characteristics(data, data.target_value)),
+    }
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return fake_measures()
+
+
+def test_the_page_holds_the_figures_and_says_what_is_not_measured(measured, tmp_path):
+    args = arguments(tmp_path)
+    stage = {"wall_s": 0.0, "processor_s": 450.0, "by_hand": False, "done": True, "steps": 77, "loop_s": 440.0}
+    stages = {"autoencoder": stage, "diffusion": stage | {"preparation_s": 60.0}, "controlnet": stage}
+    settings = {"minutes": 15.0, "clock": "processor", "threads": 1, "device": "cpu"}
+    train = {"settings": settings, "machine": MACHINE, "methods": {"medlord": {"stages": stages}}}
+    own = {"seconds": 31.25, "seconds_further": 4.5, "peak_bytes": 123 * 10**7, "peak_gpu_bytes": None, "steps": 25}
+    own |= {"sampler": "ddim", "parameters": {"denoiser": 2_500_000}, "package_bytes": 5_100_000}
+    cost = {"clock": "processor", "methods": {"medlord": own}}
+    figures = {m.name: rules.figures_of(m.name, train, cost, measured) for m in compare.METHODS}
+    outcomes = rules.decide(figures, DRAWING, TITLES)
+    text = page.page_text(train, cost, measured, PATIENTS, args, compare.METHODS, outcomes, ("a", "b"))
+    assert "| MedLoRD | autoencoder | 77 |  | 7.5 |" in text
+    assert "| **MedLoRD** | **together** |  |  | **23.5** |" in text
+    assert "| MedLoRD | ddim, 25 | 31.2 | 4.5 | 1.23 GB | 2.50 M | 5.1 MB |" in text
+    assert "| Med-LSDM | autoencoder | not measured |" in text
+    assert "Fastest**: Not decided: patch-wise DDPM, slice-based latent diffusion, Med-LSDM not measured." in text
+    assert "| MedLoRD | 1.00 | 1.00 [1.00, 1.00] | 100% |" in text  # a perfect segmenter on real images
+    assert "| *ball, blind to the image* |" in text and "| other real images (floor) |" in text
+    assert "volume and sphericity came out related to what was asked" in text.replace("\n", " ")
+    assert "lung-nodule-ct 9.9.9" in text and "Images/comparison_methods.jpg" in text
+    assert max(map(len, (line for line in text.splitlines() if line[:1] not in "|-!"))) <= page.WIDTH
+    nothing = page.page_text({}, {}, {}, PATIENTS, args, compare.METHODS, outcomes, ())
+    assert "The picture has not been made yet." in nothing and "How many masks are empty is not measured." in nothing
+
+
+def test_methods_json_names_winners_only_when_all_is_measured():
+    from SynthDiffusionLib.resources import resource_path
+
+    figures = {m.name: figure(seconds_further=1.0 if m.name == "medlord" else 9.0) for m in compare.METHODS}
+    outcomes = rules.decide(figures, DRAWING, TITLES)
+    train = {"settings": {"minutes": 15.0, "clock": "processor"}, "machine": MACHINE}
+    full = page.methods_content(figures, outcomes, train, compare.METHODS, PATIENTS)
+    assert first_problem(full, "methods") is None
+    assert full["methods"]["medlord"]["wins"] == ["fastest"]
+    assert full["methods"]["medlord"]["best_for"].endswith("trained equally long on little data, it is the fastest.")
+    assert full["methods"]["medlord"]["figures"]["ratio"] == 0.95 and full["methods"]["maisi"]["figures"] is None
+    figures["med-lsdm"]["ratio"] = None
+    part = page.methods_content(figures, outcomes, train, compare.METHODS, PATIENTS)
+    assert first_problem(part, "methods") is None and not part["comparison"]["measured"]
+    assert not any(entry["wins"] for entry in part["methods"].values())
+    shipped = read(resource_path("Methods", "methods.json"))
+    for backend, entry in part["methods"].items():  # the shipped file is what the script makes
+        for key in ("name", "paper", "input", "in_short"):
+            assert shipped["methods"][backend][key] == entry[key]
+        assert shipped["methods"][backend]["best_for"].startswith(entry["best_for"])
+
+
+def test_the_picture_has_a_row_for_each_method_and_a_column_for_each_mask(tmp_path):
+    from PIL import Image
+
+    data = phantom_data()
+    real = {i.case: i for i in real_items(data.evaluated, data.intensity_range)}
+    cases = list(real)[:3]
+    black = {c: replace(i, hu=np.full_like(i.hu, -1200.0)) for c, i in real.items()}
+    page.draw_picture(tmp_path / "p.jpg", [("real", real, False), ("none", black, True)], cases, real, 4)
+    picture = np.asarray(Image.open(tmp_path / "p.jpg"))
+    side = 24 * page.SCALE
+    assert picture.shape == (page.HEADER + 2 * (side + page.GAP), page.SIDE + 3 * (side + page.GAP), 3)
+    upper, lower = (picture[page.HEADER + r * (side + page.GAP) :][: side // 4, page.SIDE :].mean() for r in (0, 1))
+    assert upper > lower + 20  # soft tissue and lung above, air below
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps no processor time of finished processes")
+def test_a_child_is_timed_with_its_own_children_and_its_exit_code_is_kept(tmp_path):
+    busy = "import time\nwhile time.process_time() < 0.4: pass"
+    nested = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {busy!r}]); sys.exit(3)"
+    took = compare.run_child([sys.executable, "-c", nested], tmp_path / "log", 1)
+    assert took["code"] == 3 and took["processor_s"] >= 0.4 and took["wall_s"] > 0
