@@ -104,7 +104,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 
 def _sampling_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--steps", type=int, default=20, metavar="N", help="denoising steps (default 20)")
+    parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's default_steps)")
     parser.add_argument("--sampler", metavar="NAME", help="default: the model's")
     parser.add_argument("--guidance", type=float, metavar="X", help="default: the model's")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto (default), cpu, cuda or cuda:N")
@@ -244,7 +244,7 @@ def _control(args: argparse.Namespace, package, on_event) -> tuple[list[str], di
     began = time.monotonic()
     index = control.make_control(package, data, args.out, settings, on_event=on_event)
     command = f"synthdiffusion evaluate control --model {package.id} --data PREPARED --out RESULTS"
-    command += f" --requests {args.requests} --steps {args.steps}"
+    command += f" --requests {args.requests} --steps {index['settings']['steps']}"
     command += f" --sampler {args.sampler}" if args.sampler else ""
     command += f" --guidance {args.guidance:g}" if args.guidance is not None else ""
     result = report.complete(

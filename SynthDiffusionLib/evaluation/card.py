@@ -373,9 +373,11 @@ def quality_measures(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]
     if adherence.get("others"):
         measures["adherence_targets"] = {o["target"]: _dice_measures(o) for o in adherence["others"]}
     if "coherence" in results:
+        from SynthDiffusionLib.evaluation.coherence import STEPS
+
         measures["coherence"] = {
             r["row"]: {m: _round(r[m]["value"]) for m in ("ratio", "correlation")}
-            | {"ratio_to_real": _round(r["to_real"]["ratio"]["value"])}
+            | {f"{m}_to_real": _round(r["to_real"][m]["value"]) for m in STEPS}
             for r in results["coherence"]["rows"]
         }
     if "control" in results:

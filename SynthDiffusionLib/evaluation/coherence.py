@@ -1,14 +1,18 @@
 """`synthdiffusion evaluate coherence`: do the slices of a volume follow each other as those of real ones do?
 
 A model that works slice by slice may make slices that differ in brightness or detail from their neighbours, which is
-seen as stripes in planes across them. Two measures, both without a spectrum:
+seen as stripes in planes across them. Measures, all without a spectrum:
 
-* ratio: mean difference of neighbouring voxels along the stacking axis, |x[k + 1] - x[k]|, over that along the two axes
-  in the plane of the slices. Above that of real images: slices jump; below: they are smeared into each other.
+* steps: mean difference of neighbouring voxels, |x[k + 1] - x[k]|, along the stacking axis, and in the plane of the
+  slices.
+* ratio: the first over the second. Above that of real images slices may jump, or be blurred in their plane; below it
+  they may be smeared into each other, or be noisy: only both steps, each beside that of real images, tell which.
+* flicker: how much the mean brightness of the body jumps from slice to slice. Blur in the plane leaves it as it is, and
+  noise almost.
 * correlation: median over the volume of the correlation of a slice with the next one.
 
-They hold for any model. Two cartoons say what the measures see: real volumes whose slices were each shifted in mean
-(flicker), and real volumes that were smoothed along the stacking axis.
+They hold for any model. Four cartoons of real volumes say what the measures see: slices each shifted in mean (flicker),
+the same beneath noise, blur in the plane of the slices, and smoothing along the stacking axis.
 """
 
 from __future__ import annotations
@@ -33,33 +37,51 @@ STACKING_AXIS = 2  # K of the project's (I, J, K)
 SEED = 2026
 FLICKER = 0.05  # standard deviation of the shifts, as a share of the range from the 1st to the 99th percentile
 SMOOTHING = 1.0  # voxels
-MEASURES = ("ratio", "ratio_mm", "correlation")
+BLUR = 1.5  # voxels, in the plane
+NOISE = 0.05  # standard deviation of white noise, as a share of the same range
+MEASURES = ("ratio", "ratio_mm", "step_across", "step_in_plane", "flicker", "flicker_of_noise", "correlation")
+STEPS = ("ratio", "step_across", "step_in_plane", "flicker")  # what stands beside that of real images, as a factor
+BODY_FLOOR = 0.05  # of the model's range: what is darker is no body
+BODY_BLUR = 2.0  # voxels in the plane, so that noise does not decide what is body
+LEAST_BODY = 0.1  # of the body of the slice that has most of it
+# Verdict of flicker: the interval above FLICKER_LIMIT times that of real images (noise of 5 % alone gives up to 1.2 on
+# the project's data), and the value above NOISE_LIMIT times what white noise of the volume's own roughness would give.
+FLICKER_LIMIT, NOISE_LIMIT = 1.25, 2.0
 FLAT_SD = 1e-6
 
 DEFINITIONS = {
     "ratio": "mean |difference| of neighbouring voxels along the third axis, on which slices are stacked, over that "
     "along the other two, mean of both",
+    "step across, in plane": "those two means themselves, in units of intensity",
+    "flicker": "second differences along the third axis, averaged over the body of each slice (what is in the body in "
+    "all three slices; body: above {floor:.0%} of the intensity range, after a blur of {body_blur:g} voxels); their "
+    "standard deviation along the axis, divided by the square root of 6. It is the standard deviation of independent "
+    "shifts of the slices",
     "per mm": "the same with each difference divided by the distance of the voxels",
     "correlation": "median over a volume of the correlation of a slice with the next one; slices without any contrast "
     "have none",
-    "to real": "mean of the row divided by the mean of the real images of the same patients (ratio), or minus it "
-    "(correlation)",
-    "flicker": "real images, each slice shifted by a random amount with a standard deviation of {flicker:.0%} of the "
-    "volume's range (1st to 99th percentile)",
+    "to real": "mean of the row divided by the mean of the real images of the same patients (ratio, steps, flicker), "
+    "or minus it (correlation)",
+    "shifted in mean": "real images, each slice shifted by a random amount with a standard deviation of {flicker:.0%} "
+    "of the volume's range (1st to 99th percentile)",
+    "with noise": "the same shifts, and white noise with a standard deviation of {noise:.0%} of that range",
+    "blurred": "real images, smoothed in the plane of the slices with a Gaussian of {blur:g} voxels",
     "smoothed": "real images, smoothed along the third axis with a Gaussian of {smoothing:g} voxel",
     "interval": "percentile bootstrap over patients",
 }
 
 
-def slice_coherence(hu: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
+def slice_coherence(hu: np.ndarray, spacing: Sequence[float], floor: float = -np.inf) -> dict[str, float]:
     """The measures of one volume.
 
     Args:
         hu: (I, J, K), slices along K.
         spacing: (3,) mm.
+        floor: what is darker is no body.
 
     Returns:
-        "ratio" per voxel, "ratio_mm" per mm, "correlation"; nan where a volume is flat.
+        "ratio" per voxel, "ratio_mm" per mm, "correlation": nan where a volume is flat; "step_across" and
+        "step_in_plane"; "flicker" and "flicker_of_noise": nan where there are fewer than five slices with body.
     """
     hu = np.asarray(hu, np.float64)
     steps = [float(np.abs(np.diff(hu, axis=axis)).mean()) if hu.shape[axis] > 1 else np.nan for axis in range(3)]
@@ -75,15 +97,51 @@ def slice_coherence(hu: np.ndarray, spacing: Sequence[float]) -> dict[str, float
     return {
         "ratio": steps[STACKING_AXIS] / flat if flat > 0 else np.nan,
         "ratio_mm": steps[STACKING_AXIS] / spacing[STACKING_AXIS] / flat_mm if flat_mm > 0 else np.nan,
+        "step_across": steps[STACKING_AXIS],
+        "step_in_plane": float(flat),
+        **brightness_jumps(hu, floor),
         "correlation": float(np.median(products[known] / both[known])) if known.any() else np.nan,
     }
 
 
-def cartoons(real: Row, intensity_range: tuple[float, float]) -> list[Row]:
-    """Real volumes with slices that flicker, and real volumes smoothed along the stacking axis."""
+def brightness_jumps(hu: np.ndarray, floor: float = -np.inf) -> dict[str, float]:
+    """How much the mean brightness of the body jumps from slice to slice.
+
+    Second differences leave out brightness that changes evenly; they are taken voxel by voxel, where all three slices
+    have body, so that a body that grows or ends is no jump. The mean over a slice does not see blur in its plane.
+
+    Args:
+        hu: (I, J, K) float.
+        floor: what is darker is no body.
+
+    Returns:
+        "flicker": standard deviation along K of the means, over sqrt(6): that of shifts of the slices, where these are
+        independent; "flicker_of_noise": what it would be if the second differences were noise that differs from voxel
+        to voxel. nan with fewer than three means.
+    """
     from scipy import ndimage
 
-    flickering, smooth = [], []
+    volume = np.moveaxis(hu, STACKING_AXIS, 2)
+    bends = volume[..., 2:] - 2.0 * volume[..., 1:-1] + volume[..., :-2]
+    body = ndimage.gaussian_filter(volume, (BODY_BLUR, BODY_BLUR, 0.0)) > floor
+    body = body[..., 2:] & body[..., 1:-1] & body[..., :-2]
+    counts = body.sum((0, 1))
+    chosen = [k for k, n in enumerate(counts) if n > 1 and n >= LEAST_BODY * counts.max()]
+    if len(chosen) < 3:
+        return {"flicker": np.nan, "flicker_of_noise": np.nan}
+    found = [bends[..., k][body[..., k]] for k in chosen]
+    noise = np.mean([values.var(ddof=1) / len(values) for values in found])
+    means = np.array([values.mean() for values in found])
+    return {"flicker": float(means.std() / np.sqrt(6.0)), "flicker_of_noise": float(np.sqrt(noise / 6.0))}
+
+
+def cartoons(real: Row, intensity_range: tuple[float, float]) -> list[Row]:
+    """Real volumes with slices that flicker, the same with noise, real volumes blurred in the plane of the slices, and
+    real volumes smoothed along the stacking axis."""
+    from scipy import ndimage
+
+    flickering, noisy, flat, smooth = [], [], [], []
+    in_plane = [0.0 if axis == STACKING_AXIS else BLUR for axis in range(3)]
     for number, item in enumerate(real.items):
         rng = np.random.default_rng([SEED, number])
         low, high = np.percentile(item.hu, (1, 99))
@@ -91,10 +149,16 @@ def cartoons(real: Row, intensity_range: tuple[float, float]) -> list[Row]:
         shape[STACKING_AXIS] = item.hu.shape[STACKING_AXIS]
         shifts = FLICKER * (high - low) * rng.standard_normal(shape)
         flickering.append(replace(item, hu=as_evaluated(item.hu + shifts, intensity_range)))
+        noise = NOISE * (high - low) * rng.standard_normal(item.hu.shape)
+        noisy.append(replace(item, hu=as_evaluated(item.hu + shifts + noise, intensity_range)))
+        blurred = ndimage.gaussian_filter(item.hu.astype(np.float64), in_plane, mode="nearest")
+        flat.append(replace(item, hu=as_evaluated(blurred, intensity_range)))
         blurred = ndimage.gaussian_filter1d(item.hu.astype(np.float64), SMOOTHING, axis=STACKING_AXIS, mode="nearest")
         smooth.append(replace(item, hu=as_evaluated(blurred, intensity_range)))
     return [
         Row("flicker", "real images, slices shifted in mean", "no-skill", tuple(flickering)),
+        Row("flicker_noise", "real images, slices shifted in mean, with noise", "no-skill", tuple(noisy)),
+        Row("blurred", "real images, blurred in plane", "no-skill", tuple(flat)),
         Row("smoothed", "real images, smoothed across slices", "no-skill", tuple(smooth)),
     ]
 
@@ -120,10 +184,12 @@ def measure_coherence(
         replace(row, name=f"{name}_compared", label=f"{row.label}, compared") for name, row in (compared or {}).items()
     ]
     rows = [real, *cartoons(real, data.intensity_range), *arms.values(), *others]
+    low, high = data.intensity_range
+    floor = low + BODY_FLOOR * (high - low)
     per_volume: list[dict[str, Any]] = []
     for number, row in enumerate(rows):
         on_event({"event": "progress", "stage": f"coherence: {row.label}", "step": number, "total": len(rows)})
-        per_volume += [{"row": row.name, **_of(item)} for item in row.items]
+        per_volume += [{"row": row.name, **_of(item, floor)} for item in row.items]
     values = {row.name: _by_patient(per_volume, row.name) for row in rows}
     results = []
     for row in rows:
@@ -133,7 +199,8 @@ def measure_coherence(
         if row.name.endswith("_compared") and row.name.removesuffix("_compared") in arms:
             result["against"] = _to(values[row.name.removesuffix("_compared")], values[row.name])
         results.append(result)
-    words = {"flicker": FLICKER, "smoothing": SMOOTHING}
+    words = {"flicker": FLICKER, "smoothing": SMOOTHING, "blur": BLUR, "noise": NOISE}
+    words |= {"floor": BODY_FLOOR, "body_blur": BODY_BLUR}
     return {
         "kind": "coherence",
         "rows": results,
@@ -141,6 +208,9 @@ def measure_coherence(
             "axis": "IJK"[STACKING_AXIS],
             "flicker": FLICKER,
             "smoothing_voxels": SMOOTHING,
+            "blur_voxels": BLUR,
+            "noise": NOISE,
+            "body_floor": floor,
             "resamples": RESAMPLES,
             "confidence": CONFIDENCE,
         },
@@ -149,8 +219,8 @@ def measure_coherence(
     }
 
 
-def _of(item: Item) -> dict[str, Any]:
-    found = slice_coherence(item.hu, np.linalg.norm(item.affine[:3, :3], axis=0))
+def _of(item: Item, floor: float) -> dict[str, Any]:
+    found = slice_coherence(item.hu, np.linalg.norm(item.affine[:3, :3], axis=0), floor)
     known = {k: float(v) if np.isfinite(v) else None for k, v in found.items()}
     return {"case": item.case, "patient": item.patient, "seed": item.seed, **known}
 
@@ -186,16 +256,62 @@ def table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Column titles and cells."""
     from SynthDiffusionLib.evaluation.report import NOTHING, with_interval
 
-    titles = ["row", "volumes", "ratio", "ratio to real", "ratio per mm", "correlation", "minus real"]
+    titles = ["row", "volumes", "ratio", "ratio per mm", "correlation"]
+    titles += ["to real: ratio", "step across", "step in plane", "flicker", "correlation, minus real"]
     cells = []
     for r in result["rows"]:
-        real = r["row"] == "real"
-        cells.append(
-            [r["label"], str(r["volumes"]), with_interval(r["ratio"])]
-            + [NOTHING if real else with_interval(r["to_real"]["ratio"]), with_interval(r["ratio_mm"])]
-            + [with_interval(r["correlation"], 3), NOTHING if real else with_interval(r["to_real"]["correlation"], 3)]
-        )
+        line = [r["label"], str(r["volumes"]), with_interval(r["ratio"]), with_interval(r["ratio_mm"])]
+        line.append(with_interval(r["correlation"], 3))
+        if r["row"] == "real":
+            line += [NOTHING] * 5
+        else:
+            line += [with_interval(r["to_real"][m]) for m in STEPS]
+            line.append(with_interval(r["to_real"]["correlation"], 3))
+        cells.append(line)
     return titles, cells
+
+
+def _side(found: Mapping[str, float | None]) -> int:
+    """1 where an interval lies above 1, -1 where it lies below, else 0."""
+    if found["low"] is None or found["high"] is None:
+        return 0
+    return int(found["low"] > 1.0) - int(found["high"] < 1.0)
+
+
+def words_of(row: Mapping[str, Any]) -> str:
+    """What the ratio, both steps and the flicker of a row allow to say, and no more."""
+    ratio, across, plane = (_side(row["to_real"][m]) for m in ("ratio", "step_across", "step_in_plane"))
+    flicker = row["to_real"]["flicker"]
+    flickers = flicker["low"] is not None and flicker["low"] > FLICKER_LIMIT
+    flickers = flickers and row["flicker"]["value"] > NOISE_LIMIT * row["flicker_of_noise"]["value"]
+    # White noise brings the ratio towards 1: from below, too, where that of real images is smaller.
+    beyond_noise = plane <= 0 or _side(row["ratio"]) > 0
+    if ratio > 0 and across > 0 and beyond_noise:
+        words = "slices jump more than in real images"
+    elif across > 0 and plane > 0:
+        words = "steps are larger in all directions, as with noise, in which jumps of slices may hide"
+    elif plane < 0 and across < 0:
+        words = "smoother in all directions than real images"
+        if ratio:
+            words += ", most in the plane of the slices" if ratio > 0 else ", most across the slices"
+    elif plane < 0:
+        words = "blurred in the plane of the slices; the step across them is not clearly another than in real images"
+    elif plane > 0:
+        words = "noisier or more detailed in the plane of the slices than real images, not clearly so across them"
+    elif across < 0:
+        words = "slices are smoother across than in real images"
+    elif across > 0 or ratio:
+        words = "neither jumping nor smooth slices can be told from these steps"
+    else:
+        words = "steps like those of real images, as far as the intervals tell"
+    return words + ("; the brightness of slices jumps (flicker)" if flickers else "")
+
+
+def _factors(found: Mapping[str, Any]) -> str:
+    from SynthDiffusionLib.evaluation.report import with_interval
+
+    names = {"ratio": "ratio", "step_across": "step across", "step_in_plane": "step in plane", "flicker": "flicker"}
+    return ", ".join(f"{name} {with_interval(found[m])}" for m, name in names.items())
 
 
 def verdict_lines(result: Mapping[str, Any]) -> list[str]:
@@ -204,20 +320,12 @@ def verdict_lines(result: Mapping[str, Any]) -> list[str]:
 
     lines = []
     for r in result["rows"]:
-        if r["kind"] != "ours":
+        if r["kind"] != "ours" or r["to_real"]["ratio"]["low"] is None:
             continue
-        found = r["to_real"]["ratio"]
-        if found["low"] is None:
-            continue
-        word = "like real ones, as far as the interval tells"
-        if found["low"] > 1.0:
-            word = "slices jump more than in real images"
-        elif found["high"] < 1.0:
-            word = "slices are smoother across than in real images"
-        lines.append(f"{r['label']}: {word} ({with_interval(found)} times the ratio of real images).")
+        lines.append(f"{r['label']}: {words_of(r)} (times real images: {_factors(r['to_real'])}).")
         if "against" in r:
             lines.append(
-                f"  the samples have {with_interval(r['against']['ratio'])} times the ratio of these, and a "
-                f"correlation that differs by {with_interval(r['against']['correlation'], 3)}"
+                f"  times these, the samples have: {_factors(r['against'])}; their correlation differs by "
+                f"{with_interval(r['against']['correlation'], 3)}"
             )
     return lines

@@ -4,14 +4,16 @@ Requests are spread over the trained range: a Latin hypercube (McKay et al. 1979
 of the volume, the sphericity and the three coordinates of the centre; surface and box are drawn from the training
 distribution given these. Each sample's mask is measured (`labels.characteristics`), and what was asked for is compared
 with what came out. A model that ignores the request has a slope of 0: the rows of training masks dealt to the requests
-at random say how far from 0 chance gets.
+at random say how far from 0 chance gets. A model that heeds the volume alone gets boxes that go with the requested ones
+too, since large tumours have large boxes: a ball of the requested volume at a random place says how far that goes, and
+boxes are judged by their slope given the requested volume.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +21,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
-from SynthDiffusionLib.evaluation.control_statistics import compare, dealt, latin_hypercube, pieces
+from SynthDiffusionLib.evaluation.control_statistics import (
+    compare,
+    dealt,
+    given,
+    given_dealt,
+    latin_hypercube,
+    pieces,
+    random_balls,
+)
 from SynthDiffusionLib.evaluation.joint import as_tumour, own_classes
 from SynthDiffusionLib.models.characteristics import NAMES, CharacteristicsSpec
 from SynthDiffusionLib.volumes import read_volume
@@ -37,6 +47,8 @@ REDRAWS = 200
 CHOSEN = ("volume_mm3", "sphericity", "center_r_mm", "center_a_mm", "center_s_mm")
 # What is compared: all but the surface, which volume and sphericity give.
 COMPARED = ("volume_mm3", "sphericity", *NAMES[3:])
+BOXES = NAMES[6:]
+MEASURED = ("slope", "given_volume", "theil_sen", "pearson", "spearman")  # in the order of the table
 
 DEFINITIONS = {
     "requests": "a Latin hypercube on log volume, sphericity and centre over the range of the training cases; surface "
@@ -49,6 +61,10 @@ DEFINITIONS = {
     "interval": "percentile bootstrap over requests",
     "ignores": "no-skill: masks of training cases dealt to the same requests at random, {deals} times; mean and middle "
     "95 % of what they get",
+    "given volume": "of boxes: coefficient of the requested box when the measured box is regressed on it and on the "
+    "cube root of the requested volume. 0: nothing but the volume is heeded",
+    "ball": "no-skill: a ball of the requested volume at a random place within the grid. It has the right volume, and "
+    "boxes that grow with it",
     "p": "share of {deals} random permutations of the model's own masks among the requests whose Spearman correlation "
     "is at least as high",
     "empty": "masks without a voxel; they have no measured values and are left out of the other figures",
@@ -61,7 +77,7 @@ class Settings:
     """How the samples of a control are made; see `samples.Settings`."""
 
     requests: int = REQUESTS
-    steps: int = 20
+    steps: int | None = None  # the model's default
     sampler: str | None = None
     guidance: float | None = None
     device: str = "auto"
@@ -138,6 +154,8 @@ def make_control(
         )
     if not 5 <= settings.requests <= 1000:
         raise BadInput(f"{settings.requests} requests were asked for", "Give --requests a number from 5 to 1000.")
+    if settings.steps is None:
+        settings = replace(settings, steps=package.spec.sampling.default_steps)
     extent, voxel = frame_of(package, data)
     wanted = plan_requests(package.spec.characteristics, settings.requests, extent, voxel)
     folder, path = Path(out) / "control", Path(out) / INDEX
@@ -146,7 +164,8 @@ def make_control(
     index = _read(path) if path.is_file() else header | {"samples": []}
     if {k: index.get(k) for k in header} != header:
         raise BadInput(
-            f"'{path}' lists samples of another model or with other settings", "Give another --out, or remove it first."
+            f"'{path}' lists samples of another model or with other settings",
+            "Give another --out, or the --requests and --steps that it names, or remove it first.",
         )
     made = {entry["request"]: entry for entry in index["samples"]}
     for number, values in enumerate(wanted):
@@ -234,7 +253,7 @@ def measure_control(package: ModelPackage, data: EvaluationData, out: Path, inde
             {"request": entry["request"], "seed": entry["seed"], "asked": dict(entry["asked"])}
             | {"measured": measured, "pieces": pieces(mask)}
         )
-    return summarise(per_volume, training_characteristics(data, target)) | {
+    return summarise(per_volume, training_characteristics(data, target), frame_of(package, data)) | {
         "target": package.spec.characteristics.target,
         "ranges": dict(zip(NAMES, map(list, package.spec.characteristics.range))),
     }
@@ -248,12 +267,17 @@ def training_characteristics(data: EvaluationData, target: int) -> np.ndarray:
     return np.array([[measure(m, a)[name] for name in NAMES] for m, a in masks if m.any()])
 
 
-def summarise(per_volume: Sequence[Mapping[str, Any]], training: np.ndarray) -> dict[str, Any]:
+def summarise(
+    per_volume: Sequence[Mapping[str, Any]],
+    training: np.ndarray,
+    frame: tuple[np.ndarray, np.ndarray] | None = None,
+) -> dict[str, Any]:
     """The figures of requests and measured values.
 
     Args:
         per_volume: entries with "asked" and "measured" by name (None where the mask is empty) and "pieces".
         training: (N, 9) characteristics of training masks.
+        frame: `frame_of` the model, for the balls; without it there are none.
 
     Raises:
         BadInput: fewer than five masks that are not empty.
@@ -264,19 +288,31 @@ def summarise(per_volume: Sequence[Mapping[str, Any]], training: np.ndarray) -> 
             f"{len(per_volume) - len(there)} of {len(per_volume)} masks are empty, so that nothing can be compared",
             "Train the model for longer.",
         )
+    volumes = np.array([v["asked"]["volume_mm3"] for v in there], float)
+    balls = random_balls(volumes, *frame) if frame is not None else None
     rows = []
     for name in COMPARED:
         asked, measured = (np.array([v[key][name] for v in there], float) for key in ("asked", "measured"))
         other = training[:, NAMES.index(name)]
+        ball = None if balls is None else np.array([b[name] for b in balls])
         if name == "volume_mm3":
             asked, measured, other = (np.log10(values) for values in (asked, measured, other))
+            ball = None if ball is None else np.log10(ball)
+        rivals = {"ignores": dealt(asked, other)} | ({} if ball is None else {"ball": compare(asked, ball)})
+        own = compare(asked, measured)
+        if name in BOXES:
+            side = np.cbrt(volumes)
+            own["given_volume"] = given(asked, measured, side)
+            rivals["ignores"]["given_volume"] = given_dealt(asked, other, side)
+            if ball is not None:
+                rivals["ball"]["given_volume"] = given(asked, ball, side)
         rows.append(
             {
                 "row": name,
                 "label": name + (" (log10)" if name == "volume_mm3" else ""),
                 "kind": "ours",
-                **compare(asked, measured),
-                "ignores": dealt(asked, other),
+                **own,
+                **rivals,
             }
         )
     count = len(per_volume)
@@ -296,21 +332,22 @@ def summarise(per_volume: Sequence[Mapping[str, Any]], training: np.ndarray) -> 
 
 
 def table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """A line for each characteristic, and below it what ignoring the request gets."""
+    """A line for each characteristic, and below it what ignoring the request gets, and what the right volume alone."""
     from SynthDiffusionLib.evaluation.report import NOTHING, number, with_interval
 
-    titles = ["characteristic", "masks", "slope", "Theil-Sen", "Pearson", "Spearman", "p", "mean error", "mean |error|"]
-    keys, cells = ("slope", "theil_sen", "pearson", "spearman"), []
+    titles = ["characteristic", "masks", "slope", "given volume", "Theil-Sen", "Pearson", "Spearman", "p"]
+    titles += ["mean error", "mean |error|"]
+
+    def line(label: str, masks: str, r: Mapping[str, Any]) -> list[str]:
+        values = [with_interval(r[key]) if key in r else NOTHING for key in MEASURED]
+        p = number(r["p_spearman"], 4) if "p_spearman" in r else NOTHING
+        return [label, masks, *values, p, *(number(r.get(k), 3) for k in ("bias", "absolute_error"))]
+
+    cells = []
     for r in result["rows"]:
-        errors = [number(r[k], 3) for k in ("bias", "absolute_error")]
-        cells.append(
-            [r["label"], str(r["n"]), *(with_interval(r[k]) for k in keys), number(r["p_spearman"], 4), *errors]
-        )
-        chance = r["ignores"]
-        cells.append(
-            ["  training masks at random", NOTHING, *(with_interval(chance[k]) for k in keys), NOTHING, NOTHING]
-            + [number(chance["absolute_error"], 3)]
-        )
+        cells += [line(r["label"], str(r["n"]), r), line("  training masks at random", NOTHING, r["ignores"])]
+        if "ball" in r:
+            cells.append(line("  ball of that volume, anywhere", NOTHING, r["ball"]))
     return titles, cells
 
 
@@ -320,13 +357,20 @@ def verdict_lines(result: Mapping[str, Any]) -> list[str]:
         f"{result['empty']} of {result['requests']} masks are empty, {result['several_pieces']} have several pieces."
     ]
     for r in result["rows"]:
-        slope, chance = r["slope"], r["ignores"]["slope"]
-        beyond = slope["low"] is not None and chance["high"] is not None and slope["low"] > chance["high"]
+        box = r["row"] in BOXES
+        key = "given_volume" if box else "slope"
+        # The ball has the right volume by its making, and its place is nothing but another draw of chance.
+        with_ball = "ball" in r and (box or r["row"] == "sphericity")
+        rivals = [r["ignores"][key], *([r["ball"][key]] if with_ball else [])]
+        low, highs = r[key]["low"], [v["high"] for v in rivals if v["high"] is not None]
+        beyond = low is not None and bool(highs) and low > max(highs)
         word = "heeded" if beyond else "NOT clearly heeded"
-        lines.append(
-            f"{r['label']}: {word}: the slope's interval {'lies above' if beyond else 'does not lie above'} what "
-            "training masks at random get."
-        )
+        what = "the interval of the slope"
+        if box:
+            word += " beyond the volume"
+            what += " given the requested volume"
+        others = "training masks at random get" if not with_ball else "training masks at random and the ball get"
+        lines.append(f"{r['label']}: {word}: {what} {'lies above' if beyond else 'does not lie above'} what {others}.")
     return lines
 
 

@@ -1,8 +1,8 @@
-"""Regression and correlation of requested and measured values, with intervals; what chance gets."""
+"""Regression and correlation of requested and measured values, with intervals; what chance and a ball get."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,18 @@ def theil_sen(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.where(known > 0, 0.5 * (values[0] + values[1]), np.nan)
 
 
+def partial_slope(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Coefficient of x when (..., N) y is regressed on x, z and a constant; nan where z gives x.
+
+    By the theorem of Frisch, Waugh and Lovell: the slope of y on what is left of x when z is taken out.
+    """
+    dx, dy, dz = (v - v.mean(-1, keepdims=True) for v in (x, y, z))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        left = dx - ((dx * dz).sum(-1) / (dz * dz).sum(-1))[..., None] * dz
+        found = (left * dy).sum(-1) / (left * left).sum(-1)
+    return np.where(np.abs(left).max(-1) > 1e-9 * np.abs(dx).max(-1), found, np.nan)
+
+
 def _defined(values: np.ndarray, deviations: np.ndarray) -> np.ndarray:
     """nan where all deviations are nothing but rounding."""
     return np.where(np.abs(deviations).max(-1) > 1e-12, values, np.nan)
@@ -77,6 +89,18 @@ MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }
 
 
+def _bootstrap(number: int) -> np.ndarray:
+    """(RESAMPLES, number): which pairs each resample draws."""
+    return np.random.default_rng([SEED, number, 1]).integers(0, number, (RESAMPLES, number))
+
+
+def given(asked: np.ndarray, measured: np.ndarray, other: np.ndarray) -> dict[str, float | None]:
+    """`partial_slope` of N measured values on the asked ones given N others, with a bootstrap interval over them."""
+    drawn = _bootstrap(len(asked))
+    value = float(partial_slope(asked, measured, other))
+    return interval(value, partial_slope(asked[drawn], measured[drawn], other[drawn])).to_json()
+
+
 def compare(asked: np.ndarray, measured: np.ndarray) -> dict[str, Any]:
     """All measures of N pairs with bootstrap intervals over the pairs, errors, and a permutation test.
 
@@ -85,7 +109,7 @@ def compare(asked: np.ndarray, measured: np.ndarray) -> dict[str, Any]:
         "absolute_error": mean of measured minus asked, and of its magnitude; "p_spearman"; "n".
     """
     number = len(asked)
-    drawn = np.random.default_rng([SEED, number, 1]).integers(0, number, (RESAMPLES, number))
+    drawn = _bootstrap(number)
     found: dict[str, Any] = {"n": number}
     for name, measure in MEASURES.items():
         value = float(measure(asked, measured))
@@ -111,16 +135,56 @@ def dealt(asked: np.ndarray, others: np.ndarray) -> dict[str, Any]:
         by measure: mean over the deals as "value", the middle `CONFIDENCE` of them as "low" and "high"; and the mean
         "absolute_error".
     """
-    rng = np.random.default_rng([SEED, len(asked), len(others), 3])
-    rounds = -(-len(asked) // len(others))
-    orders = [np.concatenate([rng.permutation(len(others)) for _ in range(rounds)])[: len(asked)] for _ in range(DEALS)]
-    values = others[np.array(orders)]
+    values = _deal(len(asked), others)
     wide = np.broadcast_to(asked, values.shape)
-    tail = (1.0 - CONFIDENCE) / 2.0
-    found: dict[str, Any] = {}
-    for name, measure in MEASURES.items():
-        each = measure(wide, values)
-        each = each[np.isfinite(each)]
-        estimate = Estimate(*(each.mean(), *np.quantile(each, [tail, 1.0 - tail]))) if len(each) else None
-        found[name] = estimate.to_json() if estimate else {"value": None, "low": None, "high": None}
+    found: dict[str, Any] = {name: _middle(measure(wide, values)) for name, measure in MEASURES.items()}
     return found | {"absolute_error": float(np.abs(values - asked).mean())}
+
+
+def given_dealt(asked: np.ndarray, others: np.ndarray, fixed: np.ndarray) -> dict[str, float | None]:
+    """`partial_slope` of the same deals of (M,) others on (N,) asked values given (N,) fixed ones; as `dealt`."""
+    values = _deal(len(asked), others)
+    wide = [np.broadcast_to(v, values.shape) for v in (asked, fixed)]
+    return _middle(partial_slope(wide[0], values, wide[1]))
+
+
+def _deal(number: int, others: np.ndarray) -> np.ndarray:
+    rng = np.random.default_rng([SEED, number, len(others), 3])
+    rounds = -(-number // len(others))
+    orders = [np.concatenate([rng.permutation(len(others)) for _ in range(rounds)])[:number] for _ in range(DEALS)]
+    return others[np.array(orders)]
+
+
+def _middle(each: np.ndarray) -> dict[str, float | None]:
+    each = each[np.isfinite(each)]
+    if not len(each):
+        return {"value": None, "low": None, "high": None}
+    tail = (1.0 - CONFIDENCE) / 2.0
+    return Estimate(*(each.mean(), *np.quantile(each, [tail, 1.0 - tail]))).to_json()
+
+
+def random_balls(volumes: np.ndarray, extent_mm: Sequence[float], voxel_mm: Sequence[float]) -> list[dict[str, float]]:
+    """What heeds nothing but the volume: the characteristics of a ball of each volume at a random place.
+
+    Args:
+        volumes: (N,) mm3.
+        extent_mm: of the grid along R, A and S; voxel_mm: of its voxels.
+
+    Returns:
+        by the names of `models.characteristics.NAMES`, measured on the voxels as those of any mask. A ball lies wholly
+        within the grid where it can, and in the middle along an axis that is too short for it.
+    """
+    from SynthDiffusionLib.labels.characteristics import measure
+
+    extent, voxel = np.asarray(extent_mm, float), np.asarray(voxel_mm, float)
+    shape = np.rint(extent / voxel).astype(int)
+    rng = np.random.default_rng([SEED, len(volumes), 4])
+    found = []
+    for volume in volumes:
+        radius = (3.0 * volume / (4.0 * np.pi)) ** (1 / 3)
+        center = rng.uniform(-1.0, 1.0, 3) * np.maximum(extent / 2 - radius, 0.0)
+        places = [(np.arange(n) - (n - 1) / 2) * step - c for n, step, c in zip(shape, voxel, center)]
+        squared = sum(np.square(p).reshape([-1 if a == axis else 1 for a in range(3)]) for axis, p in enumerate(places))
+        mask = squared <= max(radius**2, squared.min())  # a ball between the voxels is the nearest one
+        found.append(measure(mask, np.diag([*voxel, 1.0])))
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,10 @@ from SynthDiffusionLib.evaluation.cases import EvaluationData
 from SynthDiffusionLib.evaluation.rows import Row, fitted
 from SynthDiffusionLib.training.dataset import Case
 from SynthDiffusionLib.volumes import Volume, read_segmentation, same_grid
+from SynthDiffusionLib.volumes.grid import axis_codes
+
+if TYPE_CHECKING:
+    from SynthDiffusionLib.models import ModelPackage
 
 SAME_SPACING = 1e-3  # relative
 MASK_QUANTILE = 0.95
@@ -63,9 +67,36 @@ def own_classes(path: Path, volume: Volume, data: EvaluationData) -> np.ndarray:
     return classes
 
 
-def same_frame(a: Volume, b: Volume) -> bool:
+def same_frame(shape: Sequence[int], affine: np.ndarray, other_shape: Sequence[int], other_affine: np.ndarray) -> bool:
     """Whether two volumes have equally many voxels of one size and direction, wherever they lie."""
-    return a.shape == b.shape and np.allclose(a.affine[:3, :3], b.affine[:3, :3], atol=SAME_SPACING * max(a.spacing))
+    near = SAME_SPACING * float(np.linalg.norm(affine[:3, :3], axis=0).max())
+    return tuple(shape) == tuple(other_shape) and np.allclose(affine[:3, :3], other_affine[:3, :3], atol=near)
+
+
+def check_frame(package: ModelPackage, data: EvaluationData) -> None:
+    """Looks, before anything is made, whether a model's own grid is that of the cases that it is compared with.
+
+    Raises:
+        BadInput: another size, spacing or direction.
+    """
+    from SynthDiffusionLib.jobs.grids import unconditional_grid
+    from SynthDiffusionLib.jobs.request import GenerateRequest
+
+    request = GenerateRequest(segmentation=None, model=str(package.folder), out=data.folder, mode="joint")
+    shape, affine = unconditional_grid(request, package.spec)
+    for case in data.evaluated:
+        if not same_frame(shape, affine, case.image.shape, case.image.affine):
+            raise BadInput(
+                f"The model '{package.id}' makes {_frame(shape, affine)}, and the data set's '{case.name}' has "
+                f"{_frame(case.image.shape, case.image.affine)}",
+                "Prepare the data set with the model's spacing and --size.",
+            )
+
+
+def _frame(shape: Sequence[int], affine: np.ndarray) -> str:
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    code = "".join(axis_codes(affine))
+    return f"{'x'.join(map(str, shape))} voxels of {'x'.join(f'{s:.4g}' for s in spacing)} mm along {code}"
 
 
 def nearest_mask_dice(mask: np.ndarray, gallery: np.ndarray) -> np.ndarray:

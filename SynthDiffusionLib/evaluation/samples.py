@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from SynthDiffusionLib.evaluation.arms import (
     moved_mask,
 )
 from SynthDiffusionLib.evaluation.cases import EvaluationData, description_sha256
-from SynthDiffusionLib.evaluation.joint import own_classes, same_frame, tumour_of
+from SynthDiffusionLib.evaluation.joint import check_frame, own_classes, same_frame, tumour_of
 from SynthDiffusionLib.evaluation.rows import Item, Row, as_evaluated
 from SynthDiffusionLib.jobs.request import GenerateRequest, check_choice
 from SynthDiffusionLib.training.dataset import Case
@@ -46,7 +46,7 @@ class Settings:
     Args:
         arms: some of `arms_of` the model; all of them when None.
         seeds: volumes per mask and arm.
-        steps: denoising steps.
+        steps: denoising steps; the model's default when None. The index has the number.
         sampler: plain name; the model's default when None.
         first_seed: case n uses first_seed + n * seeds and on. No two masks share their noise: samples would otherwise
             resemble each other for a reason that is not the model's.
@@ -58,7 +58,7 @@ class Settings:
 
     arms: tuple[str, ...] | None = None
     seeds: int = 1
-    steps: int = 20
+    steps: int | None = None
     sampler: str | None = None
     guidance: float | None = None
     first_seed: int = 1000
@@ -96,7 +96,8 @@ def make_samples(
         Path of `samples.json`.
 
     Raises:
-        BadInput: the folder holds samples of another model, data set or kind; settings that make no sense.
+        BadInput: the folder holds samples of another model, data set or kind; settings that make no sense; a model that
+            makes its own masks on another grid than the data set's.
     """
     if run is None:
         from SynthDiffusionLib.jobs import run
@@ -111,6 +112,10 @@ def make_samples(
         check_choice(settings.sampler, package.spec.sampling.samplers, "sampler")
     if settings.condition_scale is not None and not package.spec.controls.condition_scale:
         raise BadInput(f"The model '{package.id}' has no condition scale", "Leave --condition-scale out.")
+    if settings.steps is None:
+        settings = replace(settings, steps=package.spec.sampling.default_steps)
+    if JOINT in arms:
+        check_frame(package, data)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     header = {
@@ -235,7 +240,7 @@ def load_samples(
         affine = case.image.affine
         if entry["arm"] == JOINT:  # on the model's own grid, with a mask of its own
             classes, affine = own_classes(_inside(folder, entry["segmentation"]), volume, data), volume.affine
-            if not same_frame(volume, case.image):
+            if not same_frame(volume.shape, volume.affine, case.image.shape, case.image.affine):
                 raise BadInput(
                     f"The sample '{entry['file']}' has {'x'.join(map(str, volume.shape))} voxels, the data set's "
                     f"'{case.name}' {'x'.join(map(str, case.image.shape))}, or another spacing",
@@ -358,9 +363,15 @@ def _resume(out: Path, header: dict[str, Any]) -> dict[str, Any]:
         if not same:
             raise BadInput(
                 f"'{out}' holds samples of another kind: their {key} was {json.dumps(index.get(key))[:120]}",
-                "Give another --out, or remove that folder first.",
+                "Give another --out, or remove that folder first."
+                if key != "settings"
+                else f"Give another --out, or what they were made with, such as --steps {_steps_of(index)}.",
             )
     return index
+
+
+def _steps_of(index: dict[str, Any]) -> str:
+    return str(index["settings"].get("steps", "N"))
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -93,7 +93,9 @@ def _mesh(mask: np.ndarray, spacing: np.ndarray) -> tuple[float, float]:
     return float(mesh_surface_area(vertices, faces)), float(abs(volume))
 
 
-def fit_distribution(table: np.ndarray, extent_mm: Sequence[float], target: str = "tumour") -> CharacteristicsSpec:
+def fit_distribution(
+    table: np.ndarray, extent_mm: Sequence[float], target: str = "tumour", cases: int | None = None
+) -> CharacteristicsSpec:
     """How the characteristics of training cases are distributed: quantiles of each, and a Gaussian copula.
 
     The correlation is that of the normal scores, shrunk towards none by 1 / (N + 1), as if one more case had shown
@@ -101,12 +103,13 @@ def fit_distribution(table: np.ndarray, extent_mm: Sequence[float], target: str 
     noise would ask for, loosens what holds for every body, such as that a large volume needs a large box.
 
     Args:
-        table: (N, 9), in the order of `NAMES`.
+        table: (rows, 9), in the order of `NAMES`; a case may have several rows, each of a varied copy.
         extent_mm: (3,) of the volumes, along R, A and S.
         target: class that they describe.
+        cases: N, how many independent cases (patients) the rows are of; as many as rows if it is not given.
 
     Raises:
-        BadInput: another shape, or values that are not numbers.
+        BadInput: another shape, fewer rows than cases, or values that are not numbers.
     """
     table = np.asarray(table, float)
     if table.ndim != 2 or table.shape[1] != len(NAMES) or not len(table):
@@ -116,6 +119,9 @@ def fit_distribution(table: np.ndarray, extent_mm: Sequence[float], target: str 
         )
     if not np.isfinite(table).all():
         raise BadInput("The table of characteristics holds values that are not numbers", "Measure the cases again.")
+    cases = len(table) if cases is None else cases
+    if not 1 <= cases <= len(table):
+        raise BadInput(f"{len(table)} rows of characteristics cannot be of {cases} cases", "Give each case a row.")
     low, high = table.min(0), table.max(0)
     scale = (high[0], high[1], 1.0, *extent_mm, *extent_mm)
     return CharacteristicsSpec(
@@ -125,8 +131,8 @@ def fit_distribution(table: np.ndarray, extent_mm: Sequence[float], target: str 
         quantiles=tuple(
             tuple(float(q) for q in column) for column in np.quantile(table, np.linspace(0, 1, QUANTILES), axis=0).T
         ),
-        correlation=tuple(tuple(row) for row in shrunk_correlation(normal_scores(table)).tolist()),
-        cases=len(table),
+        correlation=tuple(tuple(row) for row in shrunk_correlation(normal_scores(table), cases).tolist()),
+        cases=cases,
     )
 
 
@@ -141,15 +147,18 @@ def normal_scores(table: np.ndarray) -> np.ndarray:
     return ndtri((rankdata(table, axis=0) - 0.5) / len(table))
 
 
-def shrunk_correlation(scores: np.ndarray) -> np.ndarray:
-    """(C, C) correlation of the columns of (N, C), its entries off the diagonal shrunk; see `fit_distribution`.
+def shrunk_correlation(scores: np.ndarray, cases: int) -> np.ndarray:
+    """(C, C) correlation of the columns of (rows, C), its entries off the diagonal shrunk; see `fit_distribution`.
 
     A column that does not vary has no correlation.
+
+    Args:
+        cases: N, how many independent cases the rows are of.
     """
     deviation = scores.std(0)
     varies = deviation > 1e-12
     standard = np.where(varies, (scores - scores.mean(0)) / np.where(varies, deviation, 1.0), 0.0)
-    shrinkage = max(1.0 / (len(scores) + 1), LEAST_SHRINKAGE)
+    shrinkage = max(1.0 / (cases + 1), LEAST_SHRINKAGE)
     shrunk = np.round((1.0 - shrinkage) * (standard.T @ standard) / len(scores), 6)
     np.fill_diagonal(shrunk, 1.0)
     return shrunk

@@ -23,6 +23,9 @@ NAMES = (
 )
 
 
+LEAST_EIGENVALUE = 1e-6  # of the correlation: far above rounding, far below what a fit on many cases leaves
+
+
 @dataclass(frozen=True)
 class CharacteristicsSpec:
     """The section "characteristics" of a `model.json`; every list has nine entries, in the order of `NAMES`.
@@ -30,10 +33,10 @@ class CharacteristicsSpec:
     Args:
         target: class that they describe.
         scale: what each is divided by for the network.
-        range: least and largest of the training cases.
-        quantiles: evenly spaced quantiles of the training cases, the first the least, the last the largest.
-        correlation: (9, 9), of the normal scores of the training cases.
-        cases: number of them.
+        range: least and largest of the training cases and their varied copies.
+        quantiles: evenly spaced quantiles of the same, the first the least, the last the largest.
+        correlation: (9, 9), of the normal scores of the same.
+        cases: number of independent training cases (patients), not of their copies.
     """
 
     target: str
@@ -70,3 +73,8 @@ def characteristics_problems(data: Mapping[str, Any], classes: Sequence[str]) ->
         if row[i] != 1 or any(not math.isclose(row[j], matrix[j][i], abs_tol=1e-9) for j in range(len(row))):
             yield "'characteristics.correlation' must be symmetric, with 1 on its diagonal"
             return
+    import numpy as np
+
+    least = float(np.linalg.eigvalsh(np.array(matrix, float)).min())
+    if least < LEAST_EIGENVALUE:
+        yield f"'characteristics.correlation' must be positive definite, but its least eigenvalue is {least:.3g}"

@@ -12,7 +12,7 @@ from SynthDiffusionLib.labels.scheme import LabelScheme
 from SynthDiffusionLib.models.spec import FORMAT, ModelSpec
 from SynthDiffusionLib.sampling.samplers import BETA_SCHEDULES
 from SynthDiffusionLib.training.config import TrainConfig
-from SynthDiffusionLib.training.dataset import Case
+from SynthDiffusionLib.training.dataset import Case, shared_patient
 from SynthDiffusionLib.training.files import load_initial_weights
 from SynthDiffusionLib.training.pack import package_content
 
@@ -112,6 +112,10 @@ def _problems(config: TrainConfig, scheme: LabelScheme, description: dict, divis
     classes = {c.name: c.value for c in scheme.condition_classes}
     if description["classes"] != classes:
         yield f"The data set in '{config.data}' was prepared for other classes than those of '{config.label_scheme}'"
+    shared = shared_patient(description)
+    if shared is not None:
+        patient, *parts = shared
+        yield f"The patient '{patient}' is in the parts {' and '.join(parts)} of the data set in '{config.data}'"
     stated, found = config.package.get("orientation"), description.get("orientation")
     if found is not None and stated != found:
         yield f"[package] says orientation {stated}, but the data set has {found}"

@@ -96,6 +96,23 @@ def _problems(description: dict[str, Any]) -> Iterator[str]:
                 yield f"'split.{part}' names {name!r}, which is no plain name"
 
 
+def patients_of(folder: Path, split: str) -> set[str]:
+    """The patients of a part of a data set; one may have several cases."""
+    description = read_description(folder)
+    return {description["cases"][name]["patient"] for name in description["split"][split]}
+
+
+def shared_patient(description: dict[str, Any]) -> tuple[str, str, str] | None:
+    """The first patient who is in two parts of a data set, with the two parts; None where each is in one only."""
+    seen: dict[str, str] = {}
+    for part, names in description["split"].items():
+        for name in names:
+            patient = description["cases"][name]["patient"]
+            if seen.setdefault(patient, part) != part:
+                return patient, seen[patient], part
+    return None
+
+
 def load_split(folder: Path, split: str) -> list[Case]:
     """All cases of "train", "validation" or "test".
 

@@ -76,6 +76,8 @@ def check_channels(network: dict[str, Any], channels: int) -> None:
 class LatentStage(Stage):
     """See the module.
 
+    What goes with each latent is called its labels: its class map (D, H, W), or what a method has in the place of that.
+
     Attributes:
         trained: the network that is trained, set up by Fabric.
         clip: what the estimates of clean latents are kept within in the picture's samples.
@@ -108,16 +110,16 @@ class LatentStage(Stage):
         """Latents as they are stored, (B, ..., d, h, w), as the diffusion works on them, (B, C, d, h, w)."""
 
     @abstractmethod
-    def decode(self, latents: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-        """Latents of the diffusion, with their class maps (B, D, H, W), to images (B, 1, D, H, W) float32."""
+    def decode(self, latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Latents of the diffusion, with their labels, to images (B, 1, D, H, W) float32, or what a method makes."""
 
     def _draw(
         self, latents: list[Latent], crops: tuple[tuple[int, ...], ...], seed: list[int]
     ) -> tuple[torch.Tensor, torch.Tensor, np.random.Generator]:
         """Scaled latents (B, C, d, h, w), class maps (B, D, H, W), and the generator to draw on with."""
         rng = np.random.default_rng(seed)
-        values, classes = draw_latents(latents, crops, self.config.optimiser.batch, self.downsampling, rng)
-        return self.scaled(values), classes, rng
+        values, labels = draw_latents(latents, crops, self.config.optimiser.batch, self.downsampling, rng)
+        return self.scaled(values), labels, rng
 
     def predict(
         self, network: torch.nn.Module, noisy: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor | None
@@ -125,8 +127,8 @@ class LatentStage(Stage):
         """The prediction of the whole model, with `network` in the place of the one that is trained."""
         return network(noisy, timesteps)
 
-    def condition(self, classes: torch.Tensor, rng: np.random.Generator) -> torch.Tensor | None:
-        """The condition for class maps (B, D, H, W), randomly dropped; None without one."""
+    def condition(self, labels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor | None:
+        """The condition for labels (B, ...), randomly dropped; None without one."""
         return None
 
     def loss(
@@ -149,13 +151,13 @@ class LatentStage(Stage):
 
     def train_step(self, step: int, share: float) -> dict[str, torch.Tensor]:
         config, rank = self.config, self.fabric.global_rank
-        clean, classes, rng = self._draw(self.latents.train, self.crops, [config.seed, 30, step, rank])
+        clean, labels, rng = self._draw(self.latents.train, self.crops, [config.seed, 30, step, rank])
         rate = learning_rate_at(config.optimiser, config.optimiser.learning_rate, step, share, self.epoch_steps)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.trained.train()
         seed = (config.seed * 1_000_003 + step) * 1009 + rank
-        loss = self.loss(self.trained, clean, self.condition(classes, rng), self._generator(seed))
+        loss = self.loss(self.trained, clean, self.condition(labels, rng), self._generator(seed))
         self.descend(self.trained, self.optimiser, loss)
         if self.ema is not None:
             self.ema.update(plain(self.trained))
@@ -168,22 +170,22 @@ class LatentStage(Stage):
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         network, losses = self.averaged(), []
-        for index, (clean, classes, _) in enumerate(self.fixed):
-            condition = self.condition(classes, np.random.default_rng([self.config.seed, 32, index]))
+        for index, (clean, labels, _) in enumerate(self.fixed):
+            condition = self.condition(labels, np.random.default_rng([self.config.seed, 32, index]))
             with self.fabric.autocast():
                 losses.append(self.loss(network, clean, condition, self._generator(self.config.seed + index)))
         return {"validation_loss": float(torch.stack(losses).mean())}
 
-    def picture_condition(self, classes: torch.Tensor) -> torch.Tensor | None:
+    def picture_condition(self, labels: torch.Tensor) -> torch.Tensor | None:
         """The condition of the samples in the picture."""
         return None
 
     def picture(self) -> np.ndarray:
         """Middle slices: validation cases as the autoencoder gives them back above, samples below."""
         size = largest_that_fits(self.latents.validation, self.crops)
-        clean, classes, _ = self._draw(self.latents.validation, (size,), [self.config.seed, 33])
-        clean, classes = clean[:6], classes[:6]
-        network, condition = self.averaged(), self.picture_condition(classes)
+        clean, labels, _ = self._draw(self.latents.validation, (size,), [self.config.seed, 33])
+        clean, labels = clean[:6], labels[:6]
+        network, condition = self.averaged(), self.picture_condition(labels)
 
         def predict(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
             with self.fabric.autocast():
@@ -196,7 +198,7 @@ class LatentStage(Stage):
         )  # fmt: skip
         rows = []
         for latents in (clean, drawn):
-            made = [self.decode(one[None], its[None]) for one, its in zip(latents, classes)]
+            made = [self.decode(one[None], its[None]) for one, its in zip(latents, labels)]
             images = torch.cat(made).cpu().numpy()
             rows.append(np.concatenate([p[0, :, :, p.shape[-1] // 2].T for p in images], axis=1))
         return ((np.clip(np.concatenate(rows), -1, 1) + 1) * 127.5).astype(np.uint8)

@@ -113,8 +113,7 @@ def keep_latents(folder: Path, data: Path, recipe: Recipe, fabric: Fabric) -> La
                 tensors = recipe.encode(case, index, count)
                 renewed += 1
                 if fabric.is_global_zero:
-                    with atomic_file(path) as stream:
-                        stream.write(save(tensors, metadata={"stamp": sealed(stamp, tensors)}))
+                    write_sealed(path, stamp, tensors)
             total += sum(t.numel() * t.element_size() for t in tensors.values())
             latents += [
                 Latent(
@@ -157,8 +156,18 @@ def sealed(stamp: str, tensors: dict[str, torch.Tensor]) -> str:
     return f"{stamp} {hashlib.sha256(save(tensors)).hexdigest()}"
 
 
-def read_sealed(path: Path, stamp: str, recipe: Recipe, count: int) -> dict[str, torch.Tensor] | None:
-    """The tensors of a file that is whole, of this stamp and of `count` copies, or None."""
+def write_sealed(path: Path, stamp: str, tensors: dict[str, torch.Tensor]) -> None:
+    """Writes a file that `read_whole` reads.
+
+    Raises:
+        RunFailed: the disk is full.
+    """
+    with atomic_file(path) as stream:
+        stream.write(save(tensors, metadata={"stamp": sealed(stamp, tensors)}))
+
+
+def read_whole(path: Path, stamp: str) -> dict[str, torch.Tensor] | None:
+    """The tensors of a file that is whole and of this stamp, or None."""
     from safetensors import safe_open
 
     if not path.is_file():
@@ -171,10 +180,24 @@ def read_sealed(path: Path, stamp: str, recipe: Recipe, count: int) -> dict[str,
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError):  # KeyError: a type of numbers that PyTorch has not
         return None
-    if tensors.keys() != {f"{kind}{n}" for kind in (recipe.name, "classes") for n in range(count)}:
+    return tensors if found == sealed(stamp, tensors) else None
+
+
+def read_sealed(path: Path, stamp: str, recipe: Recipe, count: int) -> dict[str, torch.Tensor] | None:
+    """The tensors of a file that is whole, of this stamp and of `count` copies, or None."""
+    tensors = read_whole(path, stamp)
+    if tensors is None or tensors.keys() != {f"{kind}{n}" for kind in (recipe.name, "classes") for n in range(count)}:
         return None
     whole = all(recipe.fits(tensors[f"{recipe.name}{n}"], tensors[f"classes{n}"]) for n in range(count))
-    return tensors if whole and found == sealed(stamp, tensors) else None
+    return tensors if whole else None
+
+
+def standard_deviation(latents: Sequence[torch.Tensor]) -> float:
+    """Over all numbers of some latents, in float64; at least 1e-6, so that it can be divided by."""
+    count = sum(values.numel() for values in latents)
+    mean = sum(float(values.double().sum()) for values in latents) / count
+    squares = sum(float((values.double() - mean).square().sum()) for values in latents)
+    return max((squares / count) ** 0.5, 1e-6)
 
 
 def blunt(

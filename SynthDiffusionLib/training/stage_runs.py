@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,12 @@ from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.labels.scheme import load_scheme
 from SynthDiffusionLib.output_folders import check_writable
 from SynthDiffusionLib.training.config import Optimiser, SegmenterConfig, TrainConfig
-from SynthDiffusionLib.training.dataset import read_description
+from SynthDiffusionLib.training.dataset import read_description, shared_patient, spacing_of
 from SynthDiffusionLib.training.patches import PatchConfig
 from SynthDiffusionLib.training.stages import HINT, StageConfig
 from SynthDiffusionLib.training.train_segmenter import train_segmenter
+
+SAME_SPACING = 1e-3  # relative: as far as [package] may round the data's
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,13 @@ def carry_out(
 
 
 def check_data(config: StageConfig) -> None:
-    """Whether the data set has cases and the label scheme's classes, and the segmenter its settings.
+    """Whether the data set fits the configuration.
+
+    It must have cases, each patient in one part only, the label scheme's classes and the grid that [package] states;
+    the segmenter's settings must fit each other.
 
     Raises:
-        BadInput: they have not.
+        BadInput: with the first thing that is wrong.
     """
     scheme, description = load_scheme(config.label_scheme), read_description(config.data)
     for part in ("train", "validation"):
@@ -89,10 +95,45 @@ def check_data(config: StageConfig) -> None:
             f"The data set in '{config.data}' was prepared for other classes than those of '{config.label_scheme}'",
             HINT,
         )
+    shared = shared_patient(description)
+    if shared is not None:
+        patient, first, second = shared
+        raise BadInput(
+            f"The patient '{patient}' is in the parts {first} and {second} of the data set in '{config.data}'",
+            "Prepare the data again: synthdiffusion prepare splits by patient.",
+        )
+    _check_grid(config, description)
     if config.segmenter is not None:
         _check_segmenter(config.segmenter)
         if not isinstance(description.get("target"), str):
             raise BadInput(f"The data set in '{config.data}' names no target for the segmenter", HINT)
+
+
+def _check_grid(config: StageConfig, description: dict[str, Any]) -> None:
+    """Whether the orientation and spacing of [package] are the data's: a package that says otherwise is used mirrored
+    or stretched.
+
+    Raises:
+        BadInput: one of them is not.
+    """
+    stated, found = config.package.get("orientation"), description.get("orientation")
+    if stated is not None and found is not None and stated != found:
+        raise BadInput(
+            f"[package] says orientation {stated}, but the data set in '{config.data}' has {found}",
+            f'Write orientation = "{found}".',
+        )
+    stated, found = config.package.get("spacing_mm"), spacing_of(description)
+    if stated is None:
+        return
+    numbers = stated if isinstance(stated, list | tuple) else ()
+    same = len(numbers) == 3 and all(
+        isinstance(mm, int | float) and math.isclose(mm, real, rel_tol=SAME_SPACING) for mm, real in zip(numbers, found)
+    )
+    if not same:
+        raise BadInput(
+            f"[package] says spacing_mm {stated}, but the data set in '{config.data}' has {list(found)}",
+            "Leave spacing_mm out: the data's is taken then.",
+        )
 
 
 def _check_segmenter(segmenter: SegmenterConfig) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 from test_evaluation_samples import Job, write_prepared
-from tiny_evaluation import RANGE, phantom_data
+from tiny_evaluation import RANGE, phantom_case, phantom_data
 from tiny_package import make_working_package
 
 from SynthDiffusionLib import cli
@@ -17,6 +17,7 @@ from SynthDiffusionLib.evaluation import card, coherence, samples
 from SynthDiffusionLib.evaluation.cases import load_evaluation_data
 from SynthDiffusionLib.evaluation.report import read_result
 from SynthDiffusionLib.evaluation.rows import Row, real_items
+from SynthDiffusionLib.volumes import Volume
 
 MM = (1.0, 1.0, 1.0)
 
@@ -60,7 +61,9 @@ def test_white_noise_has_no_preferred_axis():
 
 def test_flat_volumes_and_slices_have_no_values():
     flat = coherence.slice_coherence(np.full((5, 5, 5), 7.0), MM)
-    assert all(np.isnan(v) for v in flat.values())
+    assert all(np.isnan(flat[key]) for key in ("ratio", "ratio_mm", "correlation"))
+    assert all(flat[key] == 0 for key in ("step_across", "step_in_plane", "flicker"))
+    assert np.isnan(coherence.brightness_jumps(np.zeros((5, 5, 4)))["flicker"])  # two second differences
     volume = np.random.default_rng(2).standard_normal((20, 20, 12))
     padded = np.pad(volume, ((0, 0), (0, 0), (6, 6)))
     alone, beside = (coherence.slice_coherence(v, MM)["correlation"] for v in (volume, padded))
@@ -76,12 +79,107 @@ def test_the_cartoons_lie_on_both_sides_of_the_real_images(data, real):
     # A shift in mean leaves the correlation of slices (almost) as it is: values are clipped to the range.
     assert abs(rows["flicker"]["to_real"]["correlation"]["value"]) < 0.02
     assert rows["smoothed"]["to_real"]["correlation"]["low"] > 0
-    flickering, smooth = coherence.cartoons(real, RANGE)
+    flickering, _, _, smooth = coherence.cartoons(real, RANGE)
     for before, flicker, blurred in zip(real.items, flickering.items, smooth.items):
         shifts = (flicker.hu - before.hu)[2:4, 2:4]  # soft tissue, which is not clipped
         assert np.ptp(shifts, axis=(0, 1)).max() <= 1.0 and shifts[0, 0].std() > 10
         expected = ndimage.gaussian_filter1d(before.hu.astype(float), 1.0, axis=2, mode="nearest")
         assert np.abs(blurred.hu - expected).max() <= 0.5
+
+
+@pytest.fixture(scope="module")
+def fields():
+    """Ten smooth random fields as real images, soft tissue without anything that is clipped."""
+    cases = []
+    for number in range(10):
+        smooth = ndimage.gaussian_filter(np.random.default_rng([9, number]).standard_normal((40, 40, 24)), 1.2)
+        case = phantom_case(number, "f")
+        hu = np.rint(-300.0 + 100.0 * smooth / smooth.std()).astype(np.int16)
+        image = Volume(hu, case.image.affine, "HU")
+        cases.append(replace(case, image=image, classes=Volume(np.ones(hu.shape, np.uint8), image.affine, "label")))
+    return replace(phantom_data(), evaluated=cases)
+
+
+def altered(data, change):
+    """The real images, each changed, as samples of a model."""
+    items = real_items(data.evaluated, data.intensity_range)
+    changed = (
+        replace(item, hu=np.rint(change(item.hu.astype(float), np.random.default_rng([5, n]))).astype(np.float32))
+        for n, item in enumerate(items)
+    )
+    return Row("nodule", "nodule alone", "ours", tuple(changed))
+
+
+def test_each_cartoon_is_called_what_it_is(fields):
+    rows = {r["row"]: r for r in coherence.measure_coherence(fields, {})["rows"]}
+    said = {name: coherence.words_of(rows[name]) for name in rows if name != "real"}
+    of = {name: {m: rows[name]["to_real"][m] for m in coherence.STEPS} for name in said}
+    # Blur raises the ratio more than flicker does, and is still no jump: both steps are smaller.
+    assert of["blurred"]["ratio"]["low"] > of["flicker"]["ratio"]["high"] > 1.0
+    assert of["blurred"]["step_across"]["high"] < 1.0 and of["blurred"]["step_in_plane"]["high"] < 0.8
+    assert "jump" not in said["blurred"] and said["blurred"].endswith("most in the plane of the slices")
+    # Noise hides shifts from the ratio, not from the brightness of slices.
+    assert of["flicker_noise"]["ratio"]["value"] < of["flicker"]["ratio"]["low"]
+    assert said["flicker"] == "slices jump more than in real images; the brightness of slices jumps (flicker)"
+    assert "brightness of slices jumps" in said["flicker_noise"]
+    assert "jump" not in said["smoothed"] and "most across the slices" in said["smoothed"]
+    assert of["flicker"]["flicker"]["low"] > 3 and of["flicker_noise"]["flicker"]["low"] > 3
+    assert of["blurred"]["flicker"]["value"] == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("sigma", [20.0, 150.0])
+def test_noise_is_no_flicker(fields, sigma):
+    row = altered(fields, lambda x, rng: x + sigma * rng.standard_normal(x.shape))
+    (found,) = (r for r in coherence.measure_coherence(fields, {"nodule": row})["rows"] if r["row"] == "nodule")
+    assert coherence.words_of(found) == (
+        "steps are larger in all directions, as with noise, in which jumps of slices may hide"
+    )
+
+
+def test_noise_on_images_that_are_smooth_across_is_no_jump(fields):
+    """The ratio of these is below 1, and noise, which has a ratio of 1, raises it."""
+    smooth = [
+        replace(c, image=c.image.with_array(ndimage.gaussian_filter1d(c.image.array, 2.0, axis=2)))
+        for c in fields.evaluated
+    ]
+    thick = replace(fields, evaluated=smooth)
+    row = altered(thick, lambda x, rng: x + 20.0 * rng.standard_normal(x.shape))
+    (found,) = (r for r in coherence.measure_coherence(thick, {"nodule": row})["rows"] if r["row"] == "nodule")
+    assert found["to_real"]["ratio"]["low"] > 1.2 and found["to_real"]["step_across"]["low"] > 1.0
+    assert "jump more" not in coherence.words_of(found) and "as with noise" in coherence.words_of(found)
+
+
+def test_independent_slices_jump_without_flicker(fields):
+    """Slices of one mean, in the wrong order: pattern jumps, brightness does not."""
+
+    def shuffled(x, rng):
+        mixed = x[..., rng.permutation(x.shape[2])]
+        return mixed - mixed.mean((0, 1)) + x.mean((0, 1))
+
+    (found,) = (
+        r
+        for r in coherence.measure_coherence(fields, {"nodule": altered(fields, shuffled)})["rows"]
+        if r["row"] == "nodule"
+    )
+    assert coherence.words_of(found) == "slices jump more than in real images"
+    assert found["to_real"]["step_in_plane"]["value"] == pytest.approx(1.0, abs=0.02)
+
+
+def test_flicker_is_the_deviation_of_the_shifts_and_blind_to_what_surrounds_the_body():
+    rng = np.random.default_rng(3)
+    shifts = rng.normal(0, 12, 400)
+    flat = np.full((9, 9, 400), 200.0) + shifts
+    found = coherence.brightness_jumps(flat, 100.0)
+    assert found["flicker"] == pytest.approx(12, rel=0.1) and found["flicker_of_noise"] == pytest.approx(0, abs=1e-9)
+    # The same body in air that does not flicker, and a trend, which is no jump.
+    padded = np.zeros((60, 60, 400))
+    padded[20:40, 20:40] = 400.0 + shifts + 0.5 * np.arange(400)
+    within = coherence.brightness_jumps(padded, 100.0)["flicker"]
+    assert within > 0.5 * found["flicker"]
+    assert coherence.brightness_jumps(np.full((9, 9, 20), 5.0) * np.arange(20))["flicker"] == pytest.approx(0)
+    noise = coherence.brightness_jumps(rng.normal(0, 50, (20, 20, 400)))
+    assert noise["flicker"] == pytest.approx(50 / 20, rel=0.15)  # the mean of 400 voxels
+    assert noise["flicker_of_noise"] == pytest.approx(noise["flicker"], rel=0.15)
 
 
 def test_samples_before_and_after_are_compared_by_patient(data, real):
@@ -95,7 +193,12 @@ def test_samples_before_and_after_are_compared_by_patient(data, real):
         rows["real"]["ratio"]["value"] / rows["nodule_compared"]["ratio"]["value"]
     )
     lines = coherence.verdict_lines(result)
-    assert "like real ones" in lines[0] and "slices jump more" in lines[1] and "of these" in lines[2]
+    assert "like those of real images" in lines[0] and "slices jump more" in lines[1] and "times these" in lines[2]
+    for line in lines:
+        assert all(name in line for name in ("ratio ", "step across ", "step in plane ", "flicker "))
+    each = rows["nodule_compared"]["against"]
+    # Shifts of whole slices leave the plane as it is, but for clipping.
+    assert each["step_across"]["high"] < 0.9 and each["step_in_plane"]["value"] == pytest.approx(1.0, abs=0.06)
 
 
 def test_the_command_and_the_card(tmp_path, capsys):
@@ -119,5 +222,5 @@ def test_the_command_and_the_card(tmp_path, capsys):
     # The samples themselves must be this model's.
     assert cli.main([*command[:-4], "--samples", str(tmp_path / "before"), "--out", str(tmp_path / "no")]) != 0
     titles, cells = coherence.table(result)
-    assert len(cells) == 5 and all(len(row) == len(titles) for row in cells)
+    assert len(cells) == 7 and all(len(row) == len(titles) for row in cells)
     assert "coherence" in card.OPTIONAL

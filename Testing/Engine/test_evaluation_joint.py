@@ -133,6 +133,18 @@ def test_a_changed_mask_is_made_again(made, tmp_path):
     )
     with pytest.raises(BadInput, match="has 16x24x16 voxels, the data set's 't13_a' 15x24x16"):
         samples.load_samples(tmp_path, package, other)
+    # Nothing is made for data of another frame, be it of another size, spacing or direction.
+    turned = [replace(c, image=replace(c.image, affine=np.diag([4.0, -4.0, 5.0, 1.0]))) for c in tumours.evaluated]
+    wide = [replace(c, image=replace(c.image, affine=np.diag([-4.0, -4.0, 6.0, 1.0]))) for c in tumours.evaluated]
+    for wrong, says in (
+        (other, "'t13_a' has 15x24x16 voxels of 4x4x5 mm along LPS"),
+        (replace(tumours, evaluated=turned), "has 16x24x16 voxels of 4x4x5 mm along RPS"),
+        (replace(tumours, evaluated=wide), "has 16x24x16 voxels of 4x4x6 mm along LPS"),
+    ):
+        before = Maker()
+        with pytest.raises(BadInput, match=says):
+            samples.make_samples(package, wrong, tmp_path / "wrong", run=before)
+        assert not before.requests and not (tmp_path / "wrong").exists()
     index = json.loads((tmp_path / "samples.json").read_text(encoding="utf-8"))
     del index["samples"][0]["segmentation"]
     (tmp_path / "samples.json").write_text(json.dumps(index), encoding="utf-8")
@@ -294,6 +306,70 @@ def test_control_tells_a_model_that_heeds_from_one_that_does_not(data, tmp_path)
     assert not any("NOT" in line for line in said["heeds"] if line.startswith(("volume", "center")))
     with pytest.raises(BadInput, match="another model or with other settings"):
         control.make_control(package, data, tmp_path / "heeds", control.Settings(7), run=Maker())
+
+
+def filled_box(tumour):
+    """The ellipsoid that fills the box that was asked for, whatever the volume."""
+    grid = np.stack(np.meshgrid(*[np.arange(n) for n in SHAPE], indexing="ij"), -1)
+    middle = (np.array(SHAPE) - 1) / 2 + np.array(tumour["center"]) * [-1, -1, 1] / SPACING
+    radii = np.maximum(np.array(tumour["box"]) / SPACING / 2, 0.6)
+    return (((grid - middle) / radii) ** 2).sum(-1) <= 1.0
+
+
+def drawn_ball(tumour, rng):
+    """A ball of the volume that was asked for, at a random place."""
+    grid = np.stack(np.meshgrid(*[np.arange(n) for n in SHAPE], indexing="ij"), -1)
+    radius = (tumour["volume_mm3"] * 3 / (4 * np.pi)) ** (1 / 3)
+    room = np.maximum(np.array(SHAPE) * SPACING / 2 - radius, 0)
+    middle = (np.array(SHAPE) - 1) / 2 + rng.uniform(-1, 1, 3) * room / SPACING
+    squared = (((grid - middle) * SPACING) ** 2).sum(-1)
+    return squared <= max(radius**2, squared.min())
+
+
+def test_a_ball_of_the_right_volume_heeds_no_box(data, tmp_path):
+    package = make_joint_package(tmp_path / "tiny-joint", mask_bias=0.0)
+    rng = np.random.default_rng(11)
+    makers = {"ball": Maker(lambda tumour: drawn_ball(tumour, rng)), "heeds": Maker(filled_box)}
+    rows, said = {}, {}
+    for name, maker in makers.items():
+        index = control.make_control(package, data, tmp_path / name, run=maker)
+        assert {r.steps for r in maker.requests} == {package.spec.sampling.default_steps}
+        assert index["settings"]["steps"] == package.spec.sampling.default_steps
+        result = control.measure_control(package, data, tmp_path / name, index)
+        rows[name] = {r["row"]: r for r in result["rows"]}
+        said[name] = {line.split(":")[0].split(" ")[0]: line for line in control.verdict_lines(result)[1:]}
+    boxes = 0
+    for key in control.BOXES:
+        ball, cartoon = rows["ball"][key], rows["ball"][key]["ball"]
+        boxes += ball["p_spearman"] < 0.01 and ball["slope"]["low"] > ball["ignores"]["slope"]["high"]
+        assert cartoon["slope"]["value"] == pytest.approx(ball["slope"]["value"], abs=0.12), key
+        assert abs(ball["given_volume"]["value"]) < 0.2 and abs(cartoon["given_volume"]["value"]) < 0.2, key
+        assert "NOT clearly heeded beyond the volume" in said["ball"][key]
+        assert "NOT" not in said["heeds"][key], said["heeds"][key]
+    assert boxes  # by the slope alone they would be called heeded
+    assert "NOT" not in said["ball"]["volume_mm3"] and rows["ball"]["volume_mm3"]["ball"]["slope"]["low"] > 0.9
+    for key in ("sphericity", "center_r_mm", "center_a_mm", "center_s_mm"):
+        assert "NOT clearly heeded" in said["ball"][key]
+    titles, cells = control.table({"rows": list(rows["ball"].values())})
+    assert len(cells) == 3 * len(control.COMPARED) and all(len(line) == len(titles) for line in cells)
+    assert sum(line[0] == "  ball of that volume, anywhere" for line in cells) == len(control.COMPARED)
+
+
+def test_the_slope_given_the_volume_is_that_of_a_regression_on_both():
+    rng = np.random.default_rng(4)
+    z = rng.uniform(1, 3, 30)
+    x = z + rng.normal(0, 0.4, 30)
+    y = 0.3 * x + 2.0 * z + rng.normal(0, 0.2, 30)
+    expected = np.linalg.lstsq(np.stack([x, z, np.ones(30)], 1), y, rcond=None)[0][0]
+    found = cs.given(x, y, z)
+    assert found["value"] == pytest.approx(expected) and found["low"] < 0.3 < found["high"]
+    assert float(cs.ols_slope(x, y)) > 1.0  # the slope alone takes in what z does
+    assert np.isnan(cs.partial_slope(2 * z + 1, y, z))
+    # A ball in continuous space: 2 r along every axis, mesh and voxels a little off.
+    ball = cs.random_balls(np.array([30000.0]), (100, 100, 100), (2, 2, 2))[0]
+    side = 2 * (3 * 30000 / (4 * np.pi)) ** (1 / 3)
+    assert ball["volume_mm3"] == pytest.approx(30000, rel=0.03) and ball["box_r_mm"] == pytest.approx(side, abs=4)
+    assert cs.random_balls(np.array([1.0]), (20, 20, 20), (5, 5, 5))[0]["volume_mm3"] == 125.0  # one voxel
 
 
 def test_empty_masks_and_masks_in_pieces_are_counted():

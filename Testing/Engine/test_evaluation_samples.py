@@ -185,6 +185,23 @@ def test_a_new_segmenter_leaves_the_samples_valid(package, data, tmp_path):
     assert load_samples(tmp_path, package, data)[0]
 
 
+def test_steps_are_the_models_default_and_the_index_has_their_number(package, data, tmp_path):
+    sampling = replace(package.spec.sampling, default_sampler="ddim", default_steps=50)
+    slow = replace(package, spec=replace(package.spec, sampling=sampling))
+    job = Job()
+    index = make_samples(slow, data, tmp_path / "default", Settings(arms=("nodule",)), run=job)
+    assert {r.steps for r in job.requests} == {50}
+    assert json.loads(index.read_text(encoding="utf-8"))["settings"]["steps"] == 50
+    # A folder of 20 steps is gone on with when 20 are asked for, and not mixed with others.
+    make_samples(slow, data, tmp_path / "older", Settings(arms=("nodule",), steps=20), run=job)
+    with pytest.raises(BadInput, match="their settings") as error:
+        make_samples(slow, data, tmp_path / "older", Settings(arms=("nodule",)), run=job)
+    assert "--steps 20" in error.value.hint
+    made = len(job.requests)
+    make_samples(slow, data, tmp_path / "older", Settings(arms=("nodule",), steps=20), run=job)
+    assert len(job.requests) == made == 10
+
+
 def test_samples_of_another_kind_are_not_mixed(package, data, tmp_path):
     make_samples(package, data, tmp_path, Settings(arms=("nodule",), steps=20), run=Job())
     with pytest.raises(BadInput, match="another kind: their settings"):

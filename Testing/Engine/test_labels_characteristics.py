@@ -150,11 +150,42 @@ def test_the_distribution_is_a_valid_section_and_its_correlation_positive_defini
         )
 
 
+def test_copies_are_no_cases():
+    """Twelve exact copies of each of 25 cases say what the cases say: the same shrinkage and number, the same range."""
+    table = table_of(25)
+    alone, copied = (fit_distribution(rows, (100.0,) * 3, cases=25) for rows in (table, np.repeat(table, 12, axis=0)))
+    assert alone.cases == copied.cases == 25 and alone.range == copied.range
+    unshrunk = np.corrcoef(normal_scores(np.repeat(table, 12, axis=0))[:, :8].T)
+    found, own = (np.array(spec.correlation)[:8, :8] for spec in (copied, alone))
+    outside = ~np.eye(8, dtype=bool)
+    np.testing.assert_allclose(found[outside], unshrunk[outside] * (1 - 1 / 26), atol=1e-6)
+    np.testing.assert_allclose(found, own, atol=0.02)  # ranks of ties differ a little from those of single cases
+    with pytest.raises(BadInput, match="25 rows of characteristics cannot be of 26 cases"):
+        fit_distribution(table, (100.0,) * 3, cases=26)
+
+
+def test_a_correlation_that_is_not_positive_definite_is_told():
+    section = fit_distribution(table_of(25), (100.0,) * 3, "lump").to_json()
+    for pairs, wrong in (
+        ({(0, 1): 0.9, (1, 2): 0.9, (0, 2): -0.9}, True),  # each possible, not all three
+        ({(0, 1): 1.0}, True),  # singular
+        ({(0, 1): 0.9, (1, 2): 0.9, (0, 2): 0.9}, False),
+    ):
+        matrix = np.eye(9)
+        for (i, j), value in pairs.items():
+            matrix[i, j] = matrix[j, i] = value
+        found = list(characteristics_problems({**section, "correlation": matrix.tolist()}, ["lump"]))
+        assert [("positive definite" in problem) for problem in found] == [True] * wrong
+    section["correlation"][0][1] = 0.5
+    (found,) = characteristics_problems(section, ["lump"])
+    assert "symmetric" in found
+
+
 def test_the_correlation_of_normal_scores_is_that_behind_any_monotone_columns():
     """Scores see ranks only, so that of exp(Gaussian) is the Gaussian's."""
     wanted = np.array([[1.0, 0.8, -0.3], [0.8, 1.0, 0.1], [-0.3, 0.1, 1.0]])
     drawn = multivariate_normal(np.zeros(3), wanted).rvs(20_000, random_state=1)
-    np.testing.assert_allclose(shrunk_correlation(normal_scores(np.exp(2 * drawn))), wanted, atol=0.02)
+    np.testing.assert_allclose(shrunk_correlation(normal_scores(np.exp(2 * drawn)), 20_000), wanted, atol=0.02)
 
 
 def test_normal_scores_are_blind_to_the_order_and_fair_to_ties():

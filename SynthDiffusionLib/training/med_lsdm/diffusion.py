@@ -46,24 +46,24 @@ class DiffusionStage(LatentStage):
     def scaled(self, values: torch.Tensor) -> torch.Tensor:
         return self.autoencoder.scaled(values)
 
-    def decode(self, latents: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-        return self.autoencoder.decode(latents, self.picture_condition(classes))
+    def decode(self, latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return self.autoencoder.decode(latents, self.picture_condition(labels))
 
     def predict(
         self, network: torch.nn.Module, noisy: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor | None
     ) -> torch.Tensor:
         return network(noisy, timesteps, condition)
 
-    def _map(self, classes: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
-        masks = masks_of(classes, self.table, torch.ones_like(given))
+    def _map(self, labels: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+        masks = masks_of(labels, self.table, torch.ones_like(given))
         return one_hot_masks(masks, given)
 
-    def condition(self, classes: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        given = draw_all_given(self.scheme, self.config.condition, len(classes), rng)
-        return self._map(classes, given.to(classes.device))
+    def condition(self, labels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        given = draw_all_given(self.scheme, self.config.condition, len(labels), rng)
+        return self._map(labels, given.to(labels.device))
 
-    def picture_condition(self, classes: torch.Tensor) -> torch.Tensor:
-        return self._map(classes, torch.ones(len(classes), self.table.shape[1], device=classes.device))
+    def picture_condition(self, labels: torch.Tensor) -> torch.Tensor:
+        return self._map(labels, torch.ones(len(labels), self.table.shape[1], device=labels.device))
 
     def record(self) -> dict[str, Any]:
         return {

@@ -16,7 +16,15 @@ from SynthDiffusionLib.intensity import normalise
 from SynthDiffusionLib.labels.scheme import LabelScheme
 from SynthDiffusionLib.training.crops import mirror_to
 from SynthDiffusionLib.training.dataset import Case
-from SynthDiffusionLib.training.latents import LatentSet, Recipe, blunt, digest_of, keep_latents, write_summary
+from SynthDiffusionLib.training.latents import (
+    LatentSet,
+    Recipe,
+    blunt,
+    digest_of,
+    keep_latents,
+    standard_deviation,
+    write_summary,
+)
 from SynthDiffusionLib.training.med_lsdm.autoencoder import build_trained
 from SynthDiffusionLib.training.med_lsdm.config import LatentConfig
 
@@ -156,7 +164,7 @@ def prepare_latents(
     recipe = recipe_of(scheme, config, autoencoder, seed)
     latents = keep_latents(folder, data, recipe, autoencoder.fabric)
     if config.scaling == "deviation":
-        autoencoder.factor = 1.0 / _deviation(latents)
+        autoencoder.factor = 1.0 / standard_deviation([latent.values for latent in latents.train])
     count, (low, high) = len(latents.train) + len(latents.validation), autoencoder.range
     beyond = max(float(autoencoder.scaled(latent.values).abs().max()) for latent in latents.train)
     on_event(
@@ -170,14 +178,6 @@ def prepare_latents(
     if autoencoder.fabric.is_global_zero:
         write_summary(folder, latents, recipe, range=[low, high], factor=autoencoder.factor, furthest=beyond)
     return latents
-
-
-def _deviation(latents: LatentSet) -> float:
-    """Standard deviation of all numbers of the training latents."""
-    count = sum(latent.values.numel() for latent in latents.train)
-    mean = sum(float(latent.values.double().sum()) for latent in latents.train) / count
-    squares = sum(float(((latent.values.double() - mean) ** 2).sum()) for latent in latents.train)
-    return max((squares / count) ** 0.5, 1e-6)
 
 
 def _text(autoencoder: Autoencoder, value: float) -> str:

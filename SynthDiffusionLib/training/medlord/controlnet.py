@@ -40,12 +40,12 @@ class ControlNetStage(CodeStage):
         self.denoiser = denoiser.eval().requires_grad_(False).to(fabric.device)
         super().__init__(config, fabric, autoencoder, latents, factor, diffusion, crops, network)
 
-    def condition(self, classes: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        given = draw_given(self.scheme, self.config.condition, len(classes), rng)
-        return masks_of(classes, self.table, given.to(classes.device))
+    def condition(self, labels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        given = draw_given(self.scheme, self.config.condition, len(labels), rng)
+        return masks_of(labels, self.table, given.to(labels.device))
 
-    def picture_condition(self, classes: torch.Tensor) -> torch.Tensor:
-        return masks_of(classes, self.table, torch.ones(len(classes), self.table.shape[1], device=classes.device))
+    def picture_condition(self, labels: torch.Tensor) -> torch.Tensor:
+        return masks_of(labels, self.table, torch.ones(len(labels), self.table.shape[1], device=labels.device))
 
     def predict(
         self, network: torch.nn.Module, noisy: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor | None

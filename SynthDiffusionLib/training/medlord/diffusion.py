@@ -35,7 +35,7 @@ class CodeStage(LatentStage):
     def scaled(self, values: torch.Tensor) -> torch.Tensor:
         return self.autoencoder.embed(values) * self.factor
 
-    def decode(self, latents: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    def decode(self, latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return self.autoencoder.decode(latents / self.factor)
 
     def record(self) -> dict[str, Any]:

@@ -80,12 +80,13 @@ class RefineConfig:
     """What the refiner is trained on.
 
     Args:
-        slices: neighbouring slices of a volume in a crop; 0 takes all.
+        slices: neighbouring slices of a volume that are scored; as many more on either side as the refiner reaches
+            are only seen. 0 takes all, and so does a number with which all are seen anyway.
         noise: largest standard deviation of the noise that is added to the latents, in standard deviations of the
             latents; each crop draws its own between 0 and this.
     """
 
-    slices: int = 16
+    slices: int = 32
     noise: float = 0.3
 
 
@@ -171,6 +172,11 @@ def _problems(config: SliceLDMConfig) -> Iterator[str]:
         yield "[refining] slices must be at least 2, or 0 for all"
     if not 0 <= config.refining.noise <= 10:
         yield f"[refining] noise must be from 0 to 10, not {config.refining.noise:g}"
+    forward = config.diffusion
+    if forward.get("beta_schedule") == "squaredcos_cap_v2" and forward.get("prediction", "epsilon") == "epsilon":
+        # Its last steps are all but pure noise, and an error of the noise is divided by almost nothing; these latents
+        # have no known range that the estimates could be clipped to.
+        yield "[diffusion] cannot predict epsilon with squaredcos_cap_v2: give v_prediction or scaled_linear"
     if not 1 <= config.latents.copies <= 1000:
         yield f"[latents] copies must be from 1 to 1000, not {config.latents.copies}"
 

@@ -50,7 +50,7 @@ class DiffusionStage(LatentStage):
     def scaled(self, values: torch.Tensor) -> torch.Tensor:
         return values.float() * self.latents.scale_factor
 
-    def decode(self, latents: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    def decode(self, latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Image and mask (B, 2, I, J, K), with the refiner if there is one; the characteristics are not needed."""
         return self.autoencoder.decode(latents / self.latents.scale_factor, self.refiner)
 
@@ -62,10 +62,10 @@ class DiffusionStage(LatentStage):
         chosen = [latents[rng.integers(len(latents))] for _ in range(self.config.optimiser.batch)]
         return *self.stacked(chosen), rng
 
-    def condition(self, classes: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    def condition(self, labels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """The characteristics (B, 9); with the chance `drop` all nine of a volume are NaN, the null condition."""
-        dropped = torch.from_numpy(rng.random(len(classes)) < self.config.condition.drop).to(classes.device)
-        return classes.masked_fill(dropped[:, None], float("nan"))
+        dropped = torch.from_numpy(rng.random(len(labels)) < self.config.condition.drop).to(labels.device)
+        return labels.masked_fill(dropped[:, None], float("nan"))
 
     def predict(
         self, network: torch.nn.Module, noisy: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor | None

@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 
 from SynthDiffusionLib.labels.characteristics import fit_distribution, measure, straight_axes
 from SynthDiffusionLib.labels.scheme import LabelScheme
 from SynthDiffusionLib.models.characteristics import NAMES, CharacteristicsSpec
-from SynthDiffusionLib.training.latents import sealed
+from SynthDiffusionLib.training.dataset import patients_of
+from SynthDiffusionLib.training.latents import read_whole, standard_deviation, write_sealed
 from SynthDiffusionLib.training.slice_ldm.config import SliceLDMConfig
 from SynthDiffusionLib.training.slice_ldm.earlier import Autoencoder
 from SynthDiffusionLib.training.slice_ldm.volumes import (
@@ -137,8 +136,7 @@ def prepare_latents(
                 tensors = _copies(pair, index, count, config, autoencoder, split)
                 renewed += 1
                 if fabric.is_global_zero:
-                    with atomic_file(path) as stream:
-                        stream.write(save(tensors, metadata={"stamp": sealed(stamp, tensors)}))
+                    write_sealed(path, stamp, tensors)
             total += sum(t.numel() * t.element_size() for t in tensors.values())
             latents += [
                 Latent(
@@ -147,9 +145,10 @@ def prepare_latents(
                 for n in range(count)
             ]
     fabric.barrier()
-    factor = scale_factor([latent.latent for latent in parts["train"]])
+    factor = 1.0 / standard_deviation([latent.latent for latent in parts["train"]])
     table = np.stack([latent.characteristics for latent in parts["train"]])
-    spec = fit_distribution(table, extent.tolist(), target_of(config.data, scheme))
+    patients = patients_of(config.data, "train")
+    spec = fit_distribution(table, extent.tolist(), target_of(config.data, scheme), len(patients))
     on_event(
         {
             "event": "note",
@@ -171,14 +170,6 @@ def prepare_latents(
     return LatentSet(parts["train"], parts["validation"], factor, spec, total)
 
 
-def scale_factor(latents: list[torch.Tensor]) -> float:
-    """1 / standard deviation over all numbers of some latents."""
-    number = sum(latent.numel() for latent in latents)
-    mean = sum(float(latent.double().sum()) for latent in latents) / number
-    variance = sum(float((latent.double() - mean).square().sum()) for latent in latents) / number
-    return 1.0 / max(variance**0.5, 1e-6)
-
-
 def _stamp(pair: Pair, settings: dict[str, Any], autoencoder: Autoencoder, index: int) -> str:
     """SHA-256 of all that the latents of a case depend on."""
     parameters = [settings, index, list(autoencoder.intensity_range), pair.affine.tolist()]
@@ -193,17 +184,8 @@ def _read(
     path: Path, stamp: str, count: int, autoencoder: Autoencoder, size: tuple[int, int, int]
 ) -> dict[str, torch.Tensor] | None:
     """The tensors of a file that is whole, of this stamp and of `count` copies, or None."""
-    from safetensors import safe_open
-
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            found = (file.metadata() or {}).get("stamp", "")
-        if not found.startswith(stamp):
-            return None
-        tensors = load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError):  # KeyError: a type of numbers that PyTorch has not
+    tensors = read_whole(path, stamp)
+    if tensors is None:
         return None
     factor = autoencoder.network.downsampling
     shapes = {
@@ -212,6 +194,4 @@ def _read(
         "characteristics": (len(NAMES),),
     }
     wanted = {f"{kind}{n}": shapes[kind] for kind in KINDS for n in range(count)}
-    if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != wanted:
-        return None
-    return tensors if found == sealed(stamp, tensors) else None
+    return tensors if {name: tuple(tensor.shape) for name, tensor in tensors.items()} == wanted else None

@@ -3,13 +3,16 @@
 The paper has none. The autoencoder stays as it is. Latents of real volumes, with noise of a random strength as a
 denoiser leaves it, go through the refiner's first part, the decoder, and its second part, and must come out as the
 real volume; what neighbouring slices differ by must come out, too.
+
+A piece of a volume goes through the networks with as many more slices on either side as they reach, and only the piece
+is scored: it comes out as it does in the whole volume, which is what sampling sees.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +32,39 @@ PICTURE_CASES = 2
 MEASURED_CASES = 8  # whose latents' standard deviation is measured
 
 
+class Piece(NamedTuple):
+    """Neighbouring slices of a volume, and those around them that they depend on.
+
+    Args:
+        scored: the slices themselves.
+        decoded: those that the refiner's second part must see for them.
+        encoded: those whose latents the first part must see for these.
+    """
+
+    scored: slice
+    decoded: slice
+    encoded: slice
+
+    @staticmethod
+    def of(start: int, count: int, depth: int, reach: int) -> Piece:
+        """The piece of `count` slices from `start` on of a volume of `depth`.
+
+        Args:
+            reach: slices on either side that each of the refiner's parts sees.
+        """
+
+        def wider(inner: slice) -> slice:
+            return slice(max(0, inner.start - reach), min(depth, inner.stop + reach))
+
+        scored = slice(start, start + count)
+        return Piece(scored, wider(scored), wider(wider(scored)))
+
+
+def within(inner: slice, outer: slice) -> slice:
+    """Where slices lie among others that begin earlier or with them."""
+    return slice(inner.start - outer.start, inner.stop - outer.start)
+
+
 class Mended(torch.nn.Module):
     """The refiner's two parts with the frozen decoder between them as one way, so that DDP sees every weight."""
 
@@ -37,11 +73,16 @@ class Mended(torch.nn.Module):
         self.refiner = refiner
         self.frozen = (decoder,)  # in a tuple: no part of this module
 
-    def forward(self, latents: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        """Latents of neighbouring slices (1, C, i, j, n) and their positions (n,) to image and mask (1, 2, I, J, n)."""
-        mended = self.refiner.aggregate(latents)
-        slices = self.frozen[0].decode(to_slices(mended), places)
-        return self.refiner.refine(slices.movedim(0, -1)[None])
+    def forward(self, latents: torch.Tensor, places: torch.Tensor, piece: Piece) -> torch.Tensor:
+        """Image and mask of a piece, (1, 2, I, J, n).
+
+        Args:
+            latents: (1, C, i, j, m) of the slices `piece.encoded`.
+            places: (K,) positions of all slices of the volume.
+        """
+        mended = self.refiner.aggregate(latents)[..., within(piece.decoded, piece.encoded)]
+        slices = self.frozen[0].decode(to_slices(mended), places[piece.decoded])
+        return self.refiner.refine(slices.movedim(0, -1)[None])[..., within(piece.scored, piece.decoded)]
 
 
 class RefinerStage(Stage):
@@ -62,7 +103,10 @@ class RefinerStage(Stage):
         self.train = [pair.pair.to(fabric.device) for pair in pairs["train"]]
         self.validation = [pair.pair.to(fabric.device) for pair in pairs["validation"]]
         depth = self.train[0].shape[-1]
-        self.slices = min(config.refining.slices or depth, depth)
+        self.reach = network.reach[2]
+        self.slices = config.refining.slices or depth
+        if self.slices + 2 * self.reach >= depth:  # nothing is saved then
+            self.slices = depth
         self.places = autoencoder.network.positions(depth).to(fabric.device)
         latents = [autoencoder.encode(pair[None]) for pair in self.train[:MEASURED_CASES]]
         self.spread = float(torch.cat(latents).std())
@@ -102,14 +146,15 @@ class RefinerStage(Stage):
             pair = varied(
                 self.train[rng.integers(len(self.train))], draw_variation(config.volumes, rng), config.volumes.border
             )
-            start = int(rng.integers(pair.shape[-1] - self.slices + 1))
-            inside = slice(start, start + self.slices)
-            real, places = pair[None, ..., inside].contiguous(), self.places[inside]
+            depth = pair.shape[-1]
+            piece = Piece.of(int(rng.integers(depth - self.slices + 1)), self.slices, depth, self.reach)
             with torch.no_grad(), self.fabric.autocast():
-                mean = self.autoencoder.network.encode(to_slices(real), places)[0].float()
+                known = to_slices(pair[None, ..., piece.encoded])
+                mean = self.autoencoder.network.encode(known, self.places[piece.encoded])[0].float()
             strength = rng.uniform(0.0, config.refining.noise)
             noisy = self._noise(mean.movedim(0, -1)[None], strength, int(rng.integers(2**62)))
-            losses.append(self._loss(self.trained(noisy, places).float(), real))
+            found = self.trained(noisy, self.places, piece).float()
+            losses.append(self._loss(found, pair[None, ..., piece.scored]))
         total = torch.stack([one for one, _ in losses]).mean()
         self.descend(self.trained, self.optimiser, total)
         if self.ema is not None:

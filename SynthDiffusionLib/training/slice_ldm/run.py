@@ -10,7 +10,6 @@ from SynthDiffusionLib.training.slice_ldm.config import load_slice_ldm_config
 from SynthDiffusionLib.training.slice_ldm.diffusion import train_diffusion
 from SynthDiffusionLib.training.slice_ldm.pack import check_package, write_slice_ldm_package
 from SynthDiffusionLib.training.slice_ldm.refiner import train_refiner
-from SynthDiffusionLib.training.slice_ldm.volumes import check_parts
 from SynthDiffusionLib.training.stage_runs import Workshop, carry_out
 
 WORKSHOP = Workshop(
@@ -31,7 +30,6 @@ def train_stage(
 ) -> Path:
     """Carries out the configuration of one stage; see `stage_runs.carry_out`."""
     config = load_slice_ldm_config(config_path)
-    check_parts(config.data)
     return carry_out(
         config, WORKSHOP, out, resume=resume, device=device, only_segmenter=only_segmenter, on_event=on_event
     )

@@ -89,24 +89,6 @@ def load_pairs(
     return pairs
 
 
-def check_parts(data: Path) -> None:
-    """Whether each patient is in one part of the data set only.
-
-    Raises:
-        BadInput: one is in two.
-    """
-    description = read_description(data)
-    seen: dict[str, str] = {}
-    for part, names in description["split"].items():
-        for name in names:
-            patient = description["cases"][name]["patient"]
-            if seen.setdefault(patient, part) != part:
-                raise BadInput(
-                    f"The patient '{patient}' is in the parts {seen[patient]} and {part} of the data set in '{data}'",
-                    "Prepare the data again: synthdiffusion prepare splits by patient.",
-                )
-
-
 def target_of(data: Path, scheme: LabelScheme) -> str:
     """The class whose mask is synthesised: the target of the data set.
 
