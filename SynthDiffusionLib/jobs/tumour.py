@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from SynthDiffusionLib.errors import BadInput
-from SynthDiffusionLib.models.characteristics import NAMES
 from SynthDiffusionLib.schemas import closest
 
 # Name in a request, and the characteristics that it stands for: three are given along R, A and S.
@@ -23,6 +22,8 @@ FIELDS = {
     "center": ("center_r_mm", "center_a_mm", "center_s_mm"),
     "box": ("box_r_mm", "box_a_mm", "box_s_mm"),
 }
+# As in `models.characteristics`, which needs more than a request may.
+NAMES = tuple(name for names in FIELDS.values() for name in names)
 EXAMPLE = "--tumour volume_mm3=20000,sphericity=0.6,center=0x10x-5,box=40x30x50"
 Tumour = Mapping[str, "float | tuple[float, float, float]"]
 

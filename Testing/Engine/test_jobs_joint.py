@@ -319,3 +319,10 @@ def test_what_has_no_partner_is_refused_by_name():
     with pytest.raises(BadInput) as error:
         draw_tumour({"volume_mm3": 250_000.0}, tiny_characteristics(), 0, EXTENT, VOXEL)
     assert "volume_mm3=250000" in error.value.one_line() and "less than the volume" in error.value.one_line()
+
+
+def test_a_request_and_a_model_have_the_same_names():
+    from SynthDiffusionLib.jobs import tumour
+    from SynthDiffusionLib.models import characteristics
+
+    assert tumour.NAMES == characteristics.NAMES

@@ -193,6 +193,7 @@ def test_shipped_configurations_are_complete(name):
         "classes": {c.name: c.value for c in scheme.condition_classes},
         "split_seed": 2026,
         "split": {"train": ["1_a"], "validation": ["2_a"], "test": ["3_a"]},
+        "cases": {name: {"patient": name[0]} for name in ("1_a", "2_a", "3_a")},
     }
     check_run(config, scheme, description)
     assert config.phases == tuple(sorted(config.phases, key=lambda p: p.patch))
