@@ -1,8 +1,14 @@
 """`python -m SynthDiffusionLib` is the command `synthdiffusion`."""
 
+import os
 import sys
 
-from SynthDiffusionLib.cli import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from SynthDiffusionLib.cli import main
+
+        code = main()
+    except KeyboardInterrupt:  # before `main` could look out for it
+        os.write(2, b"synthdiffusion: error: Cancelled\n")
+        os._exit(130)
+    sys.exit(code)

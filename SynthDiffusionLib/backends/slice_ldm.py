@@ -183,13 +183,13 @@ class SliceLDM:
             )
         if characteristics is None:
             return torch.full((1, len(NAMES)), float("nan"))
-        values = np.asarray(characteristics, np.float32)
-        if values.shape != (len(NAMES),) or not np.isfinite(values).all():
+        values = np.asarray(characteristics, float)
+        if values.shape != (len(NAMES),) or not (np.abs(values) <= np.finfo(np.float32).max).all():  # false for NaN
             raise BadInput(
                 f"The model '{self.id}' needs {len(NAMES)} characteristics that are numbers",
                 f"They are: {', '.join(NAMES)}.",
             )
-        return torch.from_numpy(values / self.scale)[None]
+        return torch.from_numpy(values.astype(np.float32) / self.scale)[None]
 
 
 def _image(decoded: torch.Tensor) -> np.ndarray:

@@ -1,110 +1,100 @@
 """The command line. Every command is a module of this package with `add_parser` and `run`; nothing heavy is imported
-until a command runs."""
+until a command runs.
+
+This file itself imports nothing that takes time, so that Ctrl+C finds `main` at work from the first moment.
+"""
 
 from __future__ import annotations
 
-import argparse
-import difflib
+import atexit
 import os
-import re
 import sys
-import traceback
 
-from SynthDiffusionLib import __version__
-from SynthDiffusionLib.errors import Cancelled, OutOfMemory, RunFailed, SynthDiffusionError
-from SynthDiffusionLib.jobs.interrupts import ended_like_interrupted
+_reported: list[int] = []  # exit codes
 
-DESCRIPTION = """Synthetic CT and MR volumes from segmentations, with diffusion models on your own computer.
-For research only; not for diagnosis."""
+TYPE_CHECKING = False  # as `typing` has it, which takes time to import
+if TYPE_CHECKING:
+    import argparse
 
-EPILOG = """Start with: synthdiffusion demo
-Exit codes: 0 done, 1 failed while running, 2 bad input or usage, 130 cancelled."""
+    from SynthDiffusionLib.errors import SynthDiffusionError
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse, with errors on one line and the nearest match named."""
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command and returns the exit code.
 
-    def error(self, message: str) -> None:
-        wrong = re.search(r"unrecognized arguments: (--?[\w-]+)", message)
-        invalid = re.search(r"invalid choice: '([^']+)' \(choose from (.+)\)", message)
-        hint = f"See {self.prog} --help."
-        if wrong:
-            near = difflib.get_close_matches(wrong.group(1), _option_strings(self), n=1)
-            hint = f"Did you mean {near[0]}? {hint}" if near else hint
-        elif invalid:
-            near = difflib.get_close_matches(invalid.group(1), re.findall(r"[\w-]+", invalid.group(2)), n=1)
-            hint = f"Did you mean '{near[0]}'? {hint}" if near else hint
-        self.exit(2, f"synthdiffusion: error: {' '.join(message.split())}. {hint}\n")
+    Args:
+        arguments: of the command line. None: those of this process, which ends afterwards; Ctrl+C then still ends it
+            with one line and no traceback.
+    """
+    try:
+        if arguments is None:
+            atexit.register(_end_as_cancelled)  # first, so that it is called last
+        try:
+            return _run(list(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            if arguments is None:
+                from SynthDiffusionLib.jobs.interrupts import end_at_once_when_interrupted
 
-
-def _option_strings(parser: argparse.ArgumentParser) -> list[str]:
-    found: list[str] = []
-    for action in parser._actions:
-        found += action.option_strings
-        if isinstance(action, argparse._SubParsersAction):
-            for sub in action.choices.values():
-                found += _option_strings(sub)
-    return found
+                end_at_once_when_interrupted()
+    except KeyboardInterrupt:  # another one, while the first or the result was being told of
+        return _report(KeyboardInterrupt())
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    from SynthDiffusionLib.cli import (
-        demo_command,
-        evaluate_command,
-        export_command,
-        generate_command,
-        models_command,
-        plan_command,
-        prepare_command,
-        train_command,
-    )
+    from SynthDiffusionLib.cli import parser
 
-    parser = _Parser(
-        prog="synthdiffusion",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"synthdiffusion {__version__}")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error; may stand anywhere")
-    subparsers = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
-    for command in (
-        demo_command,
-        models_command,
-        plan_command,
-        prepare_command,
-        generate_command,
-        train_command,
-        evaluate_command,
-        export_command,
-    ):
-        command.add_parser(subparsers)
-    return parser
+    return parser.build_parser()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs a command and returns the exit code."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+def _run(arguments: list[str]) -> int:
+    """Runs a command and tells of its errors."""
     debug = "--debug" in arguments
     try:
+        from SynthDiffusionLib.jobs.interrupts import ended_like_interrupted
+
         with ended_like_interrupted():
             args = build_parser().parse_args([a for a in arguments if a != "--debug"])
-            return args.run(args)
+            code = args.run(args)
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where a reader that has gone is no surprise
+            return code
     except BrokenPipeError:
         # The reader of our output has gone (`| head`): nothing is left to say, and nowhere to say it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (Exception, KeyboardInterrupt) as error:
         if debug:
+            import traceback
+
             traceback.print_exception(error)
-        known = _known(error)
-        print(f"synthdiffusion: error: {known.one_line()}", file=sys.stderr)
-        return known.exit_code
+        return _report(error)
+
+
+def _report(error: BaseException) -> int:
+    """Prints the line of an error; returns its exit code."""
+    known = _known(error)
+    print(f"synthdiffusion: error: {known.one_line()}", file=sys.stderr)
+    _reported.append(known.exit_code)
+    return known.exit_code
+
+
+def _end_as_cancelled() -> None:
+    """Keeps the exit code of a cancelled command. Where Ctrl+C has come while Python ran code from a text, as it does
+    to make a dataclass, it would end itself with the signal, although the exception was caught."""
+    if _reported and _reported[-1] == 130:
+        import contextlib
+
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(AttributeError, OSError, ValueError):  # none, gone, or closed
+                stream.flush()
+        os._exit(130)
 
 
 def _known(error: BaseException) -> SynthDiffusionError:
     """The error to show for any exception."""
+    from SynthDiffusionLib.errors import Cancelled, OutOfMemory, RunFailed, SynthDiffusionError
+
     if isinstance(error, SynthDiffusionError):
         return error
     if isinstance(error, KeyboardInterrupt):

@@ -18,7 +18,7 @@ import numpy as np
 from SynthDiffusionLib.evaluation import noskill
 from SynthDiffusionLib.evaluation.adherence import FOUND_FRACTION, JOINT_SUFFIX, WINDOW
 from SynthDiffusionLib.evaluation.cases import ground_of, targets_of
-from SynthDiffusionLib.jobs.events import OnEvent
+from SynthDiffusionLib.jobs.events import OnEvent, ignore
 from SynthDiffusionLib.models import ModelPackage
 from SynthDiffusionLib.models.spec import ModelSpec
 from SynthDiffusionLib.volumes import Volume
@@ -40,13 +40,18 @@ NOT_DRAWN = "the target class is not drawn"
 NOT_MADE = "the model made nothing of the target class"
 
 
-def load_segmenter(package: ModelPackage) -> Segment | dict[str, Segment] | None:
+def load_segmenter(package: ModelPackage, on_event: OnEvent = ignore) -> Segment | dict[str, Segment] | None:
     """The package's segmenter, on the CPU; by target where it finds several; None if it has none.
+
+    Args:
+        on_event: gets a warning if it has none: what was asked for will be missing.
 
     Raises:
         ModelError: its weights do not fit.
     """
     if package.spec.segmenter is None:
+        message = f"The model '{package.spec.id}' has no segmenter: adherence will not be measured."
+        on_event({"event": "warning", "message": message})
         return None
     from SynthDiffusionLib.evaluation.adherence import package_segmenter
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import stat
@@ -37,6 +38,27 @@ def ended_like_interrupted() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def end_at_once_when_interrupted() -> None:
+    """From now on, Ctrl+C ends this process with one line and the exit code 130. For the time after the work, in which
+    nobody catches KeyboardInterrupt any more; what was printed must have been flushed.
+
+    While the interpreter itself is taken down, Ctrl+C does nothing: the exit code stands by then, and no Python code
+    can run. Where interrupts are ignored, or have a handler of somebody else, nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, _end_at_once)
+
+
+def _end_at_once(number: int, frame: object) -> None:
+    """Handler of a signal. Writes past `sys.stderr`, which may be in use at this moment."""
+    with suppress(OSError):
+        os.write(2, f"synthdiffusion: error: {Cancelled().one_line()}\n".encode())
+    os._exit(Cancelled.exit_code)
 
 
 def end_with_stdin() -> None:

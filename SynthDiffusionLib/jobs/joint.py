@@ -10,7 +10,7 @@ know that a tumour is rounder than its box; so a draw is preferred that an ellip
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +24,12 @@ from SynthDiffusionLib.models.characteristics import NAMES, CharacteristicsSpec
 MESH_TOLERANCE = 0.15
 TRIES = 4000
 TRIES_FOR_ELLIPSOIDS = 400
+FIRST_BATCH = 64  # draws made at once; nearly always enough
+RARE = 1e-4  # share of tumours that lie farther out than one that a note is made for
 DIGITS = 6  # significant ones of what is drawn, so that a command line can say it
 AXES = ("R", "A", "S")
 SHAPE = ("volume_mm3", "surface_mm2", "sphericity")
+Values = float | np.ndarray
 _ROUNDING = 1.0 + 1e-5  # of the comparisons, for values of `DIGITS` digits
 
 
@@ -49,18 +52,20 @@ class TumourValues:
         return {"asked": dict(self.asked), "drawn": list(self.drawn), "used": dict(zip(NAMES, self.used))}
 
 
-def ball_surface(volume: float) -> float:
+def ball_surface(volume: Values) -> Values:
     """Surface of the ball of a volume, (36 pi V^2)^(1/3): the least that any body of that volume has."""
     return (36.0 * math.pi * volume**2) ** (1 / 3)
 
 
-def volume_of(surface: float, sphericity: float) -> float:
+def volume_of(surface: Values, sphericity: Values) -> Values:
     """Volume of a body with a surface and a sphericity, the inverse of sphericity = `ball_surface` / surface."""
-    return math.sqrt((sphericity * surface) ** 3 / (36.0 * math.pi))
+    return ((sphericity * surface) ** 3 / (36.0 * math.pi)) ** 0.5
 
 
 def impossible(values: Mapping[str, float], extent_mm: Sequence[float], voxel_mm: Sequence[float]) -> str | None:
-    """Why no tumour has these characteristics, or None.
+    """Why no tumour in one piece has these characteristics, or None.
+
+    Every power is taken of what is bounded already: a request may hold any number that a float can.
 
     Args:
         values: some or all of the nine.
@@ -70,40 +75,139 @@ def impossible(values: Mapping[str, float], extent_mm: Sequence[float], voxel_mm
     volume, surface, sphericity = (values.get(name) for name in SHAPE)
     box = [values.get(name) for name in FIELDS["box"]]
     center = [values.get(name) for name in FIELDS["center"]]
+    voxel, grid = math.prod(voxel_mm), math.prod(extent_mm)
     if sphericity is not None and not 0 < sphericity <= 1:
-        return f"a sphericity is above 0 and at most 1, which is a ball's, not {sphericity:g}"
-    if volume is not None and volume < math.prod(voxel_mm) / _ROUNDING:
-        return f"a volume of {volume:g} mm3 is less than one voxel, {math.prod(voxel_mm):g} mm3"
+        return f"a sphericity is above 0 and at most 1, which is a ball's, not {_num(sphericity)}"
+    if volume is not None and volume < voxel / _ROUNDING:
+        return f"a volume of {_num(volume)} mm3 is less than one voxel, {voxel:g} mm3"
+    if volume is not None and volume > grid * _ROUNDING:
+        return f"a volume of {_num(volume)} mm3 is more than the whole grid's, {grid:g} mm3"
     if surface is not None and surface <= 0:
-        return f"a surface is above 0 mm2, not {surface:g}"
-    for axis, side, voxel, extent in zip(AXES, box, voxel_mm, extent_mm):
-        if side is not None and side < voxel / _ROUNDING:
-            return f"a box of {side:g} mm along {axis} is less than one voxel, {voxel:g} mm"
+        return f"a surface is above 0 mm2, not {_num(surface)}"
+    for axis, side, step, extent in zip(AXES, box, voxel_mm, extent_mm):
+        if side is not None and side < step / _ROUNDING:
+            return f"a box of {_num(side)} mm along {axis} is less than one voxel, {step:g} mm"
         if side is not None and side > extent * _ROUNDING:
-            return f"a box of {side:g} mm along {axis} is larger than the volume, which has {extent:g} mm there"
+            return f"a box of {_num(side)} mm along {axis} is larger than the volume, which has {extent:g} mm there"
     if None not in box and volume is not None and math.prod(box) * _ROUNDING < volume:
-        return f"a box of {_by(box)} mm holds {math.prod(box):g} mm3, less than the volume of {volume:g} mm3"
-    for n, (axis, middle, extent) in enumerate(zip(AXES, center, extent_mm)):
+        return f"a box of {_by(box)} mm holds {math.prod(box):g} mm3, less than the volume of {_num(volume)} mm3"
+    slabs = [1.0 if side is None else side / step for side, step in zip(box, voxel_mm)]
+    if volume is not None and volume / voxel * _ROUNDING < max(slabs):
+        return (
+            f"a volume of {_num(volume)} mm3, {volume / voxel:.4g} voxels, is too small for one piece in a box that is "
+            f"{max(slabs):.4g} voxels long"
+        )
+    return _place_contradiction(center, box, volume, extent_mm, voxel_mm) or _shape_contradiction(
+        values, slabs, math.prod(box) if None not in box else grid, voxel_mm
+    )
+
+
+def _place_contradiction(
+    center: Sequence[float | None],
+    box: Sequence[float | None],
+    volume: float | None,
+    extent_mm: Sequence[float],
+    voxel_mm: Sequence[float],
+) -> str | None:
+    """Why no tumour has its centre of mass there."""
+    for n, (axis, middle, extent, step) in enumerate(zip(AXES, center, extent_mm, voxel_mm)):
         if middle is None:
             continue
-        # Packed against one end of its box, which lies against the edge, the mass is nearest to the edge.
-        others = [side for m, side in enumerate(box) if m != n]
-        known = volume is not None and None not in others
-        reach = volume / math.prod(others) / 2 if known else 0.0
-        if abs(middle) + reach > extent / 2 * _ROUNDING:
-            edge = f"the volume ends {extent / 2:g} mm from its middle"
-            if not reach:
-                return f"a centre at {middle:g} mm along {axis} lies outside the volume: {edge}"
-            return f"round a centre at {middle:g} mm along {axis} there is no room for the tumour: {edge}"
-    return _shape_contradiction(volume, surface, sphericity)
+        edge = f"the volume ends {extent / 2:g} mm from its middle"
+        told = f"a centre at {_num(middle)} mm along {axis}"
+        if abs(middle) > extent / 2 * _ROUNDING:
+            return f"{told} lies outside the volume: {edge}"
+        if abs(middle) + step / 2 > extent / 2 * _ROUNDING:
+            return f"{told} lies nearer to the edge than half a voxel: {edge}"
+        others = [(extent_mm[m] if box[m] is None else box[m]) / voxel_mm[m] for m in range(3) if m != n]
+        slabs = 1.0 if box[n] is None else box[n] / step
+        voxels = None if volume is None else volume / math.prod(voxel_mm)
+        if abs(middle) + step * least_distance(slabs, math.prod(others), voxels) > extent / 2 * _ROUNDING:
+            return f"round {told} there is no room for the tumour: {edge}"
+    return None
 
 
-def _shape_contradiction(volume: float | None, surface: float | None, sphericity: float | None) -> str | None:
-    if volume is None or surface is None:
+def least_distance(slabs: float, per_slab: float, voxels: float | None) -> float:
+    """How near to the edge a body's centre of mass can be, in voxels: its box lies against the edge, one voxel at the
+    far end of it, and all others packed against the edge.
+
+    Args:
+        slabs: voxels of the box along the axis.
+        per_slab: voxels of the box across it.
+        voxels: of the body; None: as many as bring it nearest.
+    """
+    far = slabs - 1
+    if voxels is not None:
+        rest = max(voxels - 1, 0.0)
+        full = rest // per_slab
+        return 0.5 + (far + per_slab * full * (full - 1) / 2 + (rest - per_slab * full) * full) / max(voxels, 1.0)
+    # More voxels in a slab bring it towards that slab, so that it is nearest where some slabs are full.
+    filled = range(1, max(math.floor(far), 1) + 1)
+    return 0.5 + min((far + per_slab * n * (n - 1) / 2) / (per_slab * n + 1) for n in filled)
+
+
+def least_surface(slabs: Sequence[float], voxel_mm: Sequence[float]) -> float:
+    """The least surface (mm2) of the mesh round one piece that reaches over a box.
+
+    Along every axis each slab of the box holds a voxel, whose mesh is at least an octahedron. So the shadow on a plane
+    of two axes is at least half a voxel's face for each slab of the longer one. A closed surface has twice its shadow
+    on both its sides together; and it is at least the root of the sum of their squares over the three planes.
+
+    Args:
+        slabs: voxels of the box along R, A and S; 1 where it is not known.
+    """
+    pairs = ((0, 1), (1, 2), (0, 2))
+    return math.sqrt(sum((max(slabs[u], slabs[v]) * voxel_mm[u] * voxel_mm[v]) ** 2 for u, v in pairs))
+
+
+def _shape_contradiction(
+    values: Mapping[str, float], slabs: Sequence[float], room: float, voxel_mm: Sequence[float]
+) -> str | None:
+    """Why volume, surface and sphericity do not go together, or not with the box.
+
+    Args:
+        values: see `impossible`.
+        slabs: see `least_surface`.
+        room: the volume of the box, or of the grid, in mm3.
+    """
+    volume, surface, sphericity = (values.get(name) for name in SHAPE)
+    most = room if volume is None else volume
+    a, b, c = voxel_mm
+    apart = most / math.prod(voxel_mm) * 2 * (a * b + b * c + a * c)
+    least = least_surface(slabs, voxel_mm)
+    if surface is not None and surface > apart * _ROUNDING:
+        return (
+            f"a surface of {_num(surface)} mm2 is more than that of all voxels of {most:g} mm3 apart, {apart:.4g} mm2"
+        )
+    if surface is not None and surface * _ROUNDING < least:
+        what = "one voxel's" if max(slabs) <= 1 else "the least of one piece that reaches over the box"
+        return f"a surface of {_num(surface)} mm2 is less than {what}, {least:.4g} mm2"
+    if sphericity is not None and surface is None:
+        # The mesh of a voxel that stands alone holds a sixth of it.
+        low, high = ball_surface(most / 6) / apart, ball_surface((1 + MESH_TOLERANCE) * most) / least
+        if sphericity * _ROUNDING < low:
+            return (
+                f"a sphericity of {_num(sphericity)} is less than that of all voxels of {most:g} mm3 apart, {low:.2g}"
+            )
+        if sphericity > high * _ROUNDING:
+            return (
+                f"a sphericity of {_num(sphericity)} is more than one piece of {most:g} mm3 can have that reaches over "
+                f"the box, {high:.2g}"
+            )
+    if surface is None or (volume is None and sphericity is None):
+        return None
+    if volume is None:
+        implied = volume_of(surface, sphericity)
+        if not math.prod(voxel_mm) / _ROUNDING <= implied <= room * _ROUNDING:
+            limit = "less than one voxel" if implied < room else f"more than there is room for, {room:g} mm3"
+            return (
+                f"a surface of {_num(surface)} mm2 and a sphericity of {_num(sphericity)} belong to a volume of "
+                f"{implied:.4g} mm3, {limit}"
+            )
         return None
     if surface * _ROUNDING < ball_surface((1 - MESH_TOLERANCE) * volume):
         return (
-            f"a surface of {surface:g} mm2 is smaller than that of a ball of {volume:g} mm3, "
+            f"a surface of {_num(surface)} mm2 is smaller than that of a ball of {_num(volume)} mm3, "
             f"{ball_surface(volume):.4g} mm2, and no body has less"
         )
     if sphericity is None:
@@ -111,8 +215,8 @@ def _shape_contradiction(volume: float | None, surface: float | None, sphericity
     implied = volume_of(surface, sphericity)
     if abs(implied - volume) > (MESH_TOLERANCE + 1e-4) * volume:
         return (
-            f"a surface of {surface:g} mm2 and a sphericity of {sphericity:g} belong to a volume of {implied:.4g} mm3, "
-            f"not {volume:g} mm3"
+            f"a surface of {_num(surface)} mm2 and a sphericity of {_num(sphericity)} belong to a volume of "
+            f"{implied:.4g} mm3, not {_num(volume)} mm3"
         )
     return None
 
@@ -131,15 +235,42 @@ def check_asked(asked: Mapping[str, float], extent_mm: Sequence[float], voxel_mm
 
 
 def range_notes(asked: Mapping[str, float], spec: CharacteristicsSpec) -> list[str]:
-    """A warning for each characteristic that is asked for beyond those of the training cases."""
+    """A warning for each characteristic that is asked for beyond those of the training cases, or that follows from what
+    is asked for; and one where each alone is among them, but all together are not."""
+    given = dict(asked)
+    if sum(name in asked for name in SHAPE) == 2:
+        follows = next(name for name in SHAPE if name not in asked)
+        given[follows] = float(_third(*(asked.get(name) for name in SHAPE)))
     notes = []
-    for name, (low, high) in zip(NAMES, spec.range):
-        if name in asked and not low <= asked[name] <= high:
+    ranges = dict(zip(NAMES, spec.range))
+    for name in sorted(given, key=lambda name: (name not in asked, NAMES.index(name))):
+        low, high = ranges[name]
+        if not low <= given[name] <= high:
             notes.append(
-                f"{name} = {asked[name]:g} lies outside the model's training range, {low:.4g} to {high:.4g}: "
+                f"{name} = {given[name]:g} lies outside the model's training range, {low:.4g} to {high:.4g}: "
                 "expect it to be missed, or an unrealistic image"
+                + ("" if name in asked else " (it follows from the other two of volume, surface and sphericity)")
             )
+    if not notes and _together(asked, spec) < RARE:
+        notes.append(
+            "What is asked for is, taken together, far from any training case: expect it to be missed, or an "
+            "unrealistic image"
+        )
     return notes
+
+
+def _together(asked: Mapping[str, float], spec: CharacteristicsSpec) -> float:
+    """The share of tumours that lie farther out than this one, by the correlation of the training cases."""
+    from scipy.special import chdtrc
+
+    # Of the three of the shape one says nothing new, and the correlation of all three is nearly singular.
+    known = [n for n in NAMES if n in asked and not (n == "surface_mm2" and all(other in asked for other in SHAPE))]
+    if len(known) < 2:
+        return 1.0
+    indices = [NAMES.index(name) for name in known]
+    scores = np.array([score_of(asked[name], spec, index) for name, index in zip(known, indices)])
+    correlation = np.array(spec.correlation)[np.ix_(indices, indices)]
+    return float(chdtrc(len(known), scores @ np.linalg.solve(correlation, scores)))
 
 
 def draw_tumour(
@@ -163,17 +294,21 @@ def draw_tumour(
     if not missing:
         return TumourValues(dict(asked), (), as_values(asked))
     generator = np.random.default_rng(seed)
-    possible = None
-    for number in range(1, TRIES + 1):
-        values = _draw_once(asked, spec, generator)
-        why = impossible(values, extent_mm, voxel_mm)
-        if why is None and _fits_an_ellipsoid(values, voxel_mm):
-            return TumourValues(dict(asked), missing, as_values(values))
-        if why is None and possible is None:
-            possible = values
-        if possible is not None and number >= TRIES_FOR_ELLIPSOIDS:
-            return TumourValues(dict(asked), missing, as_values(possible))
-    given = ", ".join(f"{name}={value:g}" for name, value in asked.items()) or "nothing"
+    extent_mm, voxel_mm = (tuple(map(float, numbers)) for numbers in (extent_mm, voxel_mm))
+    possible, number, size = None, 0, FIRST_BATCH
+    while number < TRIES:
+        size = min(size, TRIES - number)
+        for values in _draws(asked, spec, size, generator):
+            number += 1
+            why = impossible(values, extent_mm, voxel_mm)
+            if why is None and _fits_an_ellipsoid(values, voxel_mm):
+                return TumourValues(dict(asked), missing, as_values(values))
+            if why is None and possible is None:
+                possible = values
+            if possible is not None and number >= TRIES_FOR_ELLIPSOIDS:
+                return TumourValues(dict(asked), missing, as_values(possible))
+        size = 8 * FIRST_BATCH
+    given = ", ".join(f"{name}={_num(value)}" for name, value in asked.items()) or "nothing"
     raise BadInput(
         f"In {TRIES} draws nothing was found that goes with {given}: in the last one, {why}",
         "Change these values of --tumour, or leave some of them out.",
@@ -186,59 +321,75 @@ def _fits_an_ellipsoid(values: Mapping[str, float], voxel_mm: Sequence[float]) -
     return values["volume_mm3"] <= math.pi / 6 * math.prod(sides)
 
 
-def _draw_once(
-    asked: Mapping[str, float], spec: CharacteristicsSpec, generator: np.random.Generator
-) -> dict[str, float]:
-    """One draw, possible or not."""
-    values = dict(asked)
+def _draws(
+    asked: Mapping[str, float], spec: CharacteristicsSpec, number: int, generator: np.random.Generator
+) -> Iterator[dict[str, float]]:
+    """Several draws, possible or not; how many are made at once does not change them."""
     # Of the three of the shape one follows from two: a body has no surface, volume and sphericity of its choice.
     if "surface_mm2" not in asked:
         follows = "surface_mm2"
     else:
         follows = "sphericity" if "volume_mm3" in asked else "volume_mm3"
-    first = [name for name in SHAPE if name not in values and name != follows]
-    values |= draw_missing(spec, asked, first, generator)
-    if follows not in values:
-        volume, surface, sphericity = (values.get(name) for name in SHAPE)
-        if follows == "surface_mm2":
-            found = ball_surface(volume) / sphericity
-        elif follows == "sphericity":
-            found = min(1.0, ball_surface(volume) / surface)
-        else:
-            found = volume_of(surface, sphericity)
-        values[follows] = _rounded(found)
-    rest = [name for name in NAMES if name not in values]
-    known = {name: value for name, value in values.items() if name in asked or name in first or name == "volume_mm3"}
-    return values | draw_missing(spec, known, rest, generator)
+    first = [name for name in SHAPE if name not in asked and name != follows]
+    rest = [name for name in NAMES if name not in (*asked, *first, follows)]
+    noise = generator.standard_normal((number, len(first) + len(rest)))
+    drawn = draw_missing(spec, asked, first, noise[:, : len(first)])
+    known = {**asked, **drawn}
+    if follows not in asked:
+        drawn[follows] = _rounded(np.broadcast_to(_third(*(known.get(name) for name in SHAPE)), number))
+        if follows == "volume_mm3":
+            known[follows] = drawn[follows]
+    drawn |= draw_missing(spec, known, rest, noise[:, len(first) :])
+    columns = {name: column.tolist() for name, column in drawn.items()}
+    for row in range(number):
+        yield {**asked, **{name: column[row] for name, column in columns.items()}}
+
+
+def _third(volume: Values | None, surface: Values | None, sphericity: Values | None) -> Values:
+    """Of volume, surface and sphericity that which is None, by the other two."""
+    if surface is None:
+        return ball_surface(volume) / sphericity
+    return np.minimum(1.0, ball_surface(volume) / surface) if sphericity is None else volume_of(surface, sphericity)
 
 
 def draw_missing(
-    spec: CharacteristicsSpec, known: Mapping[str, float], wanted: Sequence[str], generator: np.random.Generator
-) -> dict[str, float]:
-    """One draw of some characteristics from the training distribution, given others."""
+    spec: CharacteristicsSpec, known: Mapping[str, Values], wanted: Sequence[str], noise: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Draws of some characteristics from the training distribution, given others.
+
+    Args:
+        known: values of others: one for all draws, or (n,).
+        wanted: names of m characteristics.
+        noise: (n, m) standard normal.
+
+    Returns:
+        (n,) of each.
+    """
     if not wanted:
         return {}
     given = [name for name in NAMES if name in known]
-    scores = np.array([score_of(known[name], spec, NAMES.index(name)) for name in given])
+    scores = np.zeros((len(noise), len(given)))
+    for column, name in enumerate(given):
+        scores[:, column] = score_of(known[name], spec, NAMES.index(name))
     mean, covariance = conditional_normal(
         np.array(spec.correlation),
         [NAMES.index(name) for name in given],
         scores,
         [NAMES.index(name) for name in wanted],
     )
-    drawn = mean + np.linalg.cholesky(covariance) @ generator.standard_normal(len(wanted))
-    return {name: _rounded(value_of(score, spec, NAMES.index(name))) for name, score in zip(wanted, drawn)}
+    drawn = mean + noise @ np.linalg.cholesky(covariance).T
+    return {name: _rounded(value_of(score, spec, NAMES.index(name))) for name, score in zip(wanted, drawn.T)}
 
 
 def conditional_normal(
     correlation: np.ndarray, given: Sequence[int], scores: np.ndarray, wanted: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (m,) and covariance (m, m) of the entries `wanted` of a standard normal vector, given others' values.
+    """Mean (..., m) and covariance (m, m) of the entries `wanted` of a standard normal vector, given others' values.
 
     Args:
         correlation: (n, n), positive definite.
-        given: indices of the known entries.
-        scores: their values.
+        given: indices of the g known entries.
+        scores: (..., g), their values.
         wanted: indices of m others.
     """
     own = correlation[np.ix_(wanted, wanted)]
@@ -246,35 +397,40 @@ def conditional_normal(
         return np.zeros(len(wanted)), own
     across = correlation[np.ix_(wanted, given)]
     weights = np.linalg.solve(correlation[np.ix_(given, given)], across.T).T
-    return weights @ np.asarray(scores, float), own - weights @ across.T
+    return np.asarray(scores, float) @ weights.T, own - weights @ across.T
 
 
-def score_of(value: float, spec: CharacteristicsSpec, index: int) -> float:
-    """Normal score of a value of characteristic number `index`; beyond the training cases that of the outermost."""
+def score_of(value: Values, spec: CharacteristicsSpec, index: int) -> Values:
+    """Normal score of values of characteristic number `index`; beyond the training cases that of the outermost."""
     from scipy.special import ndtri
 
     quantiles = np.array(spec.quantiles[index])
     steps = np.linspace(0.0, 1.0, len(quantiles))
     low, high = np.searchsorted(quantiles, value, "left"), np.searchsorted(quantiles, value, "right")
-    if high > low:  # on one of the quantiles, or on several that are equal
-        probability = (steps[low] + steps[high - 1]) / 2
-    else:
-        probability = float(np.interp(value, quantiles, steps))
+    # On one of the quantiles, or on several that are equal, it is in the middle of them.
+    middle = (steps[np.minimum(low, len(steps) - 1)] + steps[np.maximum(high, 1) - 1]) / 2
+    probability = np.where(high > low, middle, np.interp(value, quantiles, steps))
     edge = 0.5 / max(spec.cases, 1)
-    return float(ndtri(min(max(probability, edge), 1.0 - edge)))
+    return ndtri(np.clip(probability, edge, 1.0 - edge))
 
 
-def value_of(score: float, spec: CharacteristicsSpec, index: int) -> float:
-    """The value of characteristic number `index` at a normal score, linear between the quantiles."""
+def value_of(score: Values, spec: CharacteristicsSpec, index: int) -> Values:
+    """The values of characteristic number `index` at normal scores, linear between the quantiles."""
     from scipy.special import ndtr
 
     quantiles = np.array(spec.quantiles[index])
-    return float(np.interp(ndtr(score), np.linspace(0.0, 1.0, len(quantiles)), quantiles))
+    return np.interp(ndtr(score), np.linspace(0.0, 1.0, len(quantiles)), quantiles)
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.{DIGITS}g}")
+def _rounded(values: np.ndarray) -> np.ndarray:
+    return np.array([float(f"{value:.{DIGITS}g}") for value in values])
+
+
+def _num(value: float) -> str:
+    """Short, but never as another number."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(float(value))
 
 
 def _by(values: Sequence[float]) -> str:
-    return " x ".join(f"{v:g}" for v in values)
+    return " x ".join(map(_num, values))

@@ -122,7 +122,7 @@ def _carry_out(
     inputs, prepared = prepare(request, spec, resolved, out, on_event)
     on_event({"event": "progress", "stage": "model", "step": 0, "total": 1})
     backend = load_backend(package)
-    segment = load_segmenter(package) if request.adherence else None
+    segment = load_segmenter(package, on_event) if request.adherence else None
     resolved = _plan(resolved, request, backend, prepared.grid, package)
     if spec.diffusion.beta_schedule != RECTIFIED_FLOW:
         build_scheduler(resolved.sampler, spec.diffusion, resolved.steps)  # loads diffusers before a step is timed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,8 @@ FIELDS = {
 # As in `models.characteristics`, which needs more than a request may.
 NAMES = tuple(name for names in FIELDS.values() for name in names)
 EXAMPLE = "--tumour volume_mm3=20000,sphericity=0.6,center=0x10x-5,box=40x30x50"
+# Python's own reading takes 2_000, and the digits of other scripts, too.
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
 Tumour = Mapping[str, "float | tuple[float, float, float]"]
 
 
@@ -42,8 +45,7 @@ def parse_tumour(text: str) -> dict[str, float | tuple[float, ...]]:
             raise BadInput(f"'{entry}' in --tumour has no value", f"Give it as in {EXAMPLE}.")
         if name in found:
             raise BadInput(f"'{name}' stands twice in --tumour", "Give it once.")
-        numbers = tuple(_number(name, part) for part in value.lower().split("x"))
-        found[name] = numbers if len(numbers) > 1 or len(FIELDS[name]) > 1 else numbers[0]
+        found[name] = _numbers(name, value)
     if not found:
         raise BadInput("--tumour is empty", f"Leave it out to have all drawn, or give it as in {EXAMPLE}.")
     check_tumour(found)
@@ -62,7 +64,7 @@ def check_tumour(tumour: Any) -> None:
         _check_name(name)
         numbers = tuple(value) if isinstance(value, list | tuple) else (value,)
         for number in numbers:
-            if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+            if not _finite(number):
                 raise BadInput(
                     f"'{name}' of the tumour is {_shown(number)}, which is no finite number", "Give a number."
                 )
@@ -109,16 +111,25 @@ def _check_name(name: Any) -> None:
     )
 
 
-def _number(name: str, text: str) -> float:
+def _numbers(name: str, text: str) -> float | tuple[float, ...]:
+    """The value of an entry; a mistake is shown with all of it."""
+    three = len(FIELDS[name]) > 1
+    parts = text.lower().split("x") if three else [text]
+    if not all(_NUMBER.fullmatch(part.strip()) and math.isfinite(float(part)) for part in parts):
+        what = "three finite numbers, RxAxS in mm" if three else "one number, a finite one"
+        raise BadInput(f"'{name}' in --tumour is '{_cut(text)}', and needs {what}", f"Give it as in {EXAMPLE}.")
+    numbers = tuple(map(float, parts))
+    return numbers if three else numbers[0]
+
+
+def _finite(value: Any) -> bool:
+    """Whether it is a number that a float can hold: an int can be larger."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
     try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise BadInput(
-            f"'{name}' in --tumour is '{_cut(text)}', which is no finite number", f"Give it as in {EXAMPLE}."
-        )
-    return number
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _cut(text: str) -> str:
@@ -126,4 +137,7 @@ def _cut(text: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    return _cut(json.dumps(value, default=str))
+    try:
+        return _cut(json.dumps(value, default=str))
+    except ValueError:  # Python writes no integer of thousands of digits
+        return "a number of thousands of digits"

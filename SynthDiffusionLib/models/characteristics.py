@@ -22,7 +22,7 @@ NAMES = (
     "box_s_mm",
 )
 
-
+POSITIVE = tuple(name for name in NAMES if not name.startswith("center"))  # of every body
 LEAST_EIGENVALUE = 1e-6  # of the correlation: far above rounding, far below what a fit on many cases leaves
 
 
@@ -68,6 +68,17 @@ def characteristics_problems(data: Mapping[str, Any], classes: Sequence[str]) ->
             yield f"'characteristics.range' of {name} must not fall, from {low} to {high}"
         if any(a > b for a, b in zip(quantiles, quantiles[1:])):
             yield f"'characteristics.quantiles' of {name} must not fall"
+        if name in POSITIVE and min(low, quantiles[0]) <= 0:
+            yield f"'characteristics' of {name} must be above 0, not {min(low, quantiles[0])}"
+        if name == "sphericity" and max(high, quantiles[-1]) > 1:
+            yield f"'characteristics' of sphericity must be at most 1, not {max(high, quantiles[-1])}"
+        if not all(
+            math.isclose(*ends, rel_tol=1e-6, abs_tol=1e-6) for ends in zip((low, high), (quantiles[0], quantiles[-1]))
+        ):
+            yield (
+                f"'characteristics.range' of {name}, {low} to {high}, must be the ends of its quantiles, "
+                f"{quantiles[0]} to {quantiles[-1]}"
+            )
     matrix = data["correlation"]
     for i, row in enumerate(matrix):
         if row[i] != 1 or any(not math.isclose(row[j], matrix[j][i], abs_tol=1e-9) for j in range(len(row))):

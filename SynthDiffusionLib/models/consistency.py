@@ -23,6 +23,8 @@ NETWORK_CLASSES = {
     "med_lsdm": {"network": "FactorisedUNet", "autoencoder": "VqGan"},
     "slice_ldm": {"network": "SliceUNet", "autoencoder": "SliceVAE", "refiner": "SliceRefiner"},
 }
+# What only one of these backends knows; the modes of slice_ldm are no others'.
+OWNERS = {"windows": "med_lsdm", "characteristics": "slice_ldm"}
 SECTIONS = ("network", "autoencoder", "controlnet", "refiner")
 OPTIONAL = ("controlnet", "refiner")
 
@@ -51,6 +53,12 @@ def network_problems(data: Mapping[str, Any]) -> Iterator[str]:
             yield f"the backend {data['backend']} has no '{name}'"
         elif found != wanted:
             yield f"'{name}.class' must be {wanted} for the backend {data['backend']}, not {_short(found)}"
+    for name, owner in OWNERS.items():
+        if name in data and data["backend"] != owner:
+            yield f"the backend {data['backend']} has no '{name}', which are for {owner}"
+    for mode in data["modes"]:
+        if (mode == "joint") != (data["backend"] == "slice_ldm"):
+            yield f"'modes' has {mode}, which the backend {data['backend']} cannot do"
     if "latent" in data:
         yield from _latent_problems(data)
 

@@ -86,9 +86,23 @@ def load_state(path: Path, tables: Sequence[str], last_step: int) -> dict[str, A
     return state
 
 
+class DamagedCheckpoint(BadInput):
+    """A checkpoint that cannot be used; the hint is for one of the run itself.
+
+    Attributes:
+        path: of the checkpoint.
+    """
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(
+            f"The checkpoint '{path}' is damaged: {why}", "Remove it to begin again, or give another --out."
+        )
+        self.path = path
+
+
 def damaged(path: Path, why: str) -> BadInput:
     """The error for a checkpoint that cannot be used."""
-    return BadInput(f"The checkpoint '{path}' is damaged: {why}", "Remove it to begin again, or give another --out.")
+    return DamagedCheckpoint(path, why)
 
 
 def restore(path: Path, state: dict[str, Any], parts: dict[str, Any]) -> None:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.labels.scheme import load_scheme
-from SynthDiffusionLib.output_folders import check_writable
+from SynthDiffusionLib.output_folders import check_writable, output_folder
 from SynthDiffusionLib.training.config import Optimiser, SegmenterConfig, TrainConfig
 from SynthDiffusionLib.training.dataset import read_description, shared_patient, spacing_of
+from SynthDiffusionLib.training.files import DamagedCheckpoint
 from SynthDiffusionLib.training.patches import PatchConfig
 from SynthDiffusionLib.training.stages import HINT, StageConfig
-from SynthDiffusionLib.training.train_segmenter import train_segmenter
+from SynthDiffusionLib.training.train_segmenter import check_earlier_segmenter, train_segmenter
 
 SAME_SPACING = 1e-3  # relative: as far as [package] may round the data's
 
@@ -65,16 +67,37 @@ def carry_out(
     if only_segmenter and config.segmenter is None:
         raise BadInput(f"'{config.source}' has no [segmenter] table", HINT)
     check_writable(out)
-    if only_segmenter:
-        return train_stage_segmenter(config, out, device, on_event)
-    if config.package:
-        workshop.check_package(config)
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoint = workshop.train[config.stage](config, out, resume=resume, device=device, on_event=on_event)
-    if not config.package:
-        return checkpoint
-    segmenter = train_stage_segmenter(config, out, device, on_event) if config.segmenter is not None else None
-    return workshop.write_package(config, checkpoint, segmenter, out / "package")
+    if config.segmenter is not None:
+        check_earlier_segmenter(config.segmenter, out)
+    with _damage_of_earlier_stages(config, workshop, out):
+        if config.package and not only_segmenter:
+            workshop.check_package(config)
+        with output_folder(out):  # gone again if the training is refused before it has written anything
+            if only_segmenter:
+                return train_stage_segmenter(config, out, device, on_event)
+            checkpoint = workshop.train[config.stage](config, out, resume=resume, device=device, on_event=on_event)
+        if not config.package:
+            return checkpoint
+        segmenter = train_stage_segmenter(config, out, device, on_event) if config.segmenter is not None else None
+        return workshop.write_package(config, checkpoint, segmenter, out / "package")
+
+
+@contextmanager
+def _damage_of_earlier_stages(config: StageConfig, workshop: Workshop, out: Path) -> Iterator[None]:
+    """Gives errors of checkpoints in other folders than `out` the hint that helps there: to train that stage again."""
+    try:
+        yield
+    except DamagedCheckpoint as error:
+        folder = error.path.parent
+        if folder.resolve() == out.resolve():
+            raise
+        fields = {stage: stage for stage in workshop.train} | {"diffusion": "denoiser"}  # that name their folders
+        stage = next((stage for stage, field in fields.items() if getattr(config, field, None) == folder), None)
+        file = f"...-{stage}.toml" if stage else "its configuration"
+        raise BadInput(
+            error.message,
+            f"Remove it, and train that stage again: synthdiffusion train {file} --out '{folder}'.",
+        ) from error
 
 
 def check_data(config: StageConfig) -> None:

@@ -58,7 +58,7 @@ def train(
     from SynthDiffusionLib.memory.plan import resolve_device
     from SynthDiffusionLib.training.checks import check_run
     from SynthDiffusionLib.training.train_patch_ddpm import train_denoiser
-    from SynthDiffusionLib.training.train_segmenter import train_segmenter
+    from SynthDiffusionLib.training.train_segmenter import check_earlier_segmenter, train_segmenter
 
     method = method_of(config_path)
     if method in STAGED:
@@ -78,6 +78,8 @@ def train(
     if device == "cpu" and config.precision == "16-mixed":
         raise BadInput("The CPU cannot train with the precision 16-mixed", "Set bf16-mixed or 32-true in [run].")
     check_writable(out)
+    if resume and config.segmenter is not None:
+        check_earlier_segmenter(config.segmenter, out)
     with _memory_and_disk(out, "Lower batch or patch in the [[phase]] or [segmenter] tables."):
         denoiser = train_denoiser(config, scheme, out, resume=resume, device=device, on_event=on_event)
         segmenter = None

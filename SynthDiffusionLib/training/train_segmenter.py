@@ -9,6 +9,7 @@ import csv
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +20,11 @@ from SynthDiffusionLib.intensity import normalise
 from SynthDiffusionLib.labels.scheme import LabelScheme
 from SynthDiffusionLib.memory.plan import resolve_device
 from SynthDiffusionLib.networks.segmenter import build_segmenter, segment_targets
-from SynthDiffusionLib.training.config import TrainConfig
+from SynthDiffusionLib.training.config import SegmenterConfig, TrainConfig
 from SynthDiffusionLib.training.dataset import load_split, read_description, spacing_of
-from SynthDiffusionLib.training.files import load_state, restore, save_state
+from SynthDiffusionLib.training.files import damaged, load_state, restore, save_state
+
+CHECKPOINT = "segmenter.pt"
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
@@ -63,6 +66,32 @@ def _at_least(array: np.ndarray, size: int, fill: float) -> np.ndarray:
     """The array, padded at the far ends where a side is shorter than `size`."""
     pads = [(0, max(0, size - n)) for n in array.shape]
     return np.pad(array, pads, constant_values=fill) if any(after for _, after in pads) else array
+
+
+def check_earlier_segmenter(settings: SegmenterConfig, out: Path) -> dict[str, Any] | None:
+    """What is wrong with the checkpoint of a segmenter in `out`, found before a stage is trained for hours.
+
+    Returns:
+        its content; None if there is none.
+
+    Raises:
+        BadInput: it is damaged, or of a segmenter with other steps or another network.
+    """
+    path = Path(out) / CHECKPOINT
+    if not path.is_file():
+        return None
+    state = load_state(path, ("network", "optimiser", "schedule"), settings.steps)
+    begun = state["schedule"].get("total_steps")
+    if not isinstance(begun, int) or isinstance(begun, bool):
+        raise damaged(path, "its schedule does not say its steps")
+    if begun != settings.steps:  # the learning rate has come down, or is to come down, at another step
+        raise BadInput(
+            f"The segmenter in '{path}' was begun with {begun} steps, but [segmenter] has steps = {settings.steps}",
+            f"Set steps = {begun}, or remove the file to train the segmenter anew.",
+        )
+    with torch.random.fork_rng(devices=[]):  # its weights are thrown away
+        restore(path, state, {"network": build_segmenter(settings.channels, len(settings.targets or ()) or 1)})
+    return state
 
 
 def train_segmenter(
@@ -108,9 +137,9 @@ def train_segmenter(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, settings.steps, pct_start=0.1)
     loss_function = DiceCELoss(sigmoid=True)
 
-    checkpoint, start = out / "segmenter.pt", 0
-    if resume and checkpoint.is_file():
-        state = load_state(checkpoint, ("network", "optimiser", "schedule"), settings.steps)
+    checkpoint, start = out / CHECKPOINT, 0
+    state = check_earlier_segmenter(settings, out) if resume else None
+    if state is not None:
         restore(checkpoint, state, {"network": network, "optimiser": optimiser, "schedule": schedule})
         start = state["step"]
 

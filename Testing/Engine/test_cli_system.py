@@ -107,6 +107,86 @@ def test_interrupted_run(place, tmp_path, name):
     assert earlier.read_bytes() == b"an earlier result"
 
 
+INTERRUPT = """
+import os, signal
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+"""
+# As the script that pip makes for the command.
+SCRIPT = """
+import atexit, signal, sys
+from interrupting import interrupt
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from SynthDiffusionLib.cli import main
+{before}
+code = main()
+{after}
+sys.exit(code)
+"""
+
+
+def ended(place: Path, folder: Path, *command: str) -> tuple[int, list[str], str]:
+    """Exit code, standard error and output of Python with modules of `folder` in front of its own."""
+    (folder / "interrupting.py").write_text(INTERRUPT, encoding="utf-8")
+    own = environment(place)
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=place,
+        env=own | {"PYTHONPATH": os.pathsep.join((str(folder), own["PYTHONPATH"]))},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+        check=False,
+    )
+    return done.returncode, done.stderr.splitlines(), done.stdout
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT can be sent to a single process")
+@pytest.mark.parametrize("module", ["argparse", "SynthDiffusionLib.cli", "SynthDiffusionLib.errors"])
+@pytest.mark.parametrize("way", ["module", "script"])
+def test_interrupted_while_it_starts(way, module, place, tmp_path):
+    """Ctrl+C as a module is about to be imported."""
+    if way == "script" and module == "SynthDiffusionLib.cli":
+        pytest.skip("nothing of ours has run yet")
+    finder = f"""
+import sys
+from interrupting import interrupt
+import signal
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            sys.meta_path.remove(self)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            interrupt()
+sys.meta_path.insert(0, Finder())
+"""
+    run = "import runpy\nrunpy.run_module('SynthDiffusionLib', run_name='__main__', alter_sys=True)"
+    command = finder + (run if way == "module" else SCRIPT.format(before="", after=""))
+    assert ended(place, tmp_path, "-c", command, "models", "list") == (130, [f"{ERROR}Cancelled"], "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT can be sent to a single process")
+def test_interrupted_while_python_runs_a_text(place, tmp_path):
+    """Python then remembers the interrupt although it was caught, and would end itself with the signal."""
+    stub = "import signal\nfrom interrupting import interrupt\nexec('interrupt()')\n"
+    (tmp_path / "argparse.py").write_text(
+        stub.replace("exec", "signal.signal(signal.SIGINT, signal.default_int_handler)\nexec"), encoding="utf-8"
+    )
+    command = ("-m", "SynthDiffusionLib", "models", "list")
+    assert ended(place, tmp_path, *command) == (130, [f"{ERROR}Cancelled"], "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT can be sent to a single process")
+def test_interrupted_while_it_ends(place, tmp_path):
+    arguments = ("models", "show", "tiny-ct")
+    code, said, out = ended(place, tmp_path, "-c", SCRIPT.format(before="", after=""), *arguments)
+    assert code == 0 and "tiny-ct" in out
+    command = SCRIPT.format(before="", after="interrupt()")
+    assert ended(place, tmp_path, "-c", command, *arguments) == (130, [*said, f"{ERROR}Cancelled"], out)
+    command = SCRIPT.format(before="atexit.register(interrupt)", after="")  # the last of all to be called
+    assert ended(place, tmp_path, "-c", command, *arguments) == (0, said, out), "all is done: its own exit code"
+
+
 def test_debug_shows_the_traceback_too(place, tmp_path):
     arguments = ["generate", "nothing.nii.gz", "--model", "tiny-ct", "--out", str(tmp_path / "out"), "--debug"]
     done = subprocess.run(

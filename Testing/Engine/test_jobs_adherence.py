@@ -369,7 +369,21 @@ def test_no_segmenter(tmp_path, monkeypatch):
     record = json.loads(output["provenance"].read_text(encoding="utf-8"))
     for entry in (output, record):
         assert entry["adherence"] is None and entry["adherence_note"] == "no segmenter"
-    assert not any("dherence" in e.get("message", "") for e in events), "that is no fault to warn of"
+    told = [n for n, e in enumerate(events) if "no segmenter: adherence will not" in e.get("message", "")]
+    work = [n for n, e in enumerate(events) if e.get("stage") == "denoise"]
+    assert len(told) == 1 and events[told[0]]["event"] == "warning" and told[0] < work[0], "told before the wait"
+
+
+def test_the_command_line_says_before_the_wait_that_nothing_will_be_measured(tmp_path, monkeypatch, capsys):
+    from SynthDiffusionLib import cli
+
+    monkeypatch.setattr(patch_ddpm, "SMALLEST_SIDE", 16)
+    plain = make_working_package(tmp_path / "tiny-ct").folder
+    seg = save(tmp_path / "seg.nii.gz", drawing())
+    assert cli.main(["generate", str(seg), "--model", str(plain), "--out", str(tmp_path), "--adherence"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    note = lines.index("note: The model 'tiny-ct' has no segmenter: adherence will not be measured.")
+    assert note < next(n for n, line in enumerate(lines) if line.startswith("synthesising"))
 
 
 def test_a_segmenter_that_fails_is_a_warning(model, tmp_path, threshold, monkeypatch):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from tiny_slice_ldm import AFFINE, EXTENT, SHAPE, tiny_characteristics
 
 from SynthDiffusionLib.errors import BadInput
-from SynthDiffusionLib.jobs import GenerateRequest
+from SynthDiffusionLib.jobs import GenerateRequest, joint
 from SynthDiffusionLib.jobs.joint import (
     ball_surface,
     check_asked,
@@ -19,6 +21,8 @@ from SynthDiffusionLib.jobs.joint import (
     draw_missing,
     draw_tumour,
     impossible,
+    least_distance,
+    least_surface,
     range_notes,
     score_of,
     value_of,
@@ -30,6 +34,7 @@ from SynthDiffusionLib.models.characteristics import NAMES, CharacteristicsSpec
 
 FULL = {"volume_mm3": 20000.0, "sphericity": 0.75, "center": (0.0, 10.0, -5.0), "box": (40.0, 30.0, 50.0)}
 VOXEL = (4.0, 4.0, 5.0)
+SHAPE_NAMES = ("volume_mm3", "surface_mm2", "sphericity")
 
 
 # --- how a tumour is named
@@ -54,9 +59,14 @@ def test_the_command_line_says_what_the_json_says():
         ("volume_mm3", "has no value"),
         ("volume_mm3=", "has no value"),
         ("volume_mm3=1,volume_mm3=2", "stands twice"),
-        ("volume_mm3=much", "no finite number"),
-        ("volume_mm3=nan", "no finite number"),
-        ("box=1xinfx1", "no finite number"),
+        ("volume_mm3=much", "is 'much', and needs one number"),
+        ("volume_mm3=nan", "a finite one"),
+        ("volume_mm3=1e400", "a finite one"),
+        ("volume_mm3=2_000", "'2_000', and needs one number"),
+        ("volume_mm3=\uff12\uff10", "needs one number"),
+        ("volume_mm3=0x10", "'0x10', and needs one number"),
+        ("box=box", "'box', and needs three finite numbers"),
+        ("box=1xinfx1", "three finite numbers"),
         ("box=1x2", "needs three numbers"),
         ("box=5", "needs three numbers"),
         ("sphericity=0.5x0.5", "needs one number"),
@@ -69,7 +79,9 @@ def test_texts_that_are_refused(text, says):
     assert says in error.value.one_line()
 
 
-@pytest.mark.parametrize("value", [True, "3", None, float("nan"), [1.0, 2.0, 3.0]])
+@pytest.mark.parametrize(
+    "value", [True, "3", None, float("nan"), [1.0, 2.0, 3.0], 10**400, pytest.param(-(10**5000), id="long")]
+)
 def test_values_that_are_refused_in_json(value):
     with pytest.raises(BadInput):
         check_tumour({"volume_mm3": value})
@@ -159,9 +171,82 @@ def test_the_possible(values):
     assert impossible(values, EXTENT, VOXEL) is None
 
 
+def box_of(r: float, a: float, s: float) -> dict[str, float]:
+    return {"box_r_mm": r, "box_a_mm": a, "box_s_mm": s}
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"volume_mm3": 1e308}, "more than the whole grid's, 491520 mm3"),
+        ({"volume_mm3": 600_000.0}, "more than the whole grid's"),
+        ({"surface_mm2": 1e308}, "all voxels of 491520 mm3 apart"),
+        ({"surface_mm2": 1e6}, "all voxels of 491520 mm3 apart"),
+        ({"surface_mm2": 1e200, "sphericity": 0.5}, "all voxels of 491520 mm3 apart"),
+        ({"surface_mm2": 1e9, "volume_mm3": 100_000.0}, "all voxels of 100000 mm3 apart, 1.4e+05"),
+        ({"surface_mm2": 1e6, "volume_mm3": 2000.0}, "all voxels of 2000 mm3 apart, 2800 mm2"),
+        ({"surface_mm2": 6e5, "sphericity": 1.0}, "more than there is room for"),
+        ({"surface_mm2": 40.0, "sphericity": 0.2}, "less than one voxel"),
+        ({"surface_mm2": 1e-300}, "less than one voxel's, 32.5 mm2"),
+        ({"surface_mm2": 200.0} | box_of(64.0, 96.0, 80.0), "the least of one piece that reaches over the box"),
+        ({"sphericity": 1e-9}, "a sphericity of 1e-09 is less than that of all voxels"),
+        ({"sphericity": 1e-300}, "less than that of all voxels"),
+        ({"sphericity": 1.0000001}, "not 1.0000001"),
+        ({"volume_mm3": 79.99}, "a volume of 79.99 mm3 is less than one voxel"),
+        ({"center_r_mm": 32.0}, "nearer to the edge than half a voxel"),
+        ({"center_r_mm": 30.0} | box_of(20.0, 20.0, 20.0), "no room for the tumour"),
+        ({"volume_mm3": 80.0} | box_of(64.0, 96.0, 80.0), "too small for one piece in a box that is 24 voxels long"),
+    ],
+)
+def test_extremes_are_refused_at_once(values, says):
+    assert says in impossible(values, EXTENT, VOXEL)
+
+
+def test_a_ball_does_not_reach_over_a_box_that_is_far_longer():
+    values = {"sphericity": 1.0, "volume_mm3": 100.0} | box_of(64.0, 96.0, 80.0)
+    assert "more than one piece of 100 mm3 can have that reaches over" in impossible(values, EXTENT, (1.0, 1.0, 1.0))
+    assert impossible(values | {"sphericity": 0.5}, EXTENT, (1.0, 1.0, 1.0)) is None
+
+
+def test_what_is_measured_in_one_piece_has_a_possible_surface():
+    """Random walks over faces, edges and corners: thin, branched, diagonal; surface and box of each are possible."""
+    rng = np.random.default_rng(8)
+    for _ in range(60):
+        mask = np.zeros(SHAPE, bool)
+        at = np.array([rng.integers(0, n) for n in SHAPE])
+        for _ in range(rng.integers(1, 40)):
+            mask[tuple(at)] = True
+            at = np.clip(at + rng.integers(-1, 2, 3), 0, np.array(SHAPE) - 1)
+        found = measure(mask, AFFINE)
+        assert (
+            impossible({n: v for n, v in found.items() if n not in ("volume_mm3", "sphericity")}, EXTENT, VOXEL) is None
+        )
+        assert impossible({n: v for n, v in found.items() if n not in SHAPE_NAMES[1:]}, EXTENT, VOXEL) is None
+        sphericity = {"sphericity": found["sphericity"], "volume_mm3": found["volume_mm3"]}
+        assert impossible(sphericity, EXTENT, VOXEL) is None
+        slabs = [found[n] / step for n, step in zip(NAMES[6:], VOXEL)]
+        assert least_surface(slabs, VOXEL) <= found["surface_mm2"] * (1 + 1e-6)
+    single = np.zeros(SHAPE, bool)
+    single[3, 3, 3] = True
+    assert least_surface([1, 1, 1], VOXEL) == pytest.approx(measure(single, AFFINE)["surface_mm2"], rel=1e-5)
+
+
+def test_the_least_distance_is_that_of_all_arrangements():
+    """By trying every number of voxels in each slab, the last slab having at least one."""
+    for slabs, per_slab in ((1, 3), (3, 2), (4, 1), (4, 3), (5, 2)):
+        least: dict[int, float] = {}
+        for counts in itertools.product(range(per_slab + 1), repeat=slabs):
+            if counts[0] and counts[-1]:
+                mean = sum(c * (n + 0.5) for n, c in enumerate(counts)) / sum(counts)
+                least[sum(counts)] = min(mean, least.get(sum(counts), math.inf))
+        for voxels, mean in least.items():
+            assert least_distance(slabs, per_slab, voxels) == pytest.approx(mean)
+        assert least_distance(slabs, per_slab, None) == pytest.approx(min(least.values()))
+
+
 def test_what_is_measured_in_any_mask_is_possible():
     """Also of many pieces, at the edge, and full of holes; but for the mesh's volume, which for single voxels is a
-    sixth of theirs."""
+    sixth of theirs, and for pieces so far apart that they could not be one."""
     rng = np.random.default_rng(3)
     for _ in range(40):
         mask = np.zeros(SHAPE, bool)
@@ -171,7 +256,8 @@ def test_what_is_measured_in_any_mask_is_possible():
         if mask.any():
             found = measure(mask, AFFINE)
             kept = {name: value for name, value in found.items() if name not in ("surface_mm2", "sphericity")}
-            assert impossible(kept, EXTENT, VOXEL) is None, found
+            why = impossible(kept, EXTENT, VOXEL)
+            assert why is None or "too small for one piece" in why, found
 
 
 def test_volume_and_surface_of_a_ball_belong_together():
@@ -182,9 +268,31 @@ def test_volume_and_surface_of_a_ball_belong_together():
 def test_beyond_the_training_cases_a_note_names_their_range():
     spec = tiny_characteristics()
     low, high = spec.range[0]
-    (note,) = range_notes({"volume_mm3": high * 1.01, "sphericity": np.mean(spec.range[2])}, spec)
+    (note,) = range_notes({"volume_mm3": high * 1.01, "center_r_mm": np.mean(spec.range[3])}, spec)
     assert note.startswith("volume_mm3") and f"{low:.4g} to {high:.4g}" in note
-    assert range_notes({"volume_mm3": high, "box_r_mm": spec.range[6][0]}, spec) == []
+    assert range_notes({"volume_mm3": high, "box_r_mm": spec.range[6][1]}, spec) == []
+
+
+def test_a_third_that_follows_from_two_has_its_note_too():
+    spec = tiny_characteristics()
+    (note,) = range_notes({"volume_mm3": 15000.0, "surface_mm2": 5800.0}, spec)  # each is within its range
+    assert (
+        note.startswith(f"sphericity = {ball_surface(15000.0) / 5800:g} lies") and "follows from the other two" in note
+    )
+    first, last = range_notes({"volume_mm3": 15000.0, "sphericity": 0.3}, spec)
+    assert first.startswith("sphericity = 0.3") and last.startswith("surface_mm2 = ")
+
+
+def test_what_no_training_case_has_together_is_noted():
+    """A large volume in the smallest box: each is within its range. What the model draws itself is never noted."""
+    spec = tiny_characteristics()
+    ends = {"volume_mm3": spec.range[0][1], **{n: spec.range[NAMES.index(n)][0] for n in NAMES[6:]}}
+    (note,) = range_notes(ends, spec)
+    assert "taken together, far from any training case" in note
+    drawn = [dict(zip(NAMES, draw_tumour({}, spec, seed, EXTENT, VOXEL).used)) for seed in range(60)]
+    for used in drawn:
+        for names in (NAMES[:2], (NAMES[0], *NAMES[6:]), NAMES[3:]):
+            assert not any("together" in note for note in range_notes({n: used[n] for n in names}, spec))
 
 
 # --- what is drawn
@@ -226,7 +334,7 @@ def test_draws_given_others_have_the_closed_form_s_mean_and_covariance():
     spec, generator = gaussian_spec(correlation), np.random.default_rng(1)
     known = {"surface_mm2": 103.0, "center_a_mm": 102.0}  # means 101 and 104
     wanted = [n for n in NAMES if n not in known]
-    rows = np.array([list(draw_missing(spec, known, wanted, generator).values()) for _ in range(6000)])
+    rows = np.stack(list(draw_missing(spec, known, wanted, generator.standard_normal((6000, 7))).values()), 1)
     g, w = [1, 4], [NAMES.index(n) for n in wanted]
     covariance = 4 * correlation
     weights = covariance[np.ix_(w, g)] @ np.linalg.inv(covariance[np.ix_(g, g)])
@@ -239,7 +347,7 @@ def test_draws_given_others_have_the_closed_form_s_mean_and_covariance():
 def test_quantiles_come_back_when_nothing_is_asked():
     spec = tiny_characteristics()
     generator = np.random.default_rng(2)
-    rows = np.array([list(draw_missing(spec, {}, NAMES, generator).values()) for _ in range(4000)])
+    rows = np.stack(list(draw_missing(spec, {}, NAMES, generator.standard_normal((4000, 9))).values()), 1)
     for column, quantiles in zip(rows.T, spec.quantiles):
         spread = quantiles[-1] - quantiles[0]
         np.testing.assert_allclose(np.quantile(column, np.linspace(0, 1, 21)), quantiles, atol=0.06 * spread)
@@ -319,6 +427,22 @@ def test_what_has_no_partner_is_refused_by_name():
     with pytest.raises(BadInput) as error:
         draw_tumour({"volume_mm3": 250_000.0}, tiny_characteristics(), 0, EXTENT, VOXEL)
     assert "volume_mm3=250000" in error.value.one_line() and "less than the volume" in error.value.one_line()
+
+
+@pytest.mark.parametrize("asked", [{"volume_mm3": 491_520.0}, box_of(4.0, 4.0, 5.0), {"volume_mm3": 250_000.0}])
+def test_all_tries_take_less_than_a_second(asked):
+    check_asked(asked, EXTENT, VOXEL)
+    began = time.process_time()
+    with pytest.raises(BadInput, match="In 4000 draws nothing was found"):
+        draw_tumour(asked, tiny_characteristics(), 0, EXTENT, VOXEL)
+    assert time.process_time() - began < 1
+
+
+def test_draws_do_not_depend_on_how_many_are_made_at_once(monkeypatch):
+    spec = tiny_characteristics()
+    wanted = [draw_tumour({"sphericity": 0.9}, spec, seed, EXTENT, VOXEL) for seed in range(10)]
+    monkeypatch.setattr(joint, "FIRST_BATCH", 1)
+    assert [draw_tumour({"sphericity": 0.9}, spec, seed, EXTENT, VOXEL) for seed in range(10)] == wanted
 
 
 def test_a_request_and_a_model_have_the_same_names():

@@ -203,7 +203,7 @@ def test_adherence_is_that_of_the_samples_own_mask(models, tmp_path, monkeypatch
     segmenter = SegmenterSpec(package.spec.network, {}, {"patch": 4})
     package = replace(package, spec=replace(package.spec, segmenter=segmenter))
     monkeypatch.setattr(runner, "load_package", lambda model: package)
-    monkeypatch.setattr(runner, "load_segmenter", lambda package: lambda image: np.ones(image.shape, bool))
+    monkeypatch.setattr(runner, "load_segmenter", lambda package, on_event: lambda image: np.ones(image.shape, bool))
     (output,) = make(tmp_path, "tiny-full", adherence=True).outputs
     found = output["adherence"]
     assert found["class"] == "tumour" and found["structures"] == found["found"] == 1

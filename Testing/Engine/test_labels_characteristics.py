@@ -129,6 +129,7 @@ def table_of(cases: int, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     mixing = rng.normal(size=(9, 9)) / 3
     table = np.exp(rng.normal(size=(cases, 9)) @ mixing)
+    table[:, 2] /= 1 + table[:, 2]  # a sphericity is at most 1
     table[:, 8] = 5.0
     return table
 
@@ -179,6 +180,32 @@ def test_a_correlation_that_is_not_positive_definite_is_told():
     section["correlation"][0][1] = 0.5
     (found,) = characteristics_problems(section, ["lump"])
     assert "symmetric" in found
+
+
+@pytest.mark.parametrize(
+    ("column", "low", "high", "says"),
+    [
+        (0, -5.0, -5.0, "volume_mm3 must be above 0"),
+        (1, 0.0, 3.0, "surface_mm2 must be above 0"),
+        (2, 0.5, 5.0, "sphericity must be at most 1"),
+        (2, 0.0, 0.5, "sphericity must be above 0"),
+        (7, -1.0, 2.0, "box_a_mm must be above 0"),
+        (4, -3.0, -1.0, None),
+    ],
+)
+def test_what_no_body_can_have_is_told(column, low, high, says):
+    section = fit_distribution(table_of(25), (100.0,) * 3, "lump").to_json()
+    section["range"][column] = [low, high]
+    section["quantiles"][column] = np.linspace(low, high, 21).tolist()
+    found = list(characteristics_problems(section, ["lump"]))
+    assert [says in problem for problem in found] == [True] if says else found == []
+
+
+def test_a_range_that_is_not_that_of_the_quantiles_is_told():
+    section = fit_distribution(table_of(25), (100.0,) * 3, "lump").to_json()
+    section["range"][3][1] *= 1.01
+    (found,) = characteristics_problems(section, ["lump"])
+    assert "'characteristics.range' of center_r_mm" in found and "ends of its quantiles" in found
 
 
 def test_the_correlation_of_normal_scores_is_that_behind_any_monotone_columns():

@@ -97,6 +97,36 @@ def test_each_contradiction_of_maisi_is_named(place, value, said):
     assert said in said_of(data)
 
 
+def method(preset):
+    return copy.deepcopy(load_preset(preset).raw)
+
+
+@pytest.mark.parametrize(
+    ("preset", "place", "value", "said"),
+    [
+        ("slice-ldm", ("modes",), ["whole"], "'modes' has whole, which the backend slice_ldm cannot do"),
+        ("slice-ldm", ("modes",), ["joint", "unconditional"], "'modes' has unconditional, which the backend slice_ldm"),
+        ("slice-ldm", ("windows",), {"depth": 32, "stride": 16}, "the backend slice_ldm has no 'windows'"),
+        ("slice-ldm", ("latent", "scale_factor"), 1e-300, "'latent.scale_factor' must be at least 1e-06"),
+        ("slice-ldm", ("characteristics", "scale", 0), 1e-300, "'characteristics.scale[0]' must be at least 1e-06"),
+        ("med-lsdm", ("characteristics",), None, "the backend med_lsdm has no 'characteristics'"),
+        ("maisi-rflow", ("windows",), {"depth": 32, "stride": 16}, "the backend maisi has no 'windows'"),
+    ],
+)
+def test_what_a_method_does_not_know_is_named(preset, place, value, said):
+    data = method(preset)
+    if place == ("characteristics",):
+        value = method("slice-ldm")["characteristics"] | {"target": data["label_scheme"][0]["name"]}
+    put(data, place, value)
+    assert said in said_of(data)
+
+
+def test_the_joint_mode_is_that_of_one_backend():
+    data = method("med-lsdm") | {"modes": ["joint"], "characteristics": method("slice-ldm")["characteristics"]}
+    data["characteristics"]["target"] = data["label_scheme"][0]["name"]
+    assert "the backend med_lsdm" in said_of(data)
+
+
 @pytest.mark.parametrize(
     ("rules", "said"),
     [

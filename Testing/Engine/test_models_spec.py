@@ -210,6 +210,10 @@ def test_plain_words_for_the_top_level():
     [
         *((("network", "norm_groups"), v) for v in (0, -1, True, 1.5)),
         *((("network", "channels"), v) for v in ([], "", {}, [0], [1e30])),
+        *(
+            (("network", name), 0)
+            for name in ("characteristics_width", "heads", "head_channels", "spade_hidden", "mask_channels")
+        ),
         *((("network", "blocks_per_level"), v) for v in (0, 1e30)),
         (("grid", "spacing_mm", 0), 1e30),
         (("inpaint", "max_region_mm"), 1e308),

@@ -228,6 +228,20 @@ def test_a_finished_run_is_only_packed_again(straight, tmp_path):
     assert log_rows(out) == log_rows(straight["run"])
 
 
+@pytest.mark.parametrize("steps", [30, 24])
+def test_a_segmenter_of_other_steps_is_refused_before_the_denoiser_trains(steps, straight, data, tmp_path):
+    """Its learning rate has come down by the steps that it was begun with."""
+    out = tmp_path / "run"
+    out.mkdir()
+    shutil.copy(straight["run"] / "segmenter.pt", out)
+    config = write_config(tmp_path, data, (("steps = 20\npatch = 16", f"steps = {steps}\npatch = 16"),))
+    events = []
+    with pytest.raises(BadInput, match=f"begun with 20 steps, but .* steps = {steps}") as refusal:
+        train(config, out, resume=True, device="cpu", on_event=events.append)
+    assert "Set steps = 20, or remove the file" in refusal.value.hint
+    assert events == [] and [p.name for p in out.iterdir()] == ["segmenter.pt"]
+
+
 def test_initial_weights_are_where_the_run_begins(straight, data, tmp_path):
     """With next to no learning rate, only the rounding to fp16 lies between the weights given and those got."""
     weights = straight["run"] / "package" / "denoiser.safetensors"

@@ -371,12 +371,15 @@ def test_checkpoints_that_do_not_fit_are_refused(slice_run, slice_data, tmp_path
     path = tmp_path / "autoencoder" / "checkpoint.pt"
     whole = path.read_bytes()
 
-    def refused(match: str) -> None:
-        with pytest.raises(BadInput, match=match):
+    def refused(match: str) -> BadInput:
+        with pytest.raises(BadInput, match=match) as refusal:
             train(diffusion, tmp_path / "run", device="cpu")
+        return refusal.value
 
     path.write_bytes(whole[:-200])
-    refused("damaged")
+    assert refused("damaged").hint == (
+        f"Remove it, and train that stage again: synthdiffusion train ...-autoencoder.toml --out '{path.parent}'."
+    )
     for change, match in (
         ({"intensity_range": [1.0, 1.0]}, "not two rising numbers"),
         ({"size": [24, 20]}, "size"),
@@ -444,7 +447,7 @@ def test_settings_that_do_not_fit_each_other_are_refused(stage, change, message,
         shutil.copytree(slice_run["folder"] / earlier, tmp_path / earlier)
     with pytest.raises(BadInput, match=message):
         train(write_config(tmp_path, stage, slice_data, change), tmp_path / "run", device="cpu")
-    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_losses_have_their_known_values():

@@ -1,0 +1,77 @@
+"""The parser of all commands."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+
+from SynthDiffusionLib import __version__
+
+DESCRIPTION = """Synthetic CT and MR volumes from segmentations, with diffusion models on your own computer.
+For research only; not for diagnosis."""
+
+EPILOG = """Start with: synthdiffusion demo
+Exit codes: 0 done, 1 failed while running, 2 bad input or usage, 130 cancelled."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with errors on one line and the nearest match named."""
+
+    def error(self, message: str) -> None:
+        wrong = re.search(r"unrecognized arguments: (--?[\w-]+)", message)
+        invalid = re.search(r"invalid choice: '([^']+)' \(choose from (.+)\)", message)
+        hint = f"See {self.prog} --help."
+        if wrong:
+            near = difflib.get_close_matches(wrong.group(1), _option_strings(self), n=1)
+            hint = f"Did you mean {near[0]}? {hint}" if near else hint
+        elif invalid:
+            near = difflib.get_close_matches(invalid.group(1), re.findall(r"[\w-]+", invalid.group(2)), n=1)
+            hint = f"Did you mean '{near[0]}'? {hint}" if near else hint
+        self.exit(2, f"synthdiffusion: error: {' '.join(message.split())}. {hint}\n")
+
+
+def _option_strings(parser: argparse.ArgumentParser) -> list[str]:
+    found: list[str] = []
+    for action in parser._actions:
+        found += action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for sub in action.choices.values():
+                found += _option_strings(sub)
+    return found
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    from SynthDiffusionLib.cli import (
+        demo_command,
+        evaluate_command,
+        export_command,
+        generate_command,
+        models_command,
+        plan_command,
+        prepare_command,
+        train_command,
+    )
+
+    parser = _Parser(
+        prog="synthdiffusion",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"synthdiffusion {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error; may stand anywhere")
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    for command in (
+        demo_command,
+        models_command,
+        plan_command,
+        prepare_command,
+        generate_command,
+        train_command,
+        evaluate_command,
+        export_command,
+    ):
+        command.add_parser(subparsers)
+    return parser
