@@ -16,6 +16,7 @@ from live_tensors import peak_bytes
 from tiny_med_lsdm import SECTIONS as LSDM
 from tiny_package import DESCRIPTION
 from tiny_slice_ldm import SECTIONS as SLICES
+from tiny_slice_ldm import tiny_characteristics
 
 from SynthDiffusionLib.memory import counted, table
 from SynthDiffusionLib.memory.outlook import look_ahead
@@ -30,8 +31,8 @@ def spec_of(sections, **networks) -> ModelSpec:
     data = copy.deepcopy(DESCRIPTION | sections | {"format": FORMAT, "files": []})
     for section in ("inpaint", "segmenter", "characteristics"):
         data.pop(section, None)
-    if data["modes"] == ["joint"]:
-        data["modes"] = ["whole"]
+    if "joint" in data["modes"]:
+        data["characteristics"] = tiny_characteristics().to_json()
     spec = ModelSpec.from_json(data, preset=True)
     changed = {}
     for name, parameters in networks.items():
