@@ -17,7 +17,7 @@ EXAMPLES = """examples:
   synthdiffusion generate nodule.seg.nrrd --model lung-nodule-ct --out results --samples 5 --seed 1
   synthdiffusion generate drawn.seg.nrrd --model lung-nodule-ct --out results --mode inpaint --image chest.nrrd
   synthdiffusion generate --model limb-tumour-ct --out results --size 96x96x48
-  synthdiffusion generate --model limb-tumour-mr --out results --mode joint --tumour volume_mm3=20000,sphericity=0.6
+  synthdiffusion generate --model JOINT_MODEL --out results --mode joint --tumour volume_mm3=20000,sphericity=0.6
 """
 
 
