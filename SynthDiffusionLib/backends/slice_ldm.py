@@ -54,7 +54,7 @@ class SliceLDM:
         self.id = spec.id
         self.latent = spec.latent
         self.diffusion = DiffusionSpec(**spec.raw["diffusion"])
-        self.scale = np.array(spec.characteristics.scale, np.float32)
+        self.characteristics = spec.characteristics
         self.has_null = spec.controls.guidance
         self._smallest, self._divisor = smallest_sides(spec), latent_divisor(spec)
         self.autoencoder = load_weights(build_network(spec.autoencoder), package.file("autoencoder"))
@@ -175,7 +175,7 @@ class SliceLDM:
         return torch.stack([to_unit_range(image, self.latent.decoded_range), mask])
 
     def _condition(self, characteristics: np.ndarray | None, guidance: float) -> torch.Tensor:
-        """(1, 9) as the U-Net takes them: divided by their scale; NaN is the null condition."""
+        """(1, 9) as the U-Net takes them: scaled; NaN is the null condition."""
         if (characteristics is None or guidance != 1.0) and not self.has_null:
             raise BadInput(
                 f"The model '{self.id}' was trained with the characteristics of a tumour only",
@@ -189,7 +189,7 @@ class SliceLDM:
                 f"The model '{self.id}' needs {len(NAMES)} characteristics that are numbers",
                 f"They are: {', '.join(NAMES)}.",
             )
-        return torch.from_numpy(values.astype(np.float32) / self.scale)[None]
+        return torch.from_numpy(self.characteristics.for_network(values).astype(np.float32))[None]
 
 
 def _image(decoded: torch.Tensor) -> np.ndarray:

@@ -94,7 +94,11 @@ def _mesh(mask: np.ndarray, spacing: np.ndarray) -> tuple[float, float]:
 
 
 def fit_distribution(
-    table: np.ndarray, extent_mm: Sequence[float], target: str = "tumour", cases: int | None = None
+    table: np.ndarray,
+    extent_mm: Sequence[float],
+    target: str = "tumour",
+    cases: int | None = None,
+    standardise: bool = False,
 ) -> CharacteristicsSpec:
     """How the characteristics of training cases are distributed: quantiles of each, and a Gaussian copula.
 
@@ -107,6 +111,8 @@ def fit_distribution(
         extent_mm: (3,) of the volumes, along R, A and S.
         target: class that they describe.
         cases: N, how many independent cases (patients) the rows are of; as many as rows if it is not given.
+        standardise: scale them for the network by their mean and standard deviation, and not by their largest value
+            and the extent of the volumes.
 
     Raises:
         BadInput: another shape, fewer rows than cases, or values that are not numbers.
@@ -123,10 +129,14 @@ def fit_distribution(
     if not 1 <= cases <= len(table):
         raise BadInput(f"{len(table)} rows of characteristics cannot be of {cases} cases", "Give each case a row.")
     low, high = table.min(0), table.max(0)
-    scale = (high[0], high[1], 1.0, *extent_mm, *extent_mm)
+    scale, offset = np.array([high[0], high[1], 1.0, *extent_mm, *extent_mm]), np.zeros(len(NAMES))
+    if standardise:
+        deviation, offset = table.std(0), table.mean(0)
+        scale = np.where(deviation > 1e-3 * np.abs(scale), deviation, scale)  # one that never differs stays small
     return CharacteristicsSpec(
         target=target,
         scale=tuple(float(f"{s:.6g}") for s in scale),
+        offset=tuple(float(f"{s:.6g}") for s in offset),
         range=tuple((float(a), float(b)) for a, b in zip(low, high)),
         quantiles=tuple(
             tuple(float(q) for q in column) for column in np.quantile(table, np.linspace(0, 1, QUANTILES), axis=0).T

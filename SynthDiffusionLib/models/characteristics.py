@@ -8,7 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 NAMES = (
     "volume_mm3",
@@ -32,7 +35,8 @@ class CharacteristicsSpec:
 
     Args:
         target: class that they describe.
-        scale: what each is divided by for the network.
+        scale: what each is divided by for the network, after
+        offset: has been subtracted.
         range: least and largest of the training cases and their varied copies.
         quantiles: evenly spaced quantiles of the same, the first the least, the last the largest.
         correlation: (9, 9), of the normal scores of the same.
@@ -45,16 +49,24 @@ class CharacteristicsSpec:
     quantiles: tuple[tuple[float, ...], ...]
     correlation: tuple[tuple[float, ...], ...]
     cases: int
+    offset: tuple[float, ...] = (0.0,) * len(NAMES)
+
+    def for_network(self, values: np.ndarray) -> np.ndarray:
+        """Characteristics (..., 9) as the network is given them."""
+        return (values - self.offset) / self.scale
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> CharacteristicsSpec:
         nested = {key: tuple(tuple(row) for row in data[key]) for key in ("range", "quantiles", "correlation")}
-        return CharacteristicsSpec(data["target"], tuple(data["scale"]), cases=data["cases"], **nested)
+        offset = tuple(data.get("offset", (0.0,) * len(NAMES)))
+        return CharacteristicsSpec(data["target"], tuple(data["scale"]), cases=data["cases"], offset=offset, **nested)
 
     def to_json(self) -> dict[str, Any]:
         """The section."""
         nested = {key: [list(row) for row in getattr(self, key)] for key in ("range", "quantiles", "correlation")}
-        return {"target": self.target, "names": list(NAMES), "scale": list(self.scale), **nested, "cases": self.cases}
+        moved = {"offset": list(self.offset)} if any(self.offset) else {}
+        scales = {"scale": list(self.scale), **moved}
+        return {"target": self.target, "names": list(NAMES), **scales, **nested, "cases": self.cases}
 
 
 def characteristics_problems(data: Mapping[str, Any], classes: Sequence[str]) -> Iterator[str]:

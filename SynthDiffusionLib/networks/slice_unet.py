@@ -11,10 +11,18 @@ project: the authors train none.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
 from torch import nn
+
+
+class Scaling(Protocol):
+    """How characteristics are scaled: (value - offset) / scale."""
+
+    scale: Sequence[float]
+    offset: Sequence[float]
 
 
 class CharacteristicsEmbedding(nn.Module):
@@ -34,7 +42,7 @@ class CharacteristicsEmbedding(nn.Module):
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """
         Args:
-            values: (B, characteristics), divided by their scale; a row of NaN is the null condition.
+            values: (B, characteristics), scaled; a row of NaN is the null condition.
 
         Returns:
             (B, out_features)
@@ -96,6 +104,19 @@ class SliceUNet(nn.Module):
         self.unet.class_embedding = CharacteristicsEmbedding(characteristics, characteristics_width, 4 * channels[0])
         self.characteristics = characteristics
 
+    @torch.no_grad()
+    def rescale_characteristics(self, before: Scaling, after: Scaling) -> None:
+        """Changes the first layer of their MLP so that the network computes from characteristics that are scaled as in
+        `after` what it computed from those that were scaled as in `before`."""
+        layer = self.unet.class_embedding.mlp[0]
+        old_scale, old_offset, scale, offset = (
+            torch.tensor(numbers, dtype=torch.float64)
+            for numbers in (before.scale, before.offset, after.scale, after.offset)
+        )
+        weight = layer.weight.double()
+        layer.bias.add_((weight @ ((offset - old_offset) / old_scale)).to(layer.bias))
+        layer.weight.copy_(weight * (scale / old_scale))
+
     @property
     def divisor(self) -> int:
         """Every side of the latent must be a multiple of this."""
@@ -108,8 +129,8 @@ class SliceUNet(nn.Module):
         Args:
             noisy: (B, in_channels, i, j, K), sides multiples of `divisor`.
             timesteps: (B,) diffusion time steps.
-            characteristics: (B, characteristics), divided by their scale; a row of NaN is the null condition, and so
-                is None for all of them. Means something only where training has dropped some.
+            characteristics: (B, characteristics), scaled; a row of NaN is the null condition, and so is None for
+                all of them. Means something only where training has dropped some.
 
         Returns:
             (B, out_channels, i, j, K)

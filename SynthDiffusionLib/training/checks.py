@@ -11,6 +11,7 @@ from SynthDiffusionLib.errors import BadInput, ModelError
 from SynthDiffusionLib.labels.scheme import LabelScheme
 from SynthDiffusionLib.models.spec import FORMAT, ModelSpec
 from SynthDiffusionLib.sampling.samplers import BETA_SCHEDULES
+from SynthDiffusionLib.training.budget import CLOCKS
 from SynthDiffusionLib.training.config import TrainConfig
 from SynthDiffusionLib.training.dataset import Case, shared_patient
 from SynthDiffusionLib.training.files import load_initial_weights
@@ -38,7 +39,11 @@ def check_run(config: TrainConfig, scheme: LabelScheme, description: dict) -> No
     if config.initial_weights is not None:
         load_initial_weights(build_network(config.network, scheme), config.initial_weights)
     content = package_content(
-        config, scheme, description, steps=config.steps, segmenter_steps=config.segmenter and config.segmenter.steps
+        config,
+        scheme,
+        description,
+        steps=config.steps or 1,
+        segmenter_steps=config.segmenter and config.segmenter.steps,
     )
     roles = ["denoiser"] + ["segmenter"] * (config.segmenter is not None)
     files = [{"path": f"{r}.safetensors", "sha256": "0" * 64, "bytes": 0, "role": r} for r in roles]
@@ -142,8 +147,14 @@ def _problems(config: TrainConfig, scheme: LabelScheme, description: dict, divis
 
 
 def _phase_problems(config: TrainConfig, divisor: int) -> Iterator[str]:
+    if config.minutes < 0:
+        yield f"[run] minutes must be above 0, not {config.minutes:g}"
+    if config.clock not in CLOCKS:
+        yield f"[run] clock must be one of {', '.join(CLOCKS)}, not '{config.clock}'"
+    if config.minutes and (len(config.phases) > 1 or config.steps):
+        yield "[run] gives minutes: there must be one [[phase]], without steps"
     for phase in config.phases:
-        if min(phase.steps, phase.batch) < 1 or phase.patch < 1 or phase.patch % divisor:
+        if min(phase.steps or bool(config.minutes), phase.batch) < 1 or phase.patch < 1 or phase.patch % divisor:
             yield f"[[phase]] needs steps and batch of at least 1, and a patch that is a multiple of {divisor}"
         if phase.batch > LARGEST_BATCH:
             yield f"[[phase]] batch must be at most {LARGEST_BATCH}, not {phase.batch}"

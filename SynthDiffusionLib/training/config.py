@@ -19,14 +19,14 @@ class Phase:
     """A stretch of training with one patch size.
 
     Args:
-        steps: optimiser steps.
         patch: side of the patches in voxels.
         batch: patches per step.
+        steps: optimiser steps; left out where [run] gives minutes.
     """
 
-    steps: int
     patch: int
     batch: int
+    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,8 @@ class TrainConfig:
         initial_weights: safetensors file of a denoiser to go on from, relative to the configuration file; random
             weights when None.
         diffusion: fields of `DiffusionSpec`.
+        minutes: training time of the only phase, in the place of its steps, as in `stages.StageConfig`.
+        clock: what `minutes` counts, "wall" or "processor".
     """
 
     package: dict[str, Any]
@@ -121,6 +123,8 @@ class TrainConfig:
     precision: str = "bf16-mixed"
     initial_weights: Path | None = None
     preset: str | None = None
+    minutes: float = 0.0
+    clock: str = "wall"
     checkpoint_every: int = 250
     validate_every: int = 500
     sample_every: int = 1000

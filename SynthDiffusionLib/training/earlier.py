@@ -11,7 +11,7 @@ import torch
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.training.files import check_finite, damaged, read_table
-from SynthDiffusionLib.training.stages import Method
+from SynthDiffusionLib.training.stages import Method, StageConfig
 
 
 def read_checkpoint(
@@ -58,6 +58,45 @@ def read_checkpoint(
     if found != {name: tuple(tensor.shape) for name, tensor in wanted.items()}:
         raise damaged(path, "its weights are not those of the network that it describes")
     return path, state
+
+
+def begin_with(
+    network: torch.nn.Module, config: StageConfig, read: Callable[..., dict[str, Any]], digest: str
+) -> dict[str, Any]:
+    """Gives a denoiser the weights of an earlier run, where the configuration names one.
+
+    Args:
+        read: folder and stage to the content of a checkpoint.
+        digest: of the autoencoder, which must be that of the earlier run.
+
+    Returns:
+        the checkpoint of that run; {} without one.
+
+    Raises:
+        BadInput: there is no such run, or it is of another network or autoencoder.
+    """
+    if config.initial is None:
+        return {}
+    state = read(config.initial, "diffusion")
+    if state["autoencoder_sha256"] != digest:
+        raise BadInput(
+            f"The run in '{config.initial}' was trained with another autoencoder than [run] names",
+            "Name the autoencoder that it was trained with, or leave initial out.",
+        )
+    try:
+        network.load_state_dict(state["weights"])
+    except RuntimeError as error:
+        raise BadInput(
+            f"The run in '{config.initial}' is of another network than this configuration's",
+            "Give [network] as it was there, or leave initial out.",
+        ) from error
+    return state
+
+
+def steps_of(state: Mapping[str, Any]) -> int:
+    """Steps that the weights of a checkpoint were trained for, those of the run that it began with among them; 0 of
+    {}."""
+    return state.get("step", 0) + state.get("initial_steps", 0)
 
 
 def warn_if_unfinished(

@@ -82,8 +82,10 @@ class LatentStage(Stage):
         trained: the network that is trained, set up by Fabric.
         clip: what the estimates of clean latents are kept within in the picture's samples.
         downsampling: image voxels per latent voxel.
+        initial_steps: that the weights were trained for before this run.
     """
 
+    initial_steps: int = 0
     clip: tuple[float, float] | None = None
 
     def __init__(
@@ -207,4 +209,5 @@ class LatentStage(Stage):
         return {
             "weights": {name: t.detach().cpu().clone() for name, t in self.averaged().state_dict().items()},
             "seed": self.config.seed,
+            "initial_steps": self.initial_steps,
         }

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
-import json
 import math
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,12 +16,11 @@ from lightning_fabric import Fabric
 
 from SynthDiffusionLib.errors import BadInput, RunFailed
 from SynthDiffusionLib.memory.plan import resolve_device
+from SynthDiffusionLib.training.budget import Budget
 from SynthDiffusionLib.training.files import load_state, restore, save_state
 from SynthDiffusionLib.training.stages import Optimiser, StageConfig
 from SynthDiffusionLib.training.train_patch_ddpm import write_png
-from SynthDiffusionLib.volumes.atomic import atomic_file
 
-ENDLESS = 10**9  # steps that no run reaches
 MOST_SKIPPED = 20
 
 COLUMNS = ("step", "loss", "learning_rate", "validation_loss", "seconds", "perplexity", "adversarial", "discriminator",
@@ -234,26 +231,23 @@ def run_stage(
         RunFailed: the training diverged, or the disk is full.
     """
     checkpoint, log = out / "checkpoint.pt", out / "log.csv"
-    step, spent = 0, 0.0
+    step, budget = 0, Budget(config.steps, config.minutes, config.clock)
     if resume and checkpoint.is_file():
-        state = load_state(checkpoint, list(stage.parts), config.steps or ENDLESS)
+        state = load_state(checkpoint, list(stage.parts), budget.last_step)
         if state.get("stage") != config.stage:
             raise BadInput(f"'{checkpoint}' is of the stage {state.get('stage')!r}", "Give another --out.")
         restore(checkpoint, state, stage.parts)
-        step, spent = state["step"], float(state.get("seconds", 0.0))
+        step = state["step"]
+        budget = Budget(config.steps, config.minutes, config.clock, float(state.get("seconds", 0.0)))
     if fabric.is_global_zero:
         rows = _rows_until(log, stage.columns, step) if step else []
         with log.open("w", newline="", encoding="utf-8") as stream:
             csv.writer(stream).writerows([stage.columns, *rows])
-    # Processor time counts only what this process has had: other programs on the machine take nothing of a budget.
-    clock = time.process_time if config.clock == "processor" else time.monotonic
-    began, first = clock() - spent, step
+    first = step
     recent: list[dict[str, torch.Tensor]] = []
 
     def share_of(done: int) -> float:
-        if config.steps:
-            return done / config.steps
-        share = (clock() - began) / (60.0 * config.minutes)
+        share = budget.share(done)
         return fabric.broadcast(share) if fabric.world_size > 1 else share
 
     share = share_of(step)
@@ -273,36 +267,20 @@ def run_stage(
             recent = []
             if step % config.validate_every == 0 or finished:
                 means |= stage.validate()
-            seconds = clock() - began
+            seconds = budget.seconds()
             if fabric.is_global_zero:
                 _write_row(log, stage.columns, step, means, seconds)
                 left = seconds * (1 / max(share, 1e-6) - 1)
-                total = config.steps or max(step, round(step / max(share, 1e-6)))
-                on_event(_event(stage, step, total, left, means, first))
+                on_event(_event(stage, step, budget.total(step, share), left, means, first))
         if (step % config.sample_every == 0 or finished) and fabric.is_global_zero:
             write_png(out / "samples" / f"step{step:06d}.png", stage.picture())
         if (step % config.checkpoint_every == 0 or finished) and fabric.is_global_zero:
-            save_state(checkpoint, _state(stage, config, step, clock() - began, finished))
+            save_state(checkpoint, _state(stage, config, step, budget.seconds(), finished))
         if step % config.checkpoint_every == 0 or finished:
             fabric.barrier()
     if fabric.is_global_zero and step > first:
-        _summarise(out, fabric, step, clock() - began, config.clock)
+        budget.summarise(out, fabric.device, step)
     return checkpoint
-
-
-def _summarise(out: Path, fabric: Fabric, steps: int, seconds: float, clock: str) -> None:
-    """`summary.json`: what the run took, validation, pictures and checkpoints included."""
-    on_gpu = fabric.device.type == "cuda"
-    summary = {
-        "device": torch.cuda.get_device_name(fabric.device) if on_gpu else "cpu",
-        "torch": torch.__version__,
-        "steps": steps,
-        "seconds": round(seconds, 1),
-        "clock": clock,
-        "peak_gpu_bytes": torch.cuda.max_memory_allocated(fabric.device) if on_gpu else None,
-    }
-    with atomic_file(out / "summary.json") as stream:
-        stream.write((json.dumps(summary, indent=1) + "\n").encode("utf-8"))
 
 
 def _state(stage: Stage, config: StageConfig, step: int, seconds: float, finished: bool) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.training.budget import CLOCKS
 from SynthDiffusionLib.training.config import SegmenterConfig, _fill, _not_finite
 
 HINT = "See Docs/TRAINING.md for every setting."
-CLOCKS = ("wall", "processor")
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,8 @@ class StageConfig:
             which other programs do not take from it.
         preset: id of a preset that networks, diffusion and intensity are taken from.
         intensity_range: values that map to -1 and 1.
+        initial: folder of an earlier run of the stage diffusion, on the same autoencoder, whose weights training
+            begins with; random weights when None.
     """
 
     stage: str
@@ -82,6 +84,7 @@ class StageConfig:
     clock: str = "wall"
     preset: str = ""
     intensity_range: tuple[float, float] = (-1000.0, 2000.0)
+    initial: Path | None = None
     seed: int = 0
     precision: str = "bf16-mixed"
     log_every: int = 50

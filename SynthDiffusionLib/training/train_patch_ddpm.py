@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +21,7 @@ from SynthDiffusionLib.labels.scheme import LabelScheme
 from SynthDiffusionLib.memory.plan import resolve_device
 from SynthDiffusionLib.sampling.denoising import sample
 from SynthDiffusionLib.sampling.schedule import DiffusionSpec, diffuse
+from SynthDiffusionLib.training.budget import Budget
 from SynthDiffusionLib.training.checks import check_case_sizes
 from SynthDiffusionLib.training.config import Phase, TrainConfig
 from SynthDiffusionLib.training.dataset import Case, load_split
@@ -32,7 +32,7 @@ KNOWN_VOXEL_WEIGHT = 0.1  # the network sees these voxels: predicting them teach
 
 
 def phase_at(config: TrainConfig, step: int) -> Phase:
-    """The phase that a step belongs to."""
+    """The phase that a step belongs to; the only one where minutes count."""
     for phase in config.phases:
         if step < phase.steps:
             return phase
@@ -40,12 +40,16 @@ def phase_at(config: TrainConfig, step: int) -> Phase:
     return config.phases[-1]
 
 
-def learning_rate_at(config: TrainConfig, step: int) -> float:
-    """Linear warm-up, then a cosine to zero at the last step."""
+def learning_rate_at(config: TrainConfig, step: int, share: float = 0.0) -> float:
+    """Linear warm-up, then a cosine to zero at the last step, or at the end of the minutes.
+
+    Args:
+        share: of the run that is over, where minutes count.
+    """
     warm = config.optimiser.warmup_steps
     if step < warm:
         return config.optimiser.learning_rate * (step + 1) / warm
-    progress = (step - warm) / max(1, config.steps - warm)
+    progress = share if config.minutes else (step - warm) / max(1, config.steps - warm)
     return config.optimiser.learning_rate * 0.5 * (1.0 + float(np.cos(np.pi * min(1.0, progress))))
 
 
@@ -121,7 +125,7 @@ def train_denoiser(
     device: str = "auto",
     on_event: Callable[[dict], None] = lambda event: None,
 ) -> Path:
-    """Trains the denoiser and writes `out/checkpoint.pt` and `out/log.csv`.
+    """Trains the denoiser and writes `out/checkpoint.pt`, `out/log.csv` and `out/summary.json`.
 
     Step N draws the same patches, noise and time steps in an interrupted and resumed run as in an uninterrupted one.
 
@@ -164,10 +168,12 @@ def train_denoiser(
     ema = ema.to(fabric.device)
 
     checkpoint, log, start = out / "checkpoint.pt", out / "log.csv", 0
+    budget = Budget(config.steps, config.minutes, config.clock)
     if resume and checkpoint.is_file():
-        state = load_state(checkpoint, ("network", "ema", "ema_state", "optimiser"), config.steps)
+        state = load_state(checkpoint, ("network", "ema", "ema_state", "optimiser"), budget.last_step)
         restore(checkpoint, state, {"network": network, "ema_state": ema, "optimiser": optimiser})
         start = state["step"]
+        budget = Budget(config.steps, config.minutes, config.clock, float(state.get("seconds", 0.0)))
     out.mkdir(parents=True, exist_ok=True)
     # What the interrupted run logged after its last checkpoint is done, and logged, again.
     rows = _logged(log, start) if start else []
@@ -190,6 +196,7 @@ def train_denoiser(
             checkpoint,
             {
                 "step": step,
+                "seconds": budget.seconds(),
                 "network": network.state_dict(),
                 "ema": {k: v.contiguous() for k, v in ema.module.state_dict().items()},
                 "ema_state": ema.state_dict(),
@@ -198,14 +205,15 @@ def train_denoiser(
         )
 
     board = _tensorboard(out)
-    began, recent = time.monotonic(), []
+    recent, share = [], budget.share(start)
 
     def draw(step: int) -> tuple[torch.Tensor, ...]:
         return draw_batch(train, scheme, phase_at(config, step), config, [config.seed, 0, step])
 
-    for step, batch in drawn_ahead(draw, start, config.steps):
+    stop = start if share >= 1.0 and start else budget.last_step
+    for step, batch in drawn_ahead(draw, start, stop):
         batch = tuple(t.to(fabric.device) for t in batch)
-        rate = learning_rate_at(config, step)
+        rate = learning_rate_at(config, step, share)
         for group in optimiser.param_groups:
             group["lr"] = rate
         loss = denoising_loss(network, batch, diffusion, alphas, config.seed * 1_000_003 + step).mean()
@@ -224,21 +232,21 @@ def train_denoiser(
         ema.update_parameters(network.module if hasattr(network, "module") else network)
         recent.append(loss.item())
         done = step + 1
-        if done % 50 == 0 or done == config.steps:
-            validated = validate() if done % config.validate_every == 0 or done == config.steps else ""
-            elapsed = time.monotonic() - began
+        share = budget.share(done)
+        finished = share >= 1.0
+        if done % 50 == 0 or finished:
+            validated = validate() if done % config.validate_every == 0 or finished else ""
             with log.open("a", newline="", encoding="utf-8") as stream:
                 csv.writer(stream).writerow(
-                    [done, f"{np.mean(recent):.5f}", f"{rate:.3g}", validated, f"{elapsed:.1f}"]
+                    [done, f"{np.mean(recent):.5f}", f"{rate:.3g}", validated, f"{budget.seconds():.1f}"]
                 )
-            eta = elapsed / (done - start) * (config.steps - done)
             on_event(
                 {
                     "event": "progress",
                     "stage": "train",
                     "step": done,
-                    "total": config.steps,
-                    "eta_s": eta,
+                    "total": budget.total(done, share),
+                    "eta_s": budget.seconds() * (1.0 / max(share, 1e-6) - 1.0),
                     "loss": float(np.mean(recent)),
                     "validation_loss": validated or None,
                 }
@@ -248,13 +256,16 @@ def train_denoiser(
                 if validated:
                     board.add_scalar("loss/validation", validated, done)
             recent = []
-        if done % config.sample_every == 0 or done == config.steps:
+        if done % config.sample_every == 0 or finished:
             picture = sample_picture(ema.module, fixed[0], diffusion, config, fabric)
             write_png(out / "samples" / f"step{done:06d}.png", picture)
             if board is not None:
                 board.add_image("samples", picture, done, dataformats="HW")
-        if done % config.checkpoint_every == 0 or done == config.steps:
+        if done % config.checkpoint_every == 0 or finished:
             save(done)
+        if finished:
+            budget.summarise(out, fabric.device, done)
+            break
     return checkpoint
 
 

@@ -40,9 +40,7 @@ DATA = ROOT / "runs" / "lidc-48-prepared"
 OUT = ROOT / "runs" / "compare"
 MINUTES = 15.0  # what the shares in the configurations add up to
 THREADS = 1
-TRIAL_STEPS = {"processor": (10, 40), "wall": (50, 250)}  # of the two runs that say what a step takes
 LEAST_SHARE = 0.2  # of a stage's budget is left for training, whatever its latents took
-VALIDATION_SHARE = 0.015  # of a patch-wise DDPM's time: 8 batches, forward only, every 200 steps
 PARTS = ("train", "samples", "cost", "measure", "page")
 
 
@@ -108,9 +106,7 @@ def replaced(text: str, name: str, value: str) -> str:
     return changed
 
 
-def scaled_configuration(
-    text: str, *, minutes: float, clock: str, data: Path, out: Path, steps: int | None = None
-) -> str:
+def scaled_configuration(text: str, *, minutes: float, clock: str, data: Path, out: Path) -> str:
     """The configuration of a stage for a budget and for these folders.
 
     Args:
@@ -118,34 +114,12 @@ def scaled_configuration(
         minutes: budget of the whole method.
         clock: "processor" or "wall".
         data: prepared data set; out: of the comparison.
-        steps: of a method that knows steps only.
     """
     text = replaced(text, "data", json.dumps(data.resolve().as_posix()))
     text = text.replace('"../../../runs/compare/', json.dumps(out.resolve().as_posix())[:-1] + "/")
-    if steps is not None:
-        return replaced(text, "steps", str(steps))
     share = float(re.search(r"(?m)^minutes = ([0-9.]+)", text).group(1))
     text = replaced(text, "minutes", repr(round(share * minutes / MINUTES, 4)))
     return replaced(text, "clock", f'"{clock}"')
-
-
-def steps_for(budget_s: float, few: tuple[int, float], many: tuple[int, float]) -> tuple[int, float]:
-    """How many steps a budget allows, from two trial runs; start, checkpoint and picture cancel out.
-
-    Args:
-        budget_s: in seconds.
-        few, many: steps and seconds of a trial.
-
-    Returns:
-        steps, and seconds per step.
-
-    Raises:
-        ValueError: the longer trial took no longer.
-    """
-    per_step = (many[1] - few[1]) / (many[0] - few[0])
-    if per_step <= 0:
-        raise ValueError(f"A trial of {many[0]} steps took no longer than one of {few[0]}")
-    return max(1, int(budget_s * (1.0 - VALIDATION_SHARE) / per_step)), per_step
 
 
 def child_environment(threads: int) -> dict[str, str]:
@@ -217,26 +191,6 @@ def machine(device: str, threads: int) -> dict[str, Any]:
     }
 
 
-def _trial(method: Method, args: argparse.Namespace, steps: int) -> float:
-    """Seconds of a training of so many steps, by the clock of the comparison."""
-    import shutil
-
-    folder = args.out / "trial"
-    shutil.rmtree(folder, ignore_errors=True)
-    text = method.configuration("denoiser").read_text(encoding="utf-8")
-    configuration = args.out / "configurations" / "trial.toml"
-    configuration.parent.mkdir(parents=True, exist_ok=True)
-    configuration.write_text(
-        scaled_configuration(text, minutes=args.minutes, clock=args.clock, data=args.data, out=args.out, steps=steps),
-        encoding="utf-8",
-    )
-    took = run_child(train_command(configuration, folder, args.device, False), args.out / "trial.log", args.threads)
-    shutil.rmtree(folder, ignore_errors=True)
-    if took["code"] != 0:
-        raise RuntimeError(f"The trial of {steps} steps failed: see {args.out / 'trial.log'}")
-    return took[f"{args.clock}_s"]
-
-
 def _prepare(text: str, folder: Path, args: argparse.Namespace) -> float:
     """Seconds that the latents of a stage take, which its own clock does not count: a run of one step makes them, and
     all but they is thrown away again.
@@ -261,57 +215,46 @@ def _prepare(text: str, folder: Path, args: argparse.Namespace) -> float:
     return took[f"{args.clock}_s"]
 
 
-def _finished(folder: Path, configuration: str, budget_s: float | None) -> bool:
+def _finished(folder: Path, configuration: str, budget_s: float) -> bool:
     """Whether a stage is done: it has used its budget, and the last stage has written its package."""
     if "[package]" in configuration:
         return (folder / "package" / "model.json").is_file()
     summary = read_json(folder / "summary.json")
-    return bool(summary) and (budget_s is None or summary["seconds"] >= 0.97 * budget_s)
+    return bool(summary) and summary["seconds"] >= 0.97 * budget_s
 
 
 def train_method(method: Method, args: argparse.Namespace, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Trains what is not trained yet, and writes down what it took in `train.json`.
+    """Trains what is not trained yet, and writes down what it took in a file of the folder `train`.
 
     What the encoding of latents takes is part of a stage's budget.
 
     Raises:
         RuntimeError: a stage failed.
     """
-    record = read_json(args.out / "train.json")
-    header = {"minutes": args.minutes, "clock": args.clock, "device": args.device, "threads": args.threads}
-    if record and {k: record["settings"][k] for k in header} != header:
-        raise RuntimeError(f"{args.out / 'train.json'} is of a run with other settings: give another --out")
-    record = record or {"settings": header, "machine": machine(args.device, args.threads), "methods": {}}
-    own = record["methods"].setdefault(method.name, {"stages": {}})
+    place = args.out / "train" / f"{method.name}.json"
+    record = read_json(place)
+    header = {name: getattr(args, name) for name in ("minutes", "clock", "device", "threads", "together")}
+    if record and record["settings"] != header:
+        raise RuntimeError(f"{place} is of a run with other settings: give another --out")
+    record = record or {"settings": header, "machine": machine(args.device, args.threads), "stages": {}}
     for stage in method.stages:
         folder, text = method.folder(args.out, stage), method.configuration(stage).read_text(encoding="utf-8")
-        entry = own["stages"].setdefault(stage, {"wall_s": 0.0, "processor_s": 0.0, "by_hand": False, "done": False})
-        steps = None
-        if not re.search(r"(?m)^minutes = ", text):
-            if "steps" not in own:
-                few, many = ((n, _trial(method, args, n)) for n in TRIAL_STEPS[args.clock])
-                own["steps"], own["seconds_per_step"] = steps_for(60.0 * args.minutes, few, many)
-                own["trials"] = [few, many]
-                write_json(args.out / "train.json", record)
-            steps = own["steps"]
-        text = scaled_configuration(
-            text, minutes=args.minutes, clock=args.clock, data=args.data, out=args.out, steps=steps
-        )
-        found = re.search(r"(?m)^minutes = ([0-9.]+)", text)
-        entry["budget_s"] = budget = 60.0 * (float(found.group(1)) if found else args.minutes)
+        entry = record["stages"].setdefault(stage, {"wall_s": 0.0, "processor_s": 0.0, "by_hand": False, "done": False})
+        text = scaled_configuration(text, minutes=args.minutes, clock=args.clock, data=args.data, out=args.out)
+        entry["budget_s"] = budget = 60.0 * float(re.search(r"(?m)^minutes = ([0-9.]+)", text).group(1))
         while trained_by_others(folder):
             entry["by_hand"] = True
             time.sleep(20)
         latents = re.search(r"(?m)^\[latents\]", text) is not None
         # Without its latents on record, what lies in the folder may be the run of one step that makes them.
-        if not entry["done"] and not latents and _finished(folder, text, None if steps else budget):
+        if not entry["done"] and not latents and _finished(folder, text, budget):
             entry["by_hand"] = True  # trained before, with the same command: what the process took is not known
         elif not entry["done"]:
             if latents:
                 if "preparation_s" not in entry:
                     say(f"{time.strftime('%H:%M:%S')} {method.name}: {stage}, latents")
                     entry["preparation_s"] = _prepare(text, folder, args)
-                    write_json(args.out / "train.json", record)
+                    write_json(place, record)
                 left = max(LEAST_SHARE * budget, budget - entry["preparation_s"])
                 text = replaced(text, "minutes", repr(round(left / 60.0, 4)))
             configuration = args.out / "configurations" / f"{folder.name}.toml"
@@ -327,19 +270,45 @@ def train_method(method: Method, args: argparse.Namespace, say: Callable[[str], 
             entry["wall_s"] = round(entry["wall_s"] + took["wall_s"], 1)
             entry["processor_s"] = round(entry["processor_s"] + took["processor_s"], 1)
             if took["code"] != 0:
-                write_json(args.out / "train.json", record)
+                write_json(place, record)
                 raise RuntimeError(f"{method.name}, {stage}, failed: see {args.out / folder.name}.log")
-        entry.update(stage_summary(folder, steps), done=True)
-        write_json(args.out / "train.json", record)
+        entry.update(stage_summary(folder), done=True)
+        write_json(place, record)
     return record
 
 
-def stage_summary(folder: Path, steps: int | None) -> dict[str, Any]:
+def stage_summary(folder: Path) -> dict[str, Any]:
     """Steps of a finished stage, and the seconds of its own clock, validation included."""
     summary = read_json(folder / "summary.json")
-    if summary:
-        return {"steps": summary["steps"], "loop_s": summary["seconds"], "loop_clock": summary["clock"]}
-    return {"steps": steps, "loop_s": None, "loop_clock": None}
+    return {"steps": summary["steps"], "loop_s": summary["seconds"], "loop_clock": summary["clock"]}
+
+
+def read_records(out: Path) -> dict[str, Any]:
+    """What the trainings took: "settings", "machine" and, by method, "methods"; {} where nothing was trained.
+
+    Raises:
+        ValueError: they were not trained with the same settings and on the same machine.
+    """
+    found = {m.name: record for m in METHODS if (record := read_json(out / "train" / f"{m.name}.json"))}
+    if not found:
+        return {}
+    shared = [{key: record[key] for key in ("settings", "machine")} for record in found.values()]
+    if any(one != shared[0] for one in shared):
+        raise ValueError(f"The trainings in '{out / 'train'}' differ in their settings or their machine")
+    return {**shared[0], "methods": {name: {"stages": record["stages"]} for name, record in found.items()}}
+
+
+def train_together(args: argparse.Namespace) -> int:
+    """All methods that are asked for at the same time, each in a process of its own.
+
+    Returns:
+        exit code: 1 where one failed.
+    """
+    names = ("minutes", "clock", "device", "threads", "data", "out")
+    shared = [word for name in names for word in (f"--{name}", str(getattr(args, name)))]
+    command = [sys.executable, str(Path(__file__).resolve()), "train", *shared, "--together", "--methods"]
+    running = [subprocess.Popen([*command, method.name]) for method in chosen(args)]
+    return 1 if any([process.wait() for process in running]) else 0
 
 
 def train(args: argparse.Namespace) -> int:
@@ -348,6 +317,8 @@ def train(args: argparse.Namespace) -> int:
     Returns:
         exit code: 1 where one failed.
     """
+    if args.together and len(list(chosen(args))) > 1:
+        return train_together(args)
     failed = []
     for method in chosen(args):
         try:
@@ -370,6 +341,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--minutes", type=float, default=MINUTES, help="budget of each method (default 15)")
     made.add_argument("--clock", choices=("processor", "wall"), default="processor")
     made.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    made.add_argument("--together", action="store_true", help="train the methods at the same time: they share the GPU")
     made.add_argument("--threads", type=int, default=THREADS, help="CPU threads of each process (default 1)")
     made.add_argument("--data", type=Path, default=DATA, help="prepared LIDC cubes of 48 voxels")
     made.add_argument("--out", type=Path, default=OUT)
@@ -383,6 +355,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     if args.clock == "processor" and os.name == "nt":
         raise SystemExit("Windows does not say what processor time a finished process has had: add --clock wall")
+    if args.together and args.clock == "processor":
+        raise SystemExit("--together is for a GPU that the methods share: add --clock wall")
     methods = list(chosen(args))
     code = 0
     for part in PARTS if args.part == "all" else (args.part,):

@@ -399,14 +399,15 @@ def write_page(
     methods_json: Path = METHODS_JSON,
 ) -> None:  # fmt: skip
     """Writes the page, the picture where there are samples, and `methods.json`."""
-    from compare_methods import read_json, write_json
+    from compare_methods import read_json, read_records, write_json
     from comparison_measures import load_rows
     from comparison_rules import decide, figures_of
 
     from SynthDiffusionLib.evaluation.picture import chosen_cases
     from SynthDiffusionLib.evaluation.rows import real_items
 
-    train, cost, measures = (read_json(args.out / f"{name}.json") for name in ("train", "cost", "measures"))
+    train = read_records(args.out)
+    cost, measures = (read_json(args.out / f"{name}.json") for name in ("cost", "measures"))
     data, rows, _ = load_rows(args, methods)
     patients = {"train": len(data.training), "validation": len(data.others), "test": len(data.evaluated)}
     titles = {m.name: m.title for m in methods}

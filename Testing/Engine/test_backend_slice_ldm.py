@@ -47,7 +47,7 @@ def by_hand(backend, times: list[int], guidance: float = 1.0) -> tuple[np.ndarra
     scheduler = DDPMScheduler(1000, beta_start=0.002, beta_end=0.02, beta_schedule="scaled_linear", clip_sample=False)
     scheduler.set_timesteps(timesteps=times)
     generator = torch.Generator().manual_seed(5)
-    values = torch.tensor(TUMOUR / backend.scale, dtype=torch.float32)[None]
+    values = torch.tensor(backend.characteristics.for_network(TUMOUR), dtype=torch.float32)[None]
     with torch.inference_mode():
         x = torch.randn(1, 3, SHAPE[0] // 2, SHAPE[1] // 2, SHAPE[2], generator=generator)
         for t in scheduler.timesteps:
@@ -87,7 +87,7 @@ def test_every_characteristic_matters(backend):
     drawn = {draw(backend)[0].tobytes()}
     for index in range(9):
         other = TUMOUR.copy()
-        other[index] += 0.4 * backend.scale[index]
+        other[index] += 0.4 * backend.characteristics.scale[index]
         drawn.add(draw(backend, other)[0].tobytes())
     assert len(drawn) == 10
 

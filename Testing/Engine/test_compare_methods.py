@@ -27,7 +27,6 @@ import comparison_page as page  # noqa: E402
 import comparison_rules as rules  # noqa: E402
 
 MEDLORD = next(m for m in compare.METHODS if m.name == "medlord")
-PATCH = compare.METHODS[0]
 TITLES = {m.name: m.title for m in compare.METHODS}
 DRAWING = ("patch-ddpm", "medlord", "med-lsdm")
 MACHINE = {"processor": "P", "logical_cpus": 2, "gpu": None, "threads": 1, "system": "S", "python": "3", "torch": "2"}
@@ -53,23 +52,17 @@ def test_the_stages_share_the_budget_and_their_configurations_can_be_read(method
     total = 0.0
     for stage in method.stages:
         text = method.configuration(stage).read_text(encoding="utf-8")
-        steps = 7 if method.backend == "patch_ddpm" else None
-        scaled = compare.scaled_configuration(
-            text, minutes=30.0, clock="wall", data=tmp_path / "d", out=tmp_path / "o", steps=steps
-        )
+        scaled = compare.scaled_configuration(text, minutes=30.0, clock="wall", data=tmp_path / "d", out=tmp_path / "o")
         path = tmp_path / f"{stage}.toml"
         path.write_text(scaled, encoding="utf-8")
         config = reader_of(method)(path)
         assert config.data == (tmp_path / "d").resolve()
-        if steps:
-            assert config.steps == 7
-            continue
         total += config.minutes
         assert config.clock == "wall"
         for earlier in ("autoencoder", "denoiser", "refiner"):
             if getattr(config, earlier, None) is not None:
                 assert getattr(config, earlier).parent == (tmp_path / "o").resolve()
-    assert total == pytest.approx(0.0 if method.backend == "patch_ddpm" else 30.0)
+    assert total == pytest.approx(30.0)
 
 
 def test_a_setting_must_be_there_once():
@@ -77,16 +70,6 @@ def test_a_setting_must_be_there_once():
     for text in ("b = 1\n", "a = 1\na = 2\n"):
         with pytest.raises(ValueError, match="1 was expected"):
             compare.replaced(text, "a", "2")
-
-
-def test_steps_use_the_budget_up_and_the_start_counts_for_nothing():
-    start, per_step = 40.0, 1.5
-    few, many = ((n, start + per_step * n) for n in (10, 40))
-    steps, found = compare.steps_for(900.0, few, many)
-    assert found == pytest.approx(per_step)
-    assert 0.98 * 900.0 < steps * per_step <= 900.0
-    with pytest.raises(ValueError, match="no longer"):
-        compare.steps_for(900.0, (10, 50.0), (40, 50.0))
 
 
 class FakeTraining:
@@ -100,22 +83,20 @@ class FakeTraining:
 
         configuration, folder = Path(command[4]), Path(command[6])
         config = tomllib.loads(configuration.read_text(encoding="utf-8"))
-        minutes = config["run"].get("minutes")
+        minutes = config["run"]["minutes"]
         self.ran.append((configuration.stem, minutes, "--resume" in command))
         if configuration.stem == self.fail:
             return {"wall_s": 9.0, "processor_s": 3.0, "code": 1}
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "checkpoint.pt").write_bytes(b"")
-        if minutes is not None:
-            summary = {"steps": 100, "seconds": 60.0 * minutes, "clock": config["run"]["clock"]}
-            (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+        summary = {"steps": 100, "seconds": 60.0 * minutes, "clock": config["run"]["clock"]}
+        (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
         if "latents" in config:
             (folder / "latents").mkdir(exist_ok=True)
         if "package" in config:
             (folder / "package").mkdir(exist_ok=True)
             (folder / "package" / "model.json").write_text("{}", encoding="utf-8")
-        steps = config.get("phase", [{"steps": 0}])[0]["steps"]
-        seconds = self.latents_s if minutes == 0.0001 else 10.0 + 2.0 * steps + 60.0 * (minutes or 0.0)
+        seconds = self.latents_s if minutes == 0.0001 else 10.0 + 60.0 * minutes
         return {"wall_s": 3 * seconds, "processor_s": seconds, "code": 0}
 
 
@@ -132,14 +113,15 @@ def test_trains_the_stages_in_order_and_takes_the_latents_off_the_budget(tmp_pat
     record = compare.train_method(MEDLORD, arguments(tmp_path), lambda line: None)
     names = [name for name, *_ in training.ran]
     assert names == ["medlord-autoencoder", "medlord-diffusion-preparation", "medlord-diffusion", "medlord-controlnet"]
-    stages = record["methods"]["medlord"]["stages"]
+    stages = record["stages"]
     minutes = dict((name, m) for name, m, _ in training.ran)
     assert minutes["medlord-diffusion"] == pytest.approx(6.0 - 1.0)
     assert minutes["medlord-autoencoder"] + 1.0 + minutes["medlord-diffusion"] + minutes["medlord-controlnet"] == 15.0
     assert all(s["done"] and s["steps"] == 100 for s in stages.values())
     folder = tmp_path / "medlord-diffusion"
     assert (folder / "latents").is_dir() and read(folder / "summary.json")["seconds"] == pytest.approx(300.0)
-    assert read(tmp_path / "train.json") == record
+    assert read(tmp_path / "train" / "medlord.json") == record
+    assert compare.read_records(tmp_path)["methods"] == {"medlord": {"stages": stages}}
     before = len(training.ran)
     compare.train_method(MEDLORD, arguments(tmp_path), lambda line: None)
     assert len(training.ran) == before  # nothing is done twice
@@ -165,22 +147,14 @@ def test_takes_a_stage_that_was_trained_before_and_goes_on_where_one_failed(tmp_
     training.fail = "medlord-diffusion"
     with pytest.raises(RuntimeError, match="diffusion, failed"):
         compare.train_method(MEDLORD, arguments(tmp_path), lambda line: None)
-    record = read(tmp_path / "train.json")
-    first, second = (record["methods"]["medlord"]["stages"][s] for s in ("autoencoder", "diffusion"))
+    record = read(tmp_path / "train" / "medlord.json")
+    first, second = (record["stages"][s] for s in ("autoencoder", "diffusion"))
     assert first["by_hand"] and first["done"] and first["steps"] == 9
     assert not second["done"] and second["processor_s"] == 3.0
     training.fail, training.ran = "", []
     record = compare.train_method(MEDLORD, arguments(tmp_path), lambda line: None)
     assert [name for name, *_ in training.ran] == ["medlord-diffusion", "medlord-controlnet"]  # latents are kept
-    assert record["methods"]["medlord"]["stages"]["diffusion"]["processor_s"] == pytest.approx(3.0 + 10.0 + 300.0)
-
-
-def test_a_method_that_knows_steps_gets_as_many_as_the_budget_allows(tmp_path, training):
-    record = compare.train_method(PATCH, arguments(tmp_path), lambda line: None)["methods"]["patch-ddpm"]
-    assert record["seconds_per_step"] == pytest.approx(2.0)
-    assert record["steps"] == int(900.0 * (1.0 - compare.VALIDATION_SHARE) / 2.0)
-    assert [name for name, *_ in training.ran] == ["trial", "trial", "patch-ddpm"]
-    assert record["stages"]["denoiser"]["steps"] == record["steps"]
+    assert record["stages"]["diffusion"]["processor_s"] == pytest.approx(3.0 + 10.0 + 300.0)
 
 
 def test_the_segmenter_must_know_the_same_patients():

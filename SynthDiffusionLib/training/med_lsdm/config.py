@@ -179,6 +179,7 @@ METHOD = Method(
         "diffusion": {"latents": LatentConfig, "condition": ConditionConfig, "segmenter": SegmenterConfig},
     },
     free_tables={"autoencoder": ("network",), "diffusion": ("network", "diffusion", "package")},
-    earlier={"autoencoder": (), "diffusion": ("autoencoder",)},
+    earlier={"autoencoder": (), "diffusion": ("autoencoder", "initial")},
+    optional=("initial",),
     problems=_problems,
 )

@@ -17,6 +17,7 @@ from lightning_fabric import Fabric
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.labels.scheme import LabelScheme, load_scheme
 from SynthDiffusionLib.sampling.schedule import DiffusionSpec
+from SynthDiffusionLib.training.earlier import begin_with, steps_of
 from SynthDiffusionLib.training.latent_stage import LatentStage, check_channels, check_crops, forward_process
 from SynthDiffusionLib.training.latents import LatentSet
 from SynthDiffusionLib.training.loop import make_fabric, run_stage
@@ -89,8 +90,10 @@ def train_diffusion(
     earlier = read_stage(config.autoencoder, "autoencoder", on_event)
     autoencoder = Autoencoder(earlier, fabric)
     check_fit(config, autoencoder, earlier["label_scheme"], scheme)
+    initial = begin_with(network, config, read_stage, autoencoder.digest)
     latents = prepare_latents(out / "latents", config.data, scheme, config.latents, autoencoder, config.seed, on_event)
     stage = DiffusionStage(config, fabric, autoencoder, latents, diffusion, network, scheme)
+    stage.initial_steps = steps_of(initial)
     return run_stage(stage, config, out, fabric, resume=resume, on_event=on_event)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.training.earlier import steps_of
 from SynthDiffusionLib.training.med_lsdm.config import MedLSDMConfig
 from SynthDiffusionLib.training.med_lsdm.earlier import read_stage
 from SynthDiffusionLib.training.med_lsdm.latents import digest_of
@@ -75,7 +76,7 @@ def package_content(
         sections,
         divisor=factor * 2 ** (len(network.get("channels", (64, 128, 256, 512))) - 1),
         intensity_range=autoencoder["intensity_range"],
-        steps={"autoencoder": autoencoder["step"], "diffusion": denoiser["step"]},
+        steps={"autoencoder": autoencoder["step"], "diffusion": steps_of(denoiser)},
         segmenter_steps=segmenter_steps,
     )
 

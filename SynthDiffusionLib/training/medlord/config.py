@@ -168,6 +168,7 @@ METHOD = Method(
         "diffusion": ("network", "diffusion"),
         "controlnet": ("network", "package"),
     },
-    earlier={"autoencoder": (), "diffusion": ("autoencoder",), "controlnet": ("autoencoder", "denoiser")},
+    earlier={"autoencoder": (), "diffusion": ("autoencoder", "initial"), "controlnet": ("autoencoder", "denoiser")},
+    optional=("initial",),
     problems=_problems,
 )

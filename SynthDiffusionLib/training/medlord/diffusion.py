@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.labels.scheme import load_scheme
 from SynthDiffusionLib.sampling.schedule import DiffusionSpec
+from SynthDiffusionLib.training.earlier import begin_with, steps_of
 from SynthDiffusionLib.training.latent_stage import LatentStage, check_channels, check_crops, forward_process
 from SynthDiffusionLib.training.latents import LatentSet
 from SynthDiffusionLib.training.loop import make_fabric, run_stage
@@ -70,6 +71,7 @@ def train_diffusion(
     check_crops(config.latents.crops, (2 ** (len(config.network.get("channels", ())) - 1),) * 3)
     autoencoder = Autoencoder(read_stage(config.autoencoder, "autoencoder", on_event), fabric)
     check_channels(config.network, autoencoder.channels)
+    initial = begin_with(network, config, read_stage, autoencoder.digest)
     scheme = load_scheme(config.label_scheme)
     names = [c.name for c in scheme.condition_classes]
     if config.latents.target is not None and config.latents.target not in names:
@@ -78,4 +80,5 @@ def train_diffusion(
         out / "latents", config.data, scheme, config.latents, autoencoder, config.seed, on_event
     )
     stage = DiffusionStage(config, fabric, autoencoder, latents, factor, diffusion, config.latents.crops, network)
+    stage.initial_steps = steps_of(initial)
     return run_stage(stage, config, out, fabric, resume=resume, on_event=on_event)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from SynthDiffusionLib.training.earlier import steps_of
 from SynthDiffusionLib.training.medlord.config import MedLoRDConfig
 from SynthDiffusionLib.training.medlord.earlier import read_stage
 from SynthDiffusionLib.training.stage_pack import check_content, read_segmenter, stage_content, write_stage_package
@@ -61,7 +62,11 @@ def package_content(
         sections,
         divisor=autoencoder["downsampling"] * 2 ** (levels - 1),
         intensity_range=autoencoder["intensity_range"],
-        steps={"autoencoder": autoencoder["step"], "diffusion": denoiser["step"], "controlnet": steps},
+        steps={
+            "autoencoder": autoencoder["step"],
+            "diffusion": steps_of(denoiser),
+            "controlnet": steps,
+        },
         segmenter_steps=segmenter_steps,
     )
 

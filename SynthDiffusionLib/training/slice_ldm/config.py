@@ -109,9 +109,13 @@ class ConditionConfig:
     Args:
         drop: how often a volume's characteristics are withheld, all nine. The paper's 0 trains no null condition, and
             the package then allows no guidance.
+        scaling: of the characteristics for the network: "extent" is the paper's, by the largest value of the training
+            cases and by the extent of the volumes; "deviation" gives each a mean of 0 and a standard deviation of 1,
+            so that a short training heeds them sooner.
     """
 
     drop: float = 0.0
+    scaling: str = "extent"
 
 
 @dataclass(frozen=True)
@@ -163,6 +167,8 @@ def _problems(config: SliceLDMConfig) -> Iterator[str]:
             yield f"{name} must be from 0 to 1, not {value:g}"
     if config.condition.drop == 1:
         yield "[condition] drop must be below 1: the model would never see its condition"
+    if config.condition.scaling not in ("extent", "deviation"):
+        yield f"[condition] scaling must be extent or deviation, not '{config.condition.scaling}'"
     for name in ("l1", "ssim", "mask", "dice", "kl", "perceptual_weight", "neighbours"):
         if getattr(losses, name) < 0:
             yield f"[losses] {name} must not be negative"
@@ -201,7 +207,7 @@ METHOD = Method(
         "refiner": ("network",),
         "diffusion": ("network", "diffusion", "package"),
     },
-    earlier={"autoencoder": (), "refiner": ("autoencoder",), "diffusion": ("autoencoder", "refiner")},
-    optional=("refiner",),
+    earlier={"autoencoder": (), "refiner": ("autoencoder",), "diffusion": ("autoencoder", "refiner", "initial")},
+    optional=("refiner", "initial"),
     problems=_problems,
 )

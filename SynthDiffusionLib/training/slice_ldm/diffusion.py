@@ -13,8 +13,10 @@ from lightning_fabric import Fabric
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.labels.scheme import load_scheme
+from SynthDiffusionLib.models.characteristics import CharacteristicsSpec
 from SynthDiffusionLib.sampling.denoising import sample
 from SynthDiffusionLib.sampling.schedule import DiffusionSpec
+from SynthDiffusionLib.training.earlier import begin_with, steps_of
 from SynthDiffusionLib.training.latent_stage import PICTURE_STEPS, LatentStage, check_channels, forward_process
 from SynthDiffusionLib.training.loop import make_fabric, run_stage
 from SynthDiffusionLib.training.slice_ldm.autoencoder import build_trained, check_sizes, rows_of
@@ -28,7 +30,7 @@ PICTURE_CASES = 3
 
 
 class DiffusionStage(LatentStage):
-    """See the module; the condition is the characteristics, divided by their scale, (B, 9)."""
+    """See the module; the condition is the characteristics, scaled, (B, 9)."""
 
     name = "diffusion"
     columns = ("step", "loss", "learning_rate", "validation_loss", "seconds")
@@ -38,12 +40,11 @@ class DiffusionStage(LatentStage):
         latents: LatentSet, diffusion: DiffusionSpec, network: torch.nn.Module,
     ) -> None:  # fmt: skip
         self.autoencoder, self.refiner = autoencoder, refiner
-        self.scale = np.array(latents.characteristics.scale)
         super().__init__(config, fabric, latents, diffusion, (), autoencoder.network.downsampling, network)
 
     def stacked(self, chosen: Sequence[Latent]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scaled latents (B, C, i, j, K), and characteristics divided by their scale (B, 9)."""
-        values = np.stack([latent.characteristics / self.scale for latent in chosen])
+        """Scaled latents (B, C, i, j, K), and scaled characteristics (B, 9)."""
+        values = self.latents.characteristics.for_network(np.stack([latent.characteristics for latent in chosen]))
         clean = self.scaled(torch.stack([latent.latent for latent in chosen]))
         return clean, torch.from_numpy(values).float().to(clean.device)
 
@@ -129,8 +130,13 @@ def train_diffusion(
     ]
     check_sizes(autoencoder.network, *sizes, config)
     check_network(network, config, autoencoder, sizes[0])
+    initial = begin_with(network, config, read_stage, autoencoder.digest)
     latents = prepare_latents(out / "latents", scheme, config, autoencoder, on_event)
+    if initial:
+        before = CharacteristicsSpec.from_json(initial["characteristics"])
+        network.rescale_characteristics(before, latents.characteristics)
     stage = DiffusionStage(config, fabric, autoencoder, refiner, latents, diffusion, network)
+    stage.initial_steps = steps_of(initial)
     return run_stage(stage, config, out, fabric, resume=resume, on_event=on_event)
 
 

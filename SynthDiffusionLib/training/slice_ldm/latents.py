@@ -148,7 +148,8 @@ def prepare_latents(
     factor = 1.0 / standard_deviation([latent.latent for latent in parts["train"]])
     table = np.stack([latent.characteristics for latent in parts["train"]])
     patients = patients_of(config.data, "train")
-    spec = fit_distribution(table, extent.tolist(), target_of(config.data, scheme), len(patients))
+    standardise = config.condition.scaling == "deviation"
+    spec = fit_distribution(table, extent.tolist(), target_of(config.data, scheme), len(patients), standardise)
     on_event(
         {
             "event": "note",

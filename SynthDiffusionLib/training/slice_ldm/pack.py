@@ -11,6 +11,7 @@ import numpy as np
 from SynthDiffusionLib.labels.characteristics import fit_distribution
 from SynthDiffusionLib.models.characteristics import NAMES
 from SynthDiffusionLib.training.dataset import read_description
+from SynthDiffusionLib.training.earlier import steps_of
 from SynthDiffusionLib.training.slice_ldm.config import SliceLDMConfig
 from SynthDiffusionLib.training.slice_ldm.earlier import read_stage
 from SynthDiffusionLib.training.stage_pack import check_content, read_segmenter, stage_content, write_stage_package
@@ -38,7 +39,7 @@ def package_content(
     size, network = list(autoencoder["size"]), autoencoder["network_json"]
     strides = [int(n) for n in network.get("strides", (1, 2, 2, 2))]
     factor = int(np.prod(strides))
-    steps = {"autoencoder": autoencoder["step"], "diffusion": denoiser["step"]}
+    steps = {"autoencoder": autoencoder["step"], "diffusion": steps_of(denoiser)}
     sections: dict[str, Any] = {
         "backend": "slice_ldm",
         "network": {"class": "SliceUNet", **config.network},
