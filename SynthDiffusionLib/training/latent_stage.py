@@ -169,14 +169,24 @@ class LatentStage(Stage):
         """The network that is used: the average, if one is kept."""
         return self.ema.module if self.ema is not None and self.ema.count else plain(self.trained).eval()
 
-    @torch.no_grad()
     def validate(self) -> dict[str, float]:
+        return {"validation_loss": self.validation_loss()}
+
+    @torch.no_grad()
+    def validation_loss(self, others: bool = False) -> float:
+        """Mean loss of the validation batches.
+
+        Args:
+            others: each volume is given the labels of another of its batch. What a network loses by that is what its
+                condition tells it.
+        """
         network, losses = self.averaged(), []
         for index, (clean, labels, _) in enumerate(self.fixed):
+            labels = labels.roll(1, 0) if others else labels
             condition = self.condition(labels, np.random.default_rng([self.config.seed, 32, index]))
             with self.fabric.autocast():
                 losses.append(self.loss(network, clean, condition, self._generator(self.config.seed + index)))
-        return {"validation_loss": float(torch.stack(losses).mean())}
+        return float(torch.stack(losses).mean())
 
     def picture_condition(self, labels: torch.Tensor) -> torch.Tensor | None:
         """The condition of the samples in the picture."""

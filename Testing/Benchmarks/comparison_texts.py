@@ -87,8 +87,11 @@ Made by one command, `{command}`; the figures are read from `runs/compare/*.json
 is not measured says so.
 
 **What this page can say.** Every method was trained from nothing on the same {train} training patients for the same
-{minutes:g} minutes of {clock}, all its stages together, with small networks whose settings were written down
-beforehand and not tuned on these results (`Resources/Training/Comparison`). That shows **who learns fast on little**.
+{minutes:g} minutes of {clock}, all its stages together, with small networks (`Resources/Training/Comparison`).
+No setting was chosen by a test patient. Some were mended after a first training, by its training and validation cases:
+without a Dice loss the slice-based model's masks stayed empty; predicting noise, as published, it did not heed in so
+short a training what it was asked for, and Med-LSDM lost brightness and contrast, so that all four predict v here; and
+scaled by the codebook, as published, Med-LSDM's latents were far too small. That shows **who learns fast on little**.
 It does not show what the methods can do at full size on a GPU in days, for which their authors built them, and no
 figure of theirs can be compared with one of these. One training each: another seed would give other figures, and no
 interval here holds that.

@@ -1,4 +1,4 @@
-"""Trains the shipped models hippocampus-mr and limb-tumour-mr at the same time on one GPU, and prints a table last.
+"""Trains the models hippocampus-mr and limb-tumour-mr at the same time on one GPU, and prints a table last.
 
 Run: python Testing/Benchmarks/train_mr_models.py [--copy FOLDER]
 
@@ -31,7 +31,7 @@ MODELS = {  # configuration without its stage, folder of the runs without it, st
 # What a GPU takes: minutes on the wall, and crops or volumes per step where a GPU bears more of them.
 ON_GPU = {
     "hippocampus-mr-autoencoder": (1.2, 4),
-    "hippocampus-mr-diffusion": (3.0, 64),
+    "hippocampus-mr-diffusion": (4.0, 64),
     "limb-tumour-mr-autoencoder": (1.3, 16),
     "limb-tumour-mr-refiner": (1.0, 2),
     "limb-tumour-mr-diffusion": (5.0, 24),

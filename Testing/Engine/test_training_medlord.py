@@ -7,7 +7,6 @@ import itertools
 import json
 import math
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +24,7 @@ from SynthDiffusionLib.models import load_package
 from SynthDiffusionLib.models.spec import NetworkSpec
 from SynthDiffusionLib.networks.build import build_network
 from SynthDiffusionLib.training import loop
+from SynthDiffusionLib.training.budget import CLOCKS
 from SynthDiffusionLib.training.coarse_anatomy import smooth_outline
 from SynthDiffusionLib.training.crops import _rotated, draw_images, smooth_outlines
 from SynthDiffusionLib.training.latents import Latent, blunt, draw_latents
@@ -234,7 +234,7 @@ def test_the_average_of_the_weights_has_its_closed_form():
 def test_a_run_by_time_ends_in_time_with_its_learning_rate_at_zero(data, tmp_path, monkeypatch):
     """A clock that goes on by 0.05 s whenever it is looked at."""
     ticks = itertools.count()
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: 0.05 * next(ticks)))
+    monkeypatch.setitem(CLOCKS, "wall", lambda: 0.05 * next(ticks))
     rare = [
         (f"{what}_every = {n}", f"{what}_every = 99") for what, n in (("checkpoint", 2), ("validate", 4), ("sample", 4))
     ]

@@ -14,7 +14,7 @@ import tiny_training_slice_ldm as tiny
 import torch
 from safetensors.torch import load_file
 from tiny_training import LPS, ball
-from tiny_training_slice_ldm import TEXTS, checkpoint, write_config
+from tiny_training_slice_ldm import TEXTS, checkpoint, diffusion_stage, write_config
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.labels.characteristics import measure
@@ -26,9 +26,8 @@ from SynthDiffusionLib.networks.build import build_network, count_parameters
 from SynthDiffusionLib.training.loop import make_fabric
 from SynthDiffusionLib.training.slice_ldm.autoencoder import AutoencoderStage, build_trained, divergence
 from SynthDiffusionLib.training.slice_ldm.config import METHOD, VolumeConfig, load_slice_ldm_config
-from SynthDiffusionLib.training.slice_ldm.diffusion import DiffusionStage
 from SynthDiffusionLib.training.slice_ldm.earlier import Autoencoder, read_stage
-from SynthDiffusionLib.training.slice_ldm.latents import Latent, LatentSet, packed, prepare_latents, unpacked
+from SynthDiffusionLib.training.slice_ldm.latents import Latent, LatentSet, packed, unpacked
 from SynthDiffusionLib.training.slice_ldm.losses import hard_dice, neighbour_loss, soft_dice
 from SynthDiffusionLib.training.slice_ldm.pack import package_content
 from SynthDiffusionLib.training.slice_ldm.refiner import RefinerStage
@@ -167,22 +166,6 @@ def test_a_fresh_refiner_changes_nothing_and_a_trained_one_mends(slice_run, slic
     assert all(torch.equal(before[name], tensor) for name, tensor in autoencoder.network.state_dict().items())
 
 
-def diffusion_stage(slice_run: dict, slice_data: Path, tmp_path: Path, *changes: tuple[str, str]) -> DiffusionStage:
-    """The stage on the latents of the finished run, with a fresh network."""
-    for stage in TEXTS:
-        shutil.copytree(slice_run["folder"] / stage, tmp_path / stage)
-    config = load_slice_ldm_config(write_config(tmp_path, "diffusion", slice_data, *changes))
-    fabric = make_fabric(config, "cpu")
-    autoencoder = Autoencoder(read_stage(config.autoencoder, "autoencoder"), fabric)
-    latents = prepare_latents(
-        tmp_path / "diffusion" / "latents", load_scheme(config.label_scheme), config, autoencoder, silent
-    )
-    from SynthDiffusionLib.training.latent_stage import forward_process
-
-    network = build_trained("diffusion", config.network)
-    return DiffusionStage(config, fabric, autoencoder, None, latents, forward_process(config.diffusion), network)
-
-
 def test_the_diffusion_learns_and_its_scale_is_one_over_the_standard_deviation(slice_run, slice_data, tmp_path):
     stage = diffusion_stage(slice_run, slice_data, tmp_path, ("learning_rate = 1e-3", "learning_rate = 5e-3"))
     every = torch.cat([latent.latent.double().flatten() for latent in stage.latents.train])
@@ -192,18 +175,6 @@ def test_the_diffusion_learns_and_its_scale_is_one_over_the_standard_deviation(s
     for step in range(60):
         stage.train_step(step, 0.0)
     assert stage.validate()["validation_loss"] < 0.9 * before  # what predicts nothing stays at 0.8, the mean of |noise|
-
-
-def test_conditions_are_the_scaled_characteristics_and_dropped_as_a_whole(slice_run, slice_data, tmp_path):
-    stage = diffusion_stage(slice_run, slice_data, tmp_path)
-    chosen = stage.latents.train[:2]
-    _, values = stage.stacked(chosen)
-    for row, latent in zip(values, chosen):
-        np.testing.assert_allclose(row, latent.characteristics / np.array(stage.latents.characteristics.scale), 1e-5)
-    assert float(values[:, 3:6].abs().max()) <= 0.5 and float(values.max()) <= 1.0001
-    dropped = stage.condition(torch.ones(4000, 9), np.random.default_rng(0)).isnan()
-    assert torch.equal(dropped.all(1), dropped.any(1))
-    assert float(dropped.all(1).float().mean()) == pytest.approx(0.25, abs=0.03)
 
 
 def test_a_cosine_schedule_may_be_trained_with_another_prediction(slice_data, tmp_path):

@@ -3,12 +3,21 @@ runs."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_training import prepared_set
 
+from SynthDiffusionLib.labels.scheme import load_scheme
+from SynthDiffusionLib.training.latent_stage import forward_process
+from SynthDiffusionLib.training.loop import make_fabric
+from SynthDiffusionLib.training.slice_ldm.autoencoder import build_trained
+from SynthDiffusionLib.training.slice_ldm.config import load_slice_ldm_config
+from SynthDiffusionLib.training.slice_ldm.diffusion import DiffusionStage
+from SynthDiffusionLib.training.slice_ldm.earlier import Autoencoder, read_stage
+from SynthDiffusionLib.training.slice_ldm.latents import prepare_latents
 from SynthDiffusionLib.training.train import train
 
 RUN = """
@@ -176,3 +185,17 @@ def slice_run(slice_data, tmp_path_factory) -> dict:
     for stage in TEXTS:
         last = train(write_config(folder, stage, slice_data), folder / stage, device="cpu", on_event=events.append)
     return {"folder": folder, "events": events, "package": last}
+
+
+def diffusion_stage(slice_run: dict, slice_data: Path, tmp_path: Path, *changes: tuple[str, str]) -> DiffusionStage:
+    """The stage on the latents of the finished run, with a fresh network."""
+    for stage in TEXTS:
+        shutil.copytree(slice_run["folder"] / stage, tmp_path / stage)
+    config = load_slice_ldm_config(write_config(tmp_path, "diffusion", slice_data, *changes))
+    fabric = make_fabric(config, "cpu")
+    autoencoder = Autoencoder(read_stage(config.autoencoder, "autoencoder"), fabric)
+    latents = prepare_latents(
+        tmp_path / "diffusion" / "latents", load_scheme(config.label_scheme), config, autoencoder, lambda event: None
+    )
+    network = build_trained("diffusion", config.network)
+    return DiffusionStage(config, fabric, autoencoder, None, latents, forward_process(config.diffusion), network)

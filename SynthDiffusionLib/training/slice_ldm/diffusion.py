@@ -33,7 +33,7 @@ class DiffusionStage(LatentStage):
     """See the module; the condition is the characteristics, scaled, (B, 9)."""
 
     name = "diffusion"
-    columns = ("step", "loss", "learning_rate", "validation_loss", "seconds")
+    columns = ("step", "loss", "learning_rate", "validation_loss", "validation_others", "seconds")
 
     def __init__(
         self, config: SliceLDMConfig, fabric: Fabric, autoencoder: Autoencoder, refiner: torch.nn.Module | None,
@@ -72,6 +72,9 @@ class DiffusionStage(LatentStage):
         self, network: torch.nn.Module, noisy: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor | None
     ) -> torch.Tensor:
         return network(noisy, timesteps, condition)
+
+    def validate(self) -> dict[str, float]:
+        return super().validate() | {"validation_others": self.validation_loss(others=True)}
 
     @torch.no_grad()
     def picture(self) -> np.ndarray:
