@@ -155,9 +155,8 @@ class Stage(ABC):
         """Backward, clipping, and a step of the optimiser.
 
         A step does nothing when its gradient is not finite. The spectral loss has none where an amplitude is zero, as
-        in a crop of nothing but air, and on the CPU the weight gradient of a bf16 convolution on a grid as small as
-        2 x 2 x 2 is NaN now and then (seen with PyTorch 2.13). On a GPU, where looking at the norm would make the CPU
-        wait, such a gradient is set to zero instead.
+        in a crop of nothing but air, and bf16 on the CPU knows other ways (`small_grids`). On a GPU, where looking at
+        the norm would make the CPU wait, such a gradient is set to zero instead.
         """
         optimiser.zero_grad()
         self.fabric.backward(loss)

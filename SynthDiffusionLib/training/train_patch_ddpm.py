@@ -27,6 +27,7 @@ from SynthDiffusionLib.training.config import Phase, TrainConfig
 from SynthDiffusionLib.training.dataset import Case, load_split
 from SynthDiffusionLib.training.files import load_initial_weights, load_state, restore, save_state
 from SynthDiffusionLib.training.patches import draw_patch
+from SynthDiffusionLib.training.small_grids import exact_on_small_grids
 
 KNOWN_VOXEL_WEIGHT = 0.1  # the network sees these voxels: predicting them teaches it little
 
@@ -156,7 +157,7 @@ def train_denoiser(
     network = build_network(config.network, scheme)
     if config.initial_weights is not None:
         load_initial_weights(network, config.initial_weights)
-    network = network.to(memory_format=torch.channels_last_3d)
+    network = exact_on_small_grids(network).to(memory_format=torch.channels_last_3d)
     decay = config.optimiser.ema
     ema = AveragedModel(
         network, avg_fn=lambda mean, new, n: mean + (new - mean) * (1 - min(decay, (1 + int(n)) / (10 + int(n))))

@@ -28,6 +28,7 @@ from SynthDiffusionLib.training.loop import COLUMNS, Ema, Stage, adamw, learning
 from SynthDiffusionLib.training.masks import class_table, masks_of, one_hot_masks
 from SynthDiffusionLib.training.med_lsdm.condition import check_names, draw_all_given
 from SynthDiffusionLib.training.med_lsdm.config import METHOD, MedLSDMConfig, WindowConfig
+from SynthDiffusionLib.training.small_grids import exact_on_small_grids
 from SynthDiffusionLib.training.stages import HINT
 
 VALIDATION_BATCHES = 8
@@ -45,7 +46,7 @@ def build_trained(stage: str, parameters: dict[str, Any]) -> torch.nn.Module:
         if isinstance(parameters.get(name), int) and parameters[name] < 1:
             raise BadInput(f"[network] {name} must be at least 1", HINT)
     try:
-        return build_network(NetworkSpec(METHOD.classes[stage], parameters))
+        return exact_on_small_grids(build_network(NetworkSpec(METHOD.classes[stage], parameters)))
     except ModelError as error:
         raise BadInput(f"[network] does not describe a network: {error.message}", HINT) from error
 

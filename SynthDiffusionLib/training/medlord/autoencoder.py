@@ -21,6 +21,7 @@ from SynthDiffusionLib.training.crops import AIR, draw_images, pad_to
 from SynthDiffusionLib.training.dataset import load_split
 from SynthDiffusionLib.training.loop import Ema, Stage, adamw, learning_rate_at, make_fabric, plain, run_stage
 from SynthDiffusionLib.training.medlord.config import MedLoRDConfig
+from SynthDiffusionLib.training.small_grids import exact_on_small_grids
 from SynthDiffusionLib.training.stages import HINT
 
 RESTART_EVERY = 50
@@ -39,7 +40,7 @@ def build_trained(stage: str, parameters: dict[str, Any]) -> torch.nn.Module:
         if isinstance(parameters.get(name), int) and parameters[name] < 1:
             raise BadInput(f"[network] {name} must be at least 1", HINT)
     try:
-        return build_network(NetworkSpec(METHOD.classes[stage], parameters))
+        return exact_on_small_grids(build_network(NetworkSpec(METHOD.classes[stage], parameters)))
     except ModelError as error:
         raise BadInput(f"[network] does not describe a network: {error.message}", HINT) from error
 

@@ -18,6 +18,7 @@ from SynthDiffusionLib.training.loop import Ema, Stage, adamw, learning_rate_at,
 from SynthDiffusionLib.training.slice_ldm.config import METHOD, SliceLDMConfig
 from SynthDiffusionLib.training.slice_ldm.losses import PairLoss, hard_dice, perceptual_loss, to_slices
 from SynthDiffusionLib.training.slice_ldm.volumes import PARTS, SliceSource, load_pairs
+from SynthDiffusionLib.training.small_grids import exact_on_small_grids
 from SynthDiffusionLib.training.stages import HINT
 
 PICTURE_CASES = 3
@@ -30,7 +31,7 @@ def build_trained(stage: str, parameters: dict[str, Any]) -> torch.nn.Module:
         BadInput: [network] does not describe one.
     """
     try:
-        return build_network(NetworkSpec(METHOD.classes[stage], parameters))
+        return exact_on_small_grids(build_network(NetworkSpec(METHOD.classes[stage], parameters)))
     except ModelError as error:
         raise BadInput(f"[network] does not describe a network: {error.message}", HINT) from error
 
