@@ -83,6 +83,11 @@ def begin_with(
             f"The run in '{config.initial}' was trained with another autoencoder than [run] names",
             "Name the autoencoder that it was trained with, or leave initial out.",
         )
+    if state.get("diffusion", config.diffusion) != config.diffusion:
+        raise BadInput(
+            f"The run in '{config.initial}' has another [diffusion] than this configuration",
+            "Give [diffusion] as it was there, or leave initial out.",
+        )
     try:
         network.load_state_dict(state["weights"])
     except RuntimeError as error:

@@ -12,21 +12,39 @@ import torch
 from torch import nn
 
 
+def leaves_autocast(image: torch.Tensor, kernel: tuple[int, ...]) -> bool:
+    """Whether a convolution of this image is to be computed in fp32."""
+    return image.device.type == "cpu" and torch.is_autocast_enabled("cpu") and min(image.shape[2:]) <= max(kernel)
+
+
 class SmallGridConv3d(nn.Conv3d):
     """A `Conv3d` that leaves CPU autocast where a side of its input is no larger than the kernel's largest."""
 
-    def _conv_forward(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        small = min(input.shape[2:]) <= max(self.kernel_size)
-        if not small or input.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
-            return super()._conv_forward(input, weight, bias)
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if not leaves_autocast(input, self.kernel_size):
+            return super().forward(input)
         with torch.autocast("cpu", enabled=False):
-            made = super()._conv_forward(input.float(), weight.float(), None if bias is None else bias.float())
+            made = super().forward(input.float())
         return made.to(torch.get_autocast_dtype("cpu"))
 
 
+class SmallGridConvTranspose3d(nn.ConvTranspose3d):
+    """The same for a `ConvTranspose3d`."""
+
+    def forward(self, input: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
+        if not leaves_autocast(input, self.kernel_size):
+            return super().forward(input, output_size)
+        with torch.autocast("cpu", enabled=False):
+            made = super().forward(input.float(), output_size)
+        return made.to(torch.get_autocast_dtype("cpu"))
+
+
+GUARDED = {nn.Conv3d: SmallGridConv3d, nn.ConvTranspose3d: SmallGridConvTranspose3d}
+
+
 def exact_on_small_grids(network: nn.Module) -> nn.Module:
-    """The network, with every plain `Conv3d` in it made a `SmallGridConv3d`; weights and their names stay."""
+    """The network, with every plain convolution in three dimensions made one of those above; weights and their names
+    stay."""
     for module in network.modules():
-        if type(module) is nn.Conv3d:
-            module.__class__ = SmallGridConv3d
+        module.__class__ = GUARDED.get(type(module), type(module))
     return network

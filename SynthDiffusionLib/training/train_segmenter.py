@@ -23,6 +23,7 @@ from SynthDiffusionLib.networks.segmenter import build_segmenter, segment_target
 from SynthDiffusionLib.training.config import SegmenterConfig, TrainConfig
 from SynthDiffusionLib.training.dataset import load_split, read_description, spacing_of
 from SynthDiffusionLib.training.files import damaged, load_state, restore, save_state
+from SynthDiffusionLib.training.small_grids import exact_on_small_grids
 
 CHECKPOINT = "segmenter.pt"
 
@@ -132,7 +133,7 @@ def train_segmenter(
             f"Choose from: {', '.join(classes)}.",
         )
     values = [classes[name] for name in names]
-    network = build_segmenter(settings.channels, len(names)).to(device)
+    network = exact_on_small_grids(build_segmenter(settings.channels, len(names))).to(device)
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, settings.steps, pct_start=0.1)
     loss_function = DiceCELoss(sigmoid=True)

@@ -231,7 +231,7 @@ def command_of(args: argparse.Namespace) -> str:
             text += f" --{name.replace('_', '-')} {getattr(args, name):g}" if name in ("minutes",) else (
                 f" --{name.replace('_', '-')} {getattr(args, name)}"
             )  # fmt: skip
-    return text
+    return text + (" --together" if args.together else "")
 
 
 def page_text(
@@ -274,6 +274,7 @@ def page_text(
         *outcome_lines(outcomes, measures, titles), "",
         "## What was made", "", GIVEN, *picture, "",
         "## Training", "",
+        *(["The methods were trained at the same time and shared the GPU.", ""] if settings.get("together") else []),
         f"The budget is {settings['minutes']:g} minutes for each method. Encoding of latents counts; the start of each "
         "process, reading the data, and sample pictures come on top.",
         "", training_table(train, methods), "",

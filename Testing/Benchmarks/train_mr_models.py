@@ -135,15 +135,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     args.models = list(args.models)
     began, code = time.monotonic(), 0
-    with ThreadPoolExecutor(len(args.models)) as pool:
-        for done in [pool.submit(train_model, args, model) for model in args.models]:
-            try:
-                done.result()
-            except RuntimeError as error:
-                print(error, file=sys.stderr)
-                code = 1
-    for made in CONFIGURATIONS.glob(".*-mr-*.toml"):
-        made.unlink()
+    try:
+        with ThreadPoolExecutor(len(args.models)) as pool:
+            for done in [pool.submit(train_model, args, model) for model in args.models]:
+                try:
+                    done.result()
+                except RuntimeError as error:
+                    print(error, file=sys.stderr)
+                    code = 1
+    finally:
+        for made in CONFIGURATIONS.glob(".*-mr-*.toml"):
+            made.unlink()
     if args.copy is not None:
         copy(args, args.models)
     print_table(args, args.models)

@@ -133,6 +133,20 @@ def read(path):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def test_records_of_different_trainings_are_not_put_on_one_page(tmp_path, training):
+    for method, clock in (("medlord", "processor"), ("med-lsdm", "wall")):
+        chosen = next(m for m in compare.METHODS if m.name == method)
+        compare.train_method(chosen, arguments(tmp_path, "--clock", clock), lambda line: None)
+    with pytest.raises(ValueError, match="differ in their settings"):
+        compare.read_records(tmp_path)
+    assert compare.read_records(tmp_path / "nowhere") == {}
+
+
+def test_methods_share_a_gpu_by_the_clock_on_the_wall_alone():
+    with pytest.raises(SystemExit, match="--clock wall"):
+        compare.main(["train", "--together"])
+
+
 def test_latents_that_take_too_long_leave_some_training(tmp_path, training):
     training.latents_s = 1000.0
     compare.train_method(MEDLORD, arguments(tmp_path), lambda line: None)

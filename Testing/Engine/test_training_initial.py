@@ -87,6 +87,11 @@ def test_another_network_is_refused(slice_run, slice_data, tmp_path):
         begun(slice_ldm, slice_run["folder"], slice_data, tmp_path, ("channels = [8, 8]", "channels = [8, 16]"))
 
 
+def test_another_forward_process_is_refused(slice_run, slice_data, tmp_path):
+    with pytest.raises(BadInput, match="another \\[diffusion\\]"):
+        begun(slice_ldm, slice_run["folder"], slice_data, tmp_path, ('"epsilon"', '"v_prediction"'))
+
+
 def test_other_stages_begin_at_random(slice_data, tmp_path):
     config = slice_ldm.write_config(tmp_path, "autoencoder", slice_data, ("seed = 5", 'seed = 5\ninitial = "x"'))
     with pytest.raises(BadInput, match="initial is no setting of the stage autoencoder"):

@@ -34,6 +34,16 @@ def test_gradients_are_those_of_fp32_where_those_of_bf16_are_garbage(kernel, siz
         assert (found[name] - gradient).norm() < 0.02 * gradient.norm(), name
 
 
+@pytest.mark.parametrize("size", [(2, 3, 8), (1, 2, 4)])
+def test_transposed_convolutions_are_guarded_too(size):
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv3d(8, 32, 1), nn.ConvTranspose3d(32, 16, 4, stride=2, padding=1))
+    guarded, image = exact_on_small_grids(copy.deepcopy(plain)), (torch.randn(8, 8, *size),)
+    right, found = gradients(plain, image, bf16=False), gradients(guarded, image, bf16=True)
+    for name, gradient in right.items():
+        assert (found[name] - gradient).norm() < 0.02 * gradient.norm(), name
+
+
 def test_a_whole_network_learns_from_its_smallest_crops():
     torch.manual_seed(0)
     network = FactorisedUNet(4, 4, (16, 16, 32), 3, 8, 8, heads=2, head_channels=8, blocks_per_level=1, norm_groups=8)

@@ -74,7 +74,7 @@ def image_discriminator(config: MedLSDMConfig, dimensions: int) -> torch.nn.Modu
             f"{losses.discriminator_layers} layers",
             "Give larger windows or fewer discriminator_layers, or set image_gan and volume_gan to 0 in [losses].",
         ) from error
-    return discriminator
+    return exact_on_small_grids(discriminator)
 
 
 def slice_loss(name: str, on_event: Callable[[dict], None]) -> torch.nn.Module | None:

@@ -200,6 +200,7 @@ class AutoencoderStage(Stage):
                 norm="INSTANCE",
             )
             _check_judged(discriminator, config)
+            exact_on_small_grids(discriminator)
             rate = optimiser.discriminator_rate
             self.discriminator, self.discriminator_optimiser = fabric.setup(
                 discriminator, adamw(config, fabric, discriminator.parameters(), rate)

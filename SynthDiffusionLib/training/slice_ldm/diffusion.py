@@ -103,6 +103,7 @@ class DiffusionStage(LatentStage):
             **super().record(),
             "scale_factor": self.latents.scale_factor,
             "autoencoder_sha256": self.autoencoder.digest,
+            "diffusion": self.config.diffusion,
             "characteristics": self.latents.characteristics.to_json(),
         }
 
