@@ -1,8 +1,9 @@
-"""Sample segmentations drawn from geometry: coarse pieces of a chest that belong to no patient.
+"""Sample segmentations drawn from geometry: coarse pieces of a chest and a hippocampus that belong to no patient.
 
 The lung border is an ellipsoid, ribs are flattened tubes that run round it on a slant, a diaphragm or a heart is a
-further ellipsoid that pushes into the lung, a nodule is an ellipsoid with lobes. All is given in millimetres in the
-patient's frame, so a phantom can be drawn on any grid. The files in `Resources/Segmentations` are made by
+further ellipsoid that pushes into the lung, a nodule is an ellipsoid with lobes; the hippocampus is an ellipse that is
+swept along a curve. All is given in millimetres in the patient's frame, so a phantom can be drawn on any grid. The
+files in `Resources/Segmentations` are made by
 
     python -m SynthDiffusionLib.phantoms --out Resources/Segmentations
 
@@ -24,7 +25,9 @@ from SynthDiffusionLib.labels.scheme import LabelScheme
 from SynthDiffusionLib.volumes.volume import Code, Segment, Segmentation
 
 BODY, LUNG, BONE, NODULE = 1, 2, 3, 4
+ANTERIOR, POSTERIOR = 1, 2
 DEFAULT_SHAPE = (56, 56, 56)
+HIPPOCAMPUS_SHAPE = (40, 56, 40)
 
 Vector = tuple[float, float, float]
 
@@ -162,6 +165,65 @@ PHANTOMS = (
 )
 
 
+@dataclass(frozen=True)
+class Section:
+    """A coronal section of a hippocampus, an ellipse: all in mm.
+
+    Args:
+        front: how far before the middle.
+        lateral, up: place of the ellipse's center.
+        radii: half of its breadth and of its height.
+    """
+
+    front: float
+    lateral: float
+    up: float
+    radii: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Hippocampus:
+    """A right hippocampus: its sections from the tail to the head, with straight lines between them.
+
+    Args:
+        name: stem of its file.
+        description: one line for people.
+        origin: RAS position of the first voxel, in mm.
+        middle: RAS position that the sections are counted from.
+        sections: in the order of `front`.
+        head: the anterior part begins this far before the middle.
+    """
+
+    name: str
+    description: str
+    origin: Vector
+    middle: Vector
+    sections: tuple[Section, ...]
+    head: float
+
+
+HIPPOCAMPUS = Hippocampus(
+    name="hippocampus",
+    description="A right hippocampus of about 3.5 ml, its head and its body with the tail",
+    origin=(47.0, 5.0, -34.0),
+    middle=(27.5, -21.0, -14.0),
+    sections=(
+        Section(-22.0, -3.0, 10.0, (1.5, 1.5)),
+        Section(-19.0, -1.5, 9.5, (5.2, 3.6)),
+        Section(-15.0, 0.3, 7.2, (7.0, 4.0)),
+        Section(-10.0, 2.0, 3.6, (7.0, 3.4)),
+        Section(-3.0, 2.8, 0.6, (7.0, 3.4)),
+        Section(1.5, 1.6, -1.1, (7.8, 4.0)),
+        Section(7.0, -0.6, -2.9, (9.4, 4.8)),
+        Section(11.5, -2.0, -4.6, (9.0, 4.7)),
+        Section(15.0, -3.8, -5.8, (7.2, 3.8)),
+        Section(18.0, -5.2, -6.3, (3.0, 2.2)),
+        Section(19.0, -5.4, -6.3, (0.5, 0.5)),
+    ),
+    head=2.5,
+)
+
+
 def _distance(points: Sequence[np.ndarray], shape: Ellipsoid) -> np.ndarray:
     """Signed distance in mm, negative inside; see the module's text."""
     local = [p - c for p, c in zip(points, shape.center)]
@@ -187,11 +249,17 @@ def _inside_nodule(points: Sequence[np.ndarray], nodule: Nodule) -> np.ndarray:
     return length < reach
 
 
-def phantom_affine(phantom: Phantom, spacing_mm: float = 1.0) -> np.ndarray:
-    """(4, 4) voxel indices to RAS: the axes run to the patient's left, back and head, as in most CT."""
+def phantom_affine(phantom: Phantom | Hippocampus, spacing_mm: float = 1.0) -> np.ndarray:
+    """(4, 4) voxel indices to RAS: the axes run to the patient's left, back and head."""
     affine = np.diag([-spacing_mm, -spacing_mm, spacing_mm, 1.0])
     affine[:3, 3] = phantom.origin
     return affine
+
+
+def _positions(affine: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """(3, I, J, K) RAS positions of the voxels, in mm."""
+    ras = np.einsum("rc,cijk->rijk", affine[:3, :3], np.indices(shape, dtype=np.float64))
+    return ras + affine[:3, 3][:, None, None, None]
 
 
 def draw_phantom(
@@ -209,8 +277,7 @@ def draw_phantom(
         since the piece lies inside the body), and its affine (4, 4) to RAS mm.
     """
     affine = phantom_affine(phantom, spacing_mm)
-    ras = np.einsum("rc,cijk->rijk", affine[:3, :3], np.indices(shape, dtype=np.float64))
-    ras += affine[:3, 3][:, None, None, None]
+    ras = _positions(affine, shape)
     x, y, z = points = (-ras[0], -ras[1], ras[2])
 
     outside_lung = _distance(points, phantom.lung)
@@ -236,6 +303,33 @@ def draw_phantom(
     return classes, affine
 
 
+def draw_hippocampus(
+    phantom: Hippocampus, shape: tuple[int, int, int] = HIPPOCAMPUS_SHAPE, spacing_mm: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws a hippocampus on a grid.
+
+    Args:
+        phantom: what to draw.
+        shape: (I, J, K) of the grid, which begins at the phantom's origin.
+        spacing_mm: isotropic spacing.
+
+    Returns:
+        Class map (I, J, K) uint8 in the label scheme `hippocampus-mr` (0 elsewhere, 1 anterior, 2 posterior), and its
+        affine (4, 4) to RAS mm.
+    """
+    affine = phantom_affine(phantom, spacing_mm)
+    lateral, front, up = _positions(affine, shape) - np.array(phantom.middle)[:, None, None, None]
+    fronts = [section.front for section in phantom.sections]
+
+    def along(values: Sequence[float]) -> np.ndarray:
+        return np.interp(front, fronts, values)
+
+    right = (lateral - along([s.lateral for s in phantom.sections])) / along([s.radii[0] for s in phantom.sections])
+    above = (up - along([s.up for s in phantom.sections])) / along([s.radii[1] for s in phantom.sections])
+    inside = (right**2 + above**2 < 1.0) & (front >= fronts[0]) & (front <= fronts[-1])
+    return np.where(inside, np.where(front >= phantom.head, ANTERIOR, POSTERIOR), 0).astype(np.uint8), affine
+
+
 def phantom_segmentation(phantom: Phantom, scheme: LabelScheme) -> Segmentation:
     """The phantom as a segmentation with names, colors and SNOMED CT terminology.
 
@@ -256,21 +350,38 @@ def phantom_segmentation(phantom: Phantom, scheme: LabelScheme) -> Segmentation:
     return Segmentation((classes,), affine, tuple(segment(name) for name in names))
 
 
+def hippocampus_segmentation(phantom: Hippocampus, scheme: LabelScheme) -> Segmentation:
+    """The hippocampus as a segmentation with names, colors and SNOMED CT terminology.
+
+    Args:
+        phantom: what to draw, on the default grid.
+        scheme: the label scheme `hippocampus-mr`.
+    """
+    classes, affine = draw_hippocampus(phantom)
+    segments = (
+        Segment(c.name.capitalize(), c.value, 0, c.category, c.codes[0], c.region, c.color) for c in scheme.classes
+    )
+    return Segmentation((classes,), affine, tuple(segments))
+
+
+def _scheme(name: str) -> LabelScheme:
+    from SynthDiffusionLib.resources import resource_path
+
+    return LabelScheme.from_json(json.loads(resource_path("LabelSchemes", f"{name}.json").read_text(encoding="utf-8")))
+
+
 def write_samples(folder: Path) -> list[Path]:
     """Writes every phantom as `NAME.seg.nrrd` and returns the paths."""
-    from SynthDiffusionLib.resources import resource_path
     from SynthDiffusionLib.volumes import write_segmentation
 
-    entries = json.loads(resource_path("LabelSchemes", "lung-nodule-ct.json").read_text(encoding="utf-8"))
-    scheme = LabelScheme.from_json(entries)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for phantom in PHANTOMS:
-        path = folder / f"{phantom.name}.seg.nrrd"
-        write_segmentation(phantom_segmentation(phantom, scheme), path)
-        paths.append(path)
-    return paths
+    chest = _scheme("lung-nodule-ct")
+    drawn = {phantom.name: phantom_segmentation(phantom, chest) for phantom in PHANTOMS}
+    drawn[HIPPOCAMPUS.name] = hippocampus_segmentation(HIPPOCAMPUS, _scheme("hippocampus-mr"))
+    for name, segmentation in drawn.items():
+        write_segmentation(segmentation, folder / f"{name}.seg.nrrd")
+    return [folder / f"{name}.seg.nrrd" for name in drawn]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -51,6 +51,10 @@ def samples(resourcePath: Callable[[str], str]) -> list[Sample]:
             _("Two nodules"),
             _("Left lung between heart and front wall, nodules of about 9 and 6 mm. Drawn; no patient data."),
         ),
+        "hippocampus": (
+            _("Hippocampus"),
+            _("A right hippocampus, its head and its body with the tail, for MR models. Drawn; no patient data."),
+        ),
     }
     return [
         Sample(name, title, description, Path(resourcePath(f"Segmentations/{name}{_SUFFIX}")))

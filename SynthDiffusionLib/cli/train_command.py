@@ -34,7 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     add(
         "--only-segmenter",
         action="store_true",
-        help="train the segmenter of a MedLoRD controlnet configuration alone; it needs no other stage",
+        help="train the segmenter of a last stage alone; it needs no other stage",
     )
     add("--json", action="store_true", help="print one JSON object on the last line")
     parser.set_defaults(run=run)

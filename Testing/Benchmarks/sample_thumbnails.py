@@ -2,7 +2,8 @@
 
     python Testing/Benchmarks/sample_thumbnails.py [--out SynthDiffusion/Resources/Icons/Samples]
 
-The lung is drawn as glass, with the ribs around it and the nodule in it. Needs the extra "slicer" (VTK).
+The lung is drawn as glass, with the ribs around it and the nodule in it; the hippocampus has no surroundings.
+Needs the extra "slicer" (VTK).
 """
 
 from __future__ import annotations
@@ -18,11 +19,17 @@ from SynthDiffusionLib.volumes import read_segmentation
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = (260, 280)  # pixels; the size that Sample Data asks for
-LUNG, BONE, NODULE = 2, 3, 4  # label values of the samples
-OPACITIES = {LUNG: 0.25, BONE: 1.0, NODULE: 1.0}
+LUNG, NODULE = 2, 4  # label values of the pieces of a chest
+CHEST = {LUNG: 0.25, 3: 1.0, NODULE: 1.0}  # opacities; 3 is bone
+HIPPOCAMPUS = {1: 1.0, 2: 1.0}
 SMOOTHING_MM = 0.8
 # From which side a sample is seen, in RAS: from where its ribs do not hide its nodules.
-VIEWS = {"solitary-nodule": (1.0, 2.2, 0.6), "pleural-nodule": (-0.9, 2.2, 0.9), "two-nodules": (0.9, -2.2, 0.8)}
+VIEWS = {
+    "solitary-nodule": (1.0, 2.2, 0.6),
+    "pleural-nodule": (-0.9, 2.2, 0.9),
+    "two-nodules": (0.9, -2.2, 0.8),
+    "hippocampus": (2.2, 0.9, 1.4),
+}
 
 
 def surface(mask: np.ndarray, affine: np.ndarray) -> vtk.vtkPolyData:
@@ -55,13 +62,15 @@ def surface(mask: np.ndarray, affine: np.ndarray) -> vtk.vtkPolyData:
 def thumbnail(path: Path, out: Path) -> None:
     """Draws one segmentation into a PNG file."""
     segmentation = read_segmentation(path)
+    name = path.name.removesuffix(".seg.nrrd")
+    opacities = HIPPOCAMPUS if name == "hippocampus" else CHEST
     renderer = vtk.vtkRenderer()
     renderer.SetBackground(0.12, 0.12, 0.14)
     for segment in segmentation.segments:
-        if segment.value not in OPACITIES:
+        if segment.value not in opacities:
             continue
         # The nodule is part of the lung: its glass has no hole there.
-        values = (LUNG, NODULE) if segment.value == LUNG else (segment.value,)
+        values = (LUNG, NODULE) if opacities is CHEST and segment.value == LUNG else (segment.value,)
         mask = np.isin(segmentation.layers[segment.layer], values)
         mapper = vtk.vtkPolyDataMapper()
         mapper.SetInputData(surface(mask, segmentation.affine))
@@ -69,11 +78,11 @@ def thumbnail(path: Path, out: Path) -> None:
         actor = vtk.vtkActor()
         actor.SetMapper(mapper)
         actor.GetProperty().SetColor(segment.color)
-        actor.GetProperty().SetOpacity(OPACITIES[segment.value])
+        actor.GetProperty().SetOpacity(opacities[segment.value])
         renderer.AddActor(actor)
     camera = renderer.GetActiveCamera()
     camera.SetViewUp(0, 0, 1)
-    camera.SetPosition(*VIEWS[path.name.removesuffix(".seg.nrrd")])
+    camera.SetPosition(*VIEWS[name])
     camera.SetFocalPoint(0, 0, 0)
     renderer.ResetCamera()
     camera.Zoom(1.2)

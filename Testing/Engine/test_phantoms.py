@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +12,22 @@ from scipy import ndimage
 
 from SynthDiffusionLib.labels.scheme import LabelScheme
 from SynthDiffusionLib.phantoms import (
+    ANTERIOR,
     BODY,
     BONE,
+    HIPPOCAMPUS,
     LUNG,
     NODULE,
     PHANTOMS,
+    POSTERIOR,
     Ellipsoid,
     Nodule,
     Phantom,
     Ribs,
+    Section,
+    draw_hippocampus,
     draw_phantom,
+    hippocampus_segmentation,
     main,
     phantom_segmentation,
 )
@@ -31,10 +38,14 @@ BY_NAME = {phantom.name: phantom for phantom in PHANTOMS}
 each_phantom = pytest.mark.parametrize("phantom", PHANTOMS, ids=lambda p: p.name)
 
 
+def scheme_of(name: str) -> LabelScheme:
+    text = (ROOT / "Resources" / "LabelSchemes" / f"{name}.json").read_text(encoding="utf-8")
+    return LabelScheme.from_json(json.loads(text))
+
+
 @pytest.fixture(scope="module")
 def scheme() -> LabelScheme:
-    text = (ROOT / "Resources" / "LabelSchemes" / "lung-nodule-ct.json").read_text(encoding="utf-8")
-    return LabelScheme.from_json(json.loads(text))
+    return scheme_of("lung-nodule-ct")
 
 
 def nodule_diameters(classes: np.ndarray) -> list[float]:
@@ -118,6 +129,34 @@ def test_nodules_are_lobulated():
     assert 1.15 * core < (classes == NODULE).sum() < 2.0 * core
 
 
+def test_the_hippocampus_has_the_size_and_place_that_it_says():
+    """Volumes lie within those of the 138 training cases (5th to 95th percentile)."""
+    classes, affine = draw_hippocampus(HIPPOCAMPUS)
+    assert classes.shape == (40, 56, 40)
+    assert 1225 < (classes == ANTERIOR).sum() < 2194
+    assert 1230 < (classes == POSTERIOR).sum() < 1943
+    assert ndimage.label(classes == ANTERIOR)[1] == ndimage.label(classes == POSTERIOR)[1] == 1
+    head, rest = (np.argwhere(classes == v) @ affine[:3, :3].T + affine[:3, 3] for v in (ANTERIOR, POSTERIOR))
+    assert head[:, 1].min() > rest[:, 1].max(), "the head lies in front, in RAS"
+    assert head[:, 0].mean() > 0 and head[:, 0].mean() < rest[:, 0].mean(), "on the right; the head bends to the middle"
+    assert head[:, 2].mean() < rest[:, 2].mean(), "the tail rises"
+
+
+def test_the_hippocampus_on_a_finer_grid_is_the_same():
+    coarse, _ = draw_hippocampus(HIPPOCAMPUS)
+    fine, _ = draw_hippocampus(HIPPOCAMPUS, (80, 112, 80), 0.5)
+    np.testing.assert_array_equal(fine[::2, ::2, ::2], coarse)
+    assert (fine > 0).sum() / 8 == pytest.approx((coarse > 0).sum(), rel=0.05)
+
+
+def test_a_straight_hippocampus_is_an_elliptic_tube():
+    """Equal sections: pi times the radii times the length."""
+    ends = tuple(Section(front, 0.0, 0.0, (8.0, 5.0)) for front in (-15.0, 15.0))
+    tube = replace(HIPPOCAMPUS, sections=ends, middle=(27.25, -22.25, -14.25))
+    classes, _ = draw_hippocampus(tube, (80, 112, 80), 0.5)
+    assert (classes > 0).sum() / 8 == pytest.approx(np.pi * 8 * 5 * 30, rel=0.02)
+
+
 @each_phantom
 def test_segments_carry_the_terminology_of_the_scheme(phantom, scheme):
     segmentation = phantom_segmentation(phantom, scheme)
@@ -133,19 +172,22 @@ def test_segments_carry_the_terminology_of_the_scheme(phantom, scheme):
 
 def test_shipped_files_are_the_phantoms():
     shipped = {path.name for path in SAMPLES.glob("*.seg.nrrd")}
-    assert shipped == {f"{name}.seg.nrrd" for name in BY_NAME}
+    assert shipped == {f"{name}.seg.nrrd" for name in (*BY_NAME, HIPPOCAMPUS.name)}
     readme = (SAMPLES / "README.md").read_text(encoding="utf-8")
     assert all(name in readme for name in shipped)
 
 
-@each_phantom
+@pytest.mark.parametrize("phantom", (*PHANTOMS, HIPPOCAMPUS), ids=lambda p: p.name)
 def test_shipped_file_holds_what_is_drawn(phantom, scheme):
     """Read by pynrrd, not by the project's own reader."""
     nrrd = pytest.importorskip("nrrd")
     path = SAMPLES / f"{phantom.name}.seg.nrrd"
     assert path.stat().st_size < 20_000
     array, header = nrrd.read(str(path))
-    expected = phantom_segmentation(phantom, scheme)
+    if phantom is HIPPOCAMPUS:
+        expected = hippocampus_segmentation(phantom, scheme_of("hippocampus-mr"))
+    else:
+        expected = phantom_segmentation(phantom, scheme)
     np.testing.assert_array_equal(array, expected.layers[0])
 
     # NRRD states its axes in its own space; both the writer's choice and RAS are brought to RAS here.
@@ -173,8 +215,8 @@ def test_shipped_file_holds_what_is_drawn(phantom, scheme):
 def test_the_command_writes_the_same_files_again(tmp_path, capsys):
     nrrd = pytest.importorskip("nrrd")
     assert main(["--out", str(tmp_path / "samples")]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == len(PHANTOMS)
-    for name in BY_NAME:
+    assert len(capsys.readouterr().out.splitlines()) == len(PHANTOMS) + 1
+    for name in (*BY_NAME, HIPPOCAMPUS.name):
         again, _ = nrrd.read(str(tmp_path / "samples" / f"{name}.seg.nrrd"))
         shipped, _ = nrrd.read(str(SAMPLES / f"{name}.seg.nrrd"))
         np.testing.assert_array_equal(again, shipped)

@@ -147,7 +147,7 @@ def test_a_model_with_other_classes_gives_another_table(harness):
 
 def test_a_sample_is_loaded_from_the_menu(harness):
     actions = harness.ui.sampleButton.menu().actions()
-    assert [action.text for action in actions] == ["Solitary nodule", "Pleural nodule", "Two nodules"]
+    assert [action.text for action in actions] == ["Solitary nodule", "Pleural nodule", "Two nodules", "Hippocampus"]
     actions[2].trigger()
     node = harness.parameters.segmentation
     assert node.GetName() == "Two nodules"
