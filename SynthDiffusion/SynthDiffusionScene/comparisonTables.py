@@ -121,12 +121,12 @@ def tableCells(rows: Sequence[SegmentRow], adherence: Adherence, unit: str) -> t
             formatValue(row.synthetic.deviation, unit),
             str(row.real.voxels),
             str(row.synthetic.voxels),
-            adherence.text if not measured or row.name in adherence.segments else "",
+            adherence.textOf(row.name) if measured else adherence.text,
             row.note,
         ]
         for row in rows
     ]
-    if measured and not any(row.name in adherence.segments for row in rows):
+    if measured and not any(adherence.textOf(row.name) for row in rows):
         cells.append([adherence.className, *[""] * 8, adherence.text, ""])
     return headers, cells
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import slicer.util
@@ -79,6 +79,7 @@ class Adherence:
         ballDice: for this drawing, that of a ball that does not look at the image; None if not known.
         cartoonDice: mean Dice of the same segmenter on a blurred blob in flat lung; None if not known.
         ofDrawing: "the earlier drawing" or the like if it was not measured with the drawing that is shown; else "".
+        others: what was measured for further classes, of models whose segmenter finds several.
     """
 
     className: str
@@ -91,6 +92,12 @@ class Adherence:
     ballDice: float | None = None
     cartoonDice: float | None = None
     ofDrawing: str = ""
+    others: tuple[Adherence, ...] = ()
+
+    def textOf(self, segmentName: str) -> str:
+        """For the cell of a segment: the text of the class that it was drawn for; "" if that was not measured."""
+        measured = [a for a in (self, *self.others) if segmentName in a.segments]
+        return replace(measured[0], ofDrawing=self.ofDrawing).text if measured else ""
 
     @property
     def text(self) -> str:
@@ -114,13 +121,15 @@ class Adherence:
             return self.note
         what = f"Dice of the model's segmenter with the drawn {self.className or 'structure'}: {self.dice:.2f}"
         what += "." if self.found is None else f", {self._count}."
+        what += "".join(f" {other.className}: {other.text}." for other in self.others)
         rows = (
             (self.realDice, "real images get {:.2f} on average"),
             (self.ballDice, "a ball that does not look at the image gets {:.2f} for this drawing"),
             (self.cartoonDice, "a flat picture with a blurred blob gets {:.2f} on average"),
         )
         known = [text.format(dice) for dice, text in rows if dice is not None]
-        compared = [f"For comparison: {', '.join(known)}."] if known else []
+        of = f", {self.className}" if self.others else ""
+        compared = [f"For comparison{of}: {', '.join(known)}."] if known else []
         limit = (
             "A low value may mean that a structure is missing or misplaced; small and long structures get less, "
             "whatever the image. A value at or above that of real images does not mean that the image is realistic."
@@ -191,8 +200,14 @@ def adherenceFrom(provenance: Mapping) -> Adherence:
     measured = provenance.get("adherence")
     if not isinstance(measured, Mapping) or measured.get("dice") is None:
         return Adherence("", None, str(provenance.get("adherence_note") or "not measured"))
-    className = str(measured.get("class") or "")
     entries = (provenance.get("mapping") or {}).get("segments") or []
+    main = _oneAdherence(measured, entries)
+    others = [target for name, target in (measured.get("targets") or {}).items() if name != main.className]
+    return replace(main, others=tuple(_oneAdherence(target, entries) for target in others))
+
+
+def _oneAdherence(measured: Mapping, entries: Sequence[Mapping]) -> Adherence:
+    className = str(measured.get("class") or "")
     isCounted = measured.get("structures") is not None and measured.get("found") is not None
     return Adherence(
         className,

@@ -239,10 +239,14 @@ def _default_mode(args: argparse.Namespace) -> str:
 
 
 def _adherence_text(output: Mapping[str, Any]) -> str:
-    """What `--adherence` has measured, beside what no skill and real images get."""
-    measured = output["adherence"]
-    if measured is None:
+    """What `--adherence` has measured, a line for each class, beside what no skill and real images get."""
+    if output["adherence"] is None:
         return f"  adherence: not measured, {output['adherence_note']}"
+    targets = output["adherence"].get("targets") or {"": output["adherence"]}
+    return "\n".join(_target_text(measured) for measured in targets.values())
+
+
+def _target_text(measured: Mapping[str, Any]) -> str:
     rows = (("real images", "real_dice"), ("blind ball", "ball_dice"), ("flat picture with a blob", "cartoon_dice"))
     known = ", ".join(f"{name} {measured[key]:.2f}" for name, key in rows if measured[key] is not None)
     found = f"Dice {measured['dice']:.2f}, {measured['found']} of {measured['structures']} found"

@@ -47,16 +47,16 @@ DEFINITIONS = {
     "interval": "percentile bootstrap over patients",
     "found": "share of volumes in which the segmenter covers at least {found_fraction:.0%} of the input mask",
     "false_ml": "median volume that the segmenter marks beyond 5 mm of the input mask, in ml",
-    "moved": "{target} alone, each mask at another place than the middle, where all training {target}s lie; the ball "
-    "for moved masks stays in the middle, so that its Dice is what position alone is worth there",
+    "moved": "{target} alone, each mask shifted at random, since the {target} lies at much the same place in all "
+    "training images; the ball for moved masks stays there, so that its Dice is what position alone is worth then",
     "nearer": "share of bootstrap resamples in which the arm's ratio is nearer to 1 than the no-skill row's",
 }
 # Where the volumes of a data set are of different sizes.
 SIZES_DEFINITIONS = {
-    "ellipsoid": "{target}s of this data set lie at about the same distance from the ends of their volumes, so that "
+    "ellipsoid": "the {target} lies at about the same distance from the ends of all volumes of this data set, so that "
     "the size of a volume gives away where the {target} ends; the ellipsoid knows nothing else",
     "painted": "the real image of the training patient whose {target} is nearest in volume, laid with its {target} on "
-    "the drawn one, which is painted in at the mean intensity of {target}s and blurred",
+    "the drawn one, which is painted in at the training mean of that class and blurred",
     "shifted": "real images cut to {crop} voxels at random places that hold the middle of the {target}",
 }
 

@@ -6,8 +6,8 @@
   drawn back at its place.
 * joint, of models that make the mask themselves: every voxel of the image and of its mask is synthetic; the model is
   given the nine characteristics of the real target's mask. The mask of a sample is its own.
-* moved: the target's mask alone, moved off centre. All targets of the data sets lie in the middle of their volumes,
-  which were cut round them, so that a model could put one there without looking at the mask; here it cannot.
+* moved: the target's mask alone, moved off centre. All targets of a data set lie at much the same place of their
+  volumes, which were cut round them, so that a model could put one there without looking at the mask; here it cannot.
 """
 
 from __future__ import annotations

@@ -234,16 +234,17 @@ def weaknesses(spec: ModelSpec, results: Mapping[str, Mapping[str, Any]]) -> lis
             "No training image has a voxel that its class map puts outside the body: expect unrealistic values there."
         )
     if facts["most_targets"] == 1:
+        low, middle, high = (number(v, 0) for v in facts["center_offset_mm"])
         found.append(
-            f"Every training image has exactly one annotated {spec.target_class}, in its middle; several in one volume "
-            "were never seen."
+            f"Every training image has exactly one annotated {spec.target_class}, {middle} mm ({low} to {high} mm) "
+            "from the middle of the image; several in one volume were never seen."
         )
     if "border_mm" in facts:
         low, middle, high = (number(v, 0) for v in facts["border_mm"])
         found.append(
             f"Every training volume ends {middle} mm ({low} to {high} mm) beyond the {spec.target_class}: where that "
             "lies and how large it is could be guessed from the size of the volume (the row of the ellipsoid says how "
-            f"well), and a {spec.target_class} nearer to the end of a volume, or much further from it, was never seen."
+            f"well); one nearer to the end of a volume, or much further from it, was never seen."
         )
     reach = "are clipped to" if facts["maximum"] <= spec.intensity.range[1] else "go from"
     beyond = (

@@ -141,6 +141,7 @@ def training_facts(cases: Sequence[Case], target: int) -> dict[str, Any]:
             "largest_shape": shapes.max(0).tolist(),
             "border_mm": [round(float(np.quantile(borders, q)), 1) for q in (0.05, 0.5, 0.95)],
         }
+    offsets = [center_offset_mm(c, target) for c in cases if (c.classes.array == target).any()]
     targets = [int(ndimage.label(c.classes.array == target, structure=np.ones((3, 3, 3)))[1]) for c in cases]
     return {
         "shape": [int(n) for n in np.median(shapes, axis=0)],
@@ -148,7 +149,15 @@ def training_facts(cases: Sequence[Case], target: int) -> dict[str, Any]:
         "maximum": float(max(c.image.array.max() for c in cases)),
         "outside_fraction": float(np.mean([(c.classes.array == 0).mean() for c in cases])),
         "most_targets": max(targets),
+        "center_offset_mm": [round(float(np.quantile(offsets, q)), 1) for q in (0.05, 0.5, 0.95)],
     } | sizes
+
+
+def center_offset_mm(case: Case, target: int) -> float:
+    """How far the middle of the target's bounding box is from the volume's, in mm."""
+    voxels = np.argwhere(case.classes.array == target)
+    middle = (voxels.min(0) + voxels.max(0)) / 2 - (np.array(case.classes.shape) - 1) / 2
+    return float(np.linalg.norm(middle * np.asarray(case.classes.spacing)))
 
 
 def borders_mm(case: Case, target: int) -> np.ndarray:

@@ -79,7 +79,7 @@ DEFINITIONS = {
     "blind": "the distance knows shifts and mirror images, not deformations. The control row of copies warped by "
     "{warp:g} voxels says how many of them are below the limit, and whether a model that makes nothing else is "
     "suspected. No sign of copying does not rule out deformed copies, least of all single ones",
-    "region": "the core is a {box} round the {target}, so that the copying of {target}s alone is seen",
+    "region": "the core is a {box} round the {target}, so that copies of nothing but the {target} are seen",
 }
 # Where the volumes of a data set are of different sizes.
 MUSCLE_DEFINITION = (

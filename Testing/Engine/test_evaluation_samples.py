@@ -265,7 +265,17 @@ def test_data_that_cannot_be_evaluated_is_refused(package, prepared, tmp_path):
 def test_facts_of_the_training_images_are_measured(data):
     facts = data.summary()["training_facts"]
     assert facts["outside_fraction"] == 0.0 and facts["most_targets"] == 1 and facts["shape"] == [24, 24, 24]
+    low, middle, high = facts["center_offset_mm"]
+    assert 0 <= low <= middle <= high < 4
     assert facts["minimum"] == min(c.image.array.min() for c in data.training)
+
+
+def test_the_offset_of_a_target_is_that_of_its_box(data):
+    """A box of 3 x 5 x 3 voxels of 1 x 1 x 2 mm, with its middle 3 voxels, 0 and 2 voxels from the volume's: 5 mm."""
+    classes = np.zeros((21, 21, 21), np.uint8)
+    classes[12:15, 8:13, 11:14] = 4
+    case = replace(data.training[0], classes=Volume(classes, np.diag([1.0, 1.0, 2.0, 1.0])))
+    assert cases.center_offset_mm(case, 4) == pytest.approx(5.0)
 
 
 def test_real_jobs_fit_the_requests(package, data, tmp_path, monkeypatch):

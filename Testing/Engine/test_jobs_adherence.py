@@ -455,3 +455,14 @@ def test_the_command_line_says_it(model, tmp_path, threshold, capsys):
     said = capsys.readouterr()
     assert "adherence of nodule: Dice 1.00, 1 of 1 found (real images 0.68, blind ball " in said.err
     assert said.out.splitlines() == [str(tmp_path / "seg_tiny-ct_seed2.nii.gz")]
+
+
+def test_each_class_has_a_line():
+    from SynthDiffusionLib.cli.generate_command import _adherence_text
+
+    head = {"class": "head", "dice": 0.8, "found": 1, "structures": 1, "real_dice": None, "ball_dice": 0.6}
+    head |= {"cartoon_dice": None}
+    tail = head | {"class": "tail", "dice": 0.7, "found": 1, "structures": 2}
+    first, second = _adherence_text({"adherence": head | {"targets": {"head": head, "tail": tail}}}).splitlines()
+    assert first == "  adherence of head: Dice 0.80, 1 of 1 found (blind ball 0.60)"
+    assert second.startswith("  adherence of tail: Dice 0.70, 1 of 2 found (blind ball 0.60); look at other seeds")

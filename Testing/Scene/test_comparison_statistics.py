@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -257,6 +258,19 @@ def test_adherence_is_explained(provenance, brief, explanation):
     assert explanation in adherence.explanation
     ending = "at or above that of real images does not mean that the image is realistic."
     assert adherence.explanation.endswith(ending) == bool(brief)
+
+
+def test_each_class_that_was_measured_stands_beside_its_segments():
+    """Of a model whose segmenter finds several; a class that was not drawn, and so not measured, has none."""
+    head = {"class": "head", "dice": 0.8, "structures": 1, "found": 1, "real_dice": 0.9}
+    tail = head | {"class": "tail", "dice": 0.6, "structures": 2}
+    segments = [{"name": "A", "class": "head"}, {"name": "B", "class": "tail"}, {"name": "C", "class": "tail"}]
+    provenance = {"adherence": head | {"targets": {"head": head, "tail": tail}}, "mapping": {"segments": segments}}
+    adherence = statistics.adherenceFrom(provenance)
+    assert [adherence.textOf(name) for name in "ABCD"] == ["0.80, 1 of 1 found", *["0.60, 1 of 2 found"] * 2, ""]
+    assert "head: 0.80, 1 of 1 found. tail: 0.60, 1 of 2 found. For comparison, head: real" in adherence.explanation
+    earlier = replace(adherence, ofDrawing="the earlier drawing")
+    assert earlier.textOf("B") == "0.60, 1 of 2 found, of the earlier drawing"
 
 
 def test_table_shows_the_rows(nodes):
