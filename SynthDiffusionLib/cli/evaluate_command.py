@@ -213,11 +213,13 @@ def _measure_one(kind: str, args: argparse.Namespace, package, data, arms, margi
         segments = adherence.package_segmenters(package, data.all_targets)
         return adherence.measure_targets(data, arms, segments, margin, on_event, adherence.window_of(package.spec))
     if kind == "coherence":
-        from SynthDiffusionLib.evaluation.coherence import measure_coherence
-        from SynthDiffusionLib.evaluation.samples import load_samples
+        from SynthDiffusionLib.evaluation.coherence import measure_coherence, other_model
+        from SynthDiffusionLib.evaluation.samples import generator_identity, load_samples
 
-        other = load_samples(args.compare, package, data, same_model=False)[0] if args.compare else None
-        return measure_coherence(data, arms, other, on_event)
+        if not args.compare:
+            return measure_coherence(data, arms, on_event=on_event)
+        rows, index = load_samples(args.compare, package, data, same_model=False)
+        return measure_coherence(data, arms, rows, other_model(generator_identity(package), index["model"]), on_event)
     if kind == "fidelity":
         from SynthDiffusionLib.evaluation.fidelity import measure_fidelity
 

@@ -163,10 +163,24 @@ def cartoons(real: Row, intensity_range: tuple[float, float]) -> list[Row]:
     ]
 
 
+def other_model(model: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """How a model that made samples differs from this one, in words: "without refiner", or its name and version.
+
+    Args:
+        model, other: "id", "version" and the checksums of the "files", as in `samples.json`.
+    """
+    missing = sorted(set(model["files"]) - set(other["files"]))
+    same = all(model["files"].get(name) == checksum for name, checksum in other["files"].items())
+    if model["id"] == other["id"] and same and missing:
+        return "without " + " and ".join(name.partition(".")[0] for name in missing)
+    return f"{other['id']} {other['version']}"
+
+
 def measure_coherence(
     data: EvaluationData,
     arms: Mapping[str, Row],
     compared: Mapping[str, Row] | None = None,
+    compared_model: str = "",
     on_event: Callable[[dict], None] = lambda event: None,
 ) -> dict[str, Any]:
     """Measures all rows.
@@ -174,15 +188,15 @@ def measure_coherence(
     Args:
         arms: the samples.
         compared: samples of the same masks that were made in another way, as with a refiner and without.
+        compared_model: what made those, for the label of their rows; see `other_model`.
 
     Returns:
         JSON: rows, each with its values and how they compare with real ones; rows of `compared` have, under "against",
         how the samples of the same arm differ from them.
     """
     real = Row("real", "real images", "real", real_items(data.evaluated, data.intensity_range))
-    others = [
-        replace(row, name=f"{name}_compared", label=f"{row.label}, compared") for name, row in (compared or {}).items()
-    ]
+    other = f", compared: {compared_model}" if compared_model else ", compared"
+    others = [replace(row, name=f"{n}_compared", label=row.label + other) for n, row in (compared or {}).items()]
     rows = [real, *cartoons(real, data.intensity_range), *arms.values(), *others]
     low, high = data.intensity_range
     floor = low + BODY_FLOOR * (high - low)

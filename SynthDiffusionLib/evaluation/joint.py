@@ -53,7 +53,7 @@ def own_classes(path: Path, volume: Volume, data: EvaluationData) -> np.ndarray:
     Raises:
         BadInput: it is not on the sample's grid, or has a segment of another name.
     """
-    segmentation = read_segmentation(path)
+    segmentation = read_segmentation(path, empty=True)
     if not same_grid(volume.shape, volume.affine, segmentation.layers[0].shape, segmentation.affine):
         raise BadInput(f"The mask '{path.name}' is not on the grid of its sample", "Make the samples again.")
     classes = np.zeros(volume.shape, np.uint8)

@@ -39,11 +39,12 @@ def read_volume(path: str | Path, unit: str | None = None) -> Volume:
     return Volume(volume.array, volume.affine, unit or volume.unit, volume.metadata)
 
 
-def read_segmentation(path: str | Path) -> Segmentation:
+def read_segmentation(path: str | Path, *, empty: bool = False) -> Segmentation:
     """Read a segmentation.
 
     Args:
         path: label map (NIfTI, NRRD, MetaImage), Slicer's .seg.nrrd, or a DICOM SEG file.
+        empty: accept one in which nothing is segmented, such as a model may have made.
 
     Returns:
         segmentation; a plain label map has the segments "1", "2", ... for the values that occur in it.
@@ -64,7 +65,7 @@ def read_segmentation(path: str | Path) -> Segmentation:
     else:
         array, affine, _ = _image_reader(path)(path)
         segmentation = from_label_map(as_labels(array, path.name), affine, path.name)
-    if not any(np.any(layer) for layer in segmentation.layers):
+    if not empty and not any(np.any(layer) for layer in segmentation.layers):
         raise BadInput(f"{path.name}: the segmentation is empty", "Draw or choose at least one structure.")
     return segmentation
 

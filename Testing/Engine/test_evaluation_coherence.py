@@ -201,6 +201,20 @@ def test_samples_before_and_after_are_compared_by_patient(data, real):
     assert each["step_across"]["high"] < 0.9 and each["step_in_plane"]["value"] == pytest.approx(1.0, abs=0.06)
 
 
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"id": "m", "version": "1", "files": {"denoiser.safetensors": "a"}}, "without refiner"),
+        ({"id": "m", "version": "2", "files": {"denoiser.safetensors": "other"}}, "m 2"),
+        ({"id": "n", "version": "1", "files": {"denoiser.safetensors": "a"}}, "n 1"),
+        ({"id": "m", "version": "2", "files": {"denoiser.safetensors": "a", "refiner.safetensors": "b"}}, "m 2"),
+    ],
+)
+def test_what_is_compared_is_named(other, said):
+    model = {"id": "m", "version": "1", "files": {"denoiser.safetensors": "a", "refiner.safetensors": "b"}}
+    assert coherence.other_model(model, other) == said
+
+
 def test_the_command_and_the_card(tmp_path, capsys):
     prepared = write_prepared(tmp_path / "prepared")
     split = json.loads((prepared / "dataset.json").read_text(encoding="utf-8"))["split"]
@@ -214,7 +228,7 @@ def test_the_command_and_the_card(tmp_path, capsys):
     command += ["--samples", str(tmp_path / "after"), "--out", str(tmp_path / "results")]
     assert cli.main([*command, "--compare", str(tmp_path / "before")]) == 0
     said = capsys.readouterr().out
-    assert "nodule alone, compared" in said and "real images, slices shifted in mean" in said
+    assert "nodule alone, compared: tiny-ct 9.0.0" in said and "real images, slices shifted in mean" in said
     result = read_result(tmp_path / "results" / "coherence.json")
     (compared,) = (r for r in result["rows"] if r["row"] == "nodule_compared")
     assert compared["against"]["ratio"]["value"] == pytest.approx(1.0)  # the same pictures

@@ -112,7 +112,7 @@ def test_a_torch_that_cannot_say_computes_in_fp32(monkeypatch):
     assert resolve_precision("auto", "cpu") == "fp32"
 
 
-@pytest.mark.parametrize("model", ["lung-nodule-ct", "limb-tumour-ct"])
+@pytest.mark.parametrize("model", ["lung-nodule-ct", "limb-tumour-ct", "hippocampus-mr"])
 def test_on_the_cpu_the_prediction_is_that_of_a_real_process(tmp_path, model):
     """Peak resident memory of a shipped model's process, looked at while it runs."""
     import subprocess
@@ -123,7 +123,8 @@ def test_on_the_cpu_the_prediction_is_that_of_a_real_process(tmp_path, model):
 
     from SynthDiffusionLib.resources import resource_path
 
-    drawing, labels = resource_path("Segmentations", "solitary-nodule.seg.nrrd"), []
+    sample = "hippocampus" if model == "hippocampus-mr" else "solitary-nodule"
+    drawing, labels = resource_path("Segmentations", f"{sample}.seg.nrrd"), []
     if model == "limb-tumour-ct":
         drawing, labels = tmp_path / "limb.nii.gz", ["--labels", '{"3": "muscle", "5": "tumour"}']
         classes = np.full((96, 96, 64), 3, np.uint8)

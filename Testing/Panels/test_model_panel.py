@@ -315,7 +315,12 @@ def test_a_model_is_installed_chosen_and_removed(real_engine, standin, tmp_path)
     standin.wait(lambda: harness.parameters.modelId == MODEL_ID, 60, "the model to be gone")
     assert not (tmp_path / "models" / "my-ct").exists()
     harness.panel.refresh()
-    assert [model for model, _text in items(harness)] == [MODEL_ID, "limb-tumour-ct"]
+    assert [model for model, _text in items(harness)] == [
+        MODEL_ID,
+        "hippocampus-mr",
+        "limb-tumour-ct",
+        "limb-tumour-mr",
+    ]
     assert not harness.ui.removeButton.enabled  # what ships with the extension stays
 
 
