@@ -52,10 +52,11 @@ def test_the_card_has_licence_figures_and_weaknesses(model):
     assert f"licence {spec.license.spdx}" in card and "For research only" in card
     assert spec.license.attribution in card and spec.training.license in card
     for row in ("ball, blind to the image", "class means plus noise", "copies of training cases (control)"):
-        assert f"| {row} |" in card
+        assert f"| {row}" in card
     assert "## Known weaknesses" in card and "Seen by eye: " in card
     quality = spec.raw["measured"]["quality"]
-    assert quality["test_patients"] == len(spec.training.split["test"]) and "performance" in spec.raw["measured"]
+    assert quality["test_patients"] == len(spec.training.split["test"])
+    assert spec.raw["measured"]["performance"]["seconds"] > 0
 
 
 def test_what_is_made_with_the_hippocampus_model_says_its_licence():
