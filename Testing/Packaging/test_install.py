@@ -132,7 +132,7 @@ def test_normal_installation_finds_its_resources(site, tmp_path):
     for path in (lib, scene, scheme):
         assert Path(path).is_relative_to(site)
     assert Path(scheme).parent.parent.name == "SynthDiffusionResources"
-    assert len(samples) == 3
+    assert len(samples) == 4
 
 
 def test_editable_installation_points_into_the_clone(tree, tmp_path):
@@ -149,4 +149,4 @@ site.addsitedir({str(site)!r})
     lib, scene, scheme, samples = probe(prelude, tmp_path)
     for path in (lib, scene, scheme):
         assert Path(path).is_relative_to(tree)
-    assert len(samples) == 3
+    assert len(samples) == 4
