@@ -21,6 +21,7 @@ GAP = 6
 HEADER = 22
 SIDE = 96  # width of the column that names the case
 OUTLINE = (255, 190, 40)
+SHOWN, MOST_SHOWN = 6, 10  # masks in the picture; up to so many are all shown
 
 
 def chosen_cases(items: Sequence[Item], target: int, count: int = 6) -> list[str]:
@@ -28,6 +29,21 @@ def chosen_cases(items: Sequence[Item], target: int, count: int = 6) -> list[str
     order = sorted(items, key=lambda item: (int((item.classes == target).sum()), item.case))
     picks = np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int))
     return [order[i].case for i in picks]
+
+
+def fitted(draw, text: str, width: float) -> str:
+    """The text, or as much of its end as fits into `width` pixels, after "..."."""
+    if draw.textlength(text) <= width:
+        return text
+    while len(text) > 1 and draw.textlength(f"...{text}") > width:
+        text = text[1:]
+    return f"...{text}"
+
+
+def size_text(item: Item, target: int) -> str:
+    """The target's volume: "12 ml", "1.2 ml"."""
+    ml = (item.classes == target).sum() * abs(np.linalg.det(item.affine[:3, :3])) / 1000.0
+    return f"{ml:.{0 if ml >= 10 else 1}f} ml"
 
 
 def window_of(data: EvaluationData, real: Sequence[Item], ct: tuple[float, float]) -> tuple[float, float]:
@@ -46,7 +62,7 @@ def write_picture(
     arms: Mapping[str, Row],
     target: int,
     limits: tuple[float, float] = LUNG_WINDOW,
-    count: int = 6,
+    count: int | None = None,
 ) -> list[str]:
     """Writes a PNG: a row per mask; columns mask outline on real, real, and one per arm, in one window.
 
@@ -57,13 +73,15 @@ def write_picture(
         arms: rows by arm; the first volume of each case is shown, whichever it is.
         target: label value whose outline is drawn.
         limits: lower and upper end of the window, in the unit of the images.
+        count: masks that are shown; default: all of up to `MOST_SHOWN`, else `SHOWN`.
 
     Returns:
         the cases shown. A sample with a mask of its own (arm "joint") is shown with that, in the middle of that.
     """
     from PIL import Image, ImageDraw
 
-    cases = chosen_cases(real, target, count)
+    everything = len({item.case for item in real})
+    cases = chosen_cases(real, target, count or (everything if everything <= MOST_SHOWN else SHOWN))
     by_case = {item.case: item for item in real}
     columns = [("real", {i.case: i for i in reversed(real)})]
     columns += [(arms[a].label, {i.case: i for i in reversed(arms[a].items)}) for a in arms if a != MOVED]
@@ -83,8 +101,8 @@ def write_picture(
         draw.text((SIDE + GAP + c * (width + GAP), 5), title, fill=(230, 230, 230))
     y = HEADER
     for case, row, height in zip(cases, cells, heights):
-        voxels = int((by_case[case].classes == target).sum())
-        draw.text((GAP, y + 4), f"{case.split('_')[0]}\n{voxels} voxels", fill=(200, 200, 200))
+        name = f"{fitted(draw, case, SIDE - GAP)}\n{size_text(by_case[case], target)}"
+        draw.text((GAP, y + 4), name, fill=(200, 200, 200))
         for c, cell in enumerate(row):
             x = SIDE + GAP + c * (width + GAP)
             if cell is None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from SynthDiffusionLib.contact_sheet import window
 from SynthDiffusionLib.evaluation.arms import MOVED
-from SynthDiffusionLib.evaluation.picture import OUTLINE, chosen_cases
+from SynthDiffusionLib.evaluation.picture import OUTLINE, chosen_cases, fitted, size_text
 from SynthDiffusionLib.evaluation.rows import Item, Row
 from SynthDiffusionLib.volumes import Volume, reorient
 from SynthDiffusionLib.volumes.atomic import atomic_file
@@ -68,10 +68,9 @@ def write_sizes_picture(
     sheet = Image.new("RGB", size, BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     lefts = [SIDE + GAP + sum(w + GAP for w in widths[:c]) for c in columns]
-    for case, x in zip(cases, lefts):
-        item = by_case[case]
-        ml = (item.classes == target).sum() * np.prod(_spacing(item)) / 1000.0
-        draw.text((x, 4), f"{case}\n{ml:.{0 if ml >= 10 else 1}f} ml", fill=(200, 200, 200))
+    for case, x, width in zip(cases, lefts, widths):
+        name = f"{fitted(draw, case, width)}\n{size_text(by_case[case], target)}"
+        draw.text((x, 4), name, fill=(200, 200, 200))
     y = HEADER
     for (title, cells), height in zip(rows, heights):
         draw.text((GAP, y + 4), _wrapped(title), fill=(230, 230, 230))

@@ -9,7 +9,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 from test_evaluation_samples import Job, write_prepared
 from tiny_package import make_working_package
 
@@ -17,6 +17,7 @@ from SynthDiffusionLib import cli
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.evaluation import adherence, card, memorisation, performance, report, samples
 from SynthDiffusionLib.evaluation.cases import load_evaluation_data
+from SynthDiffusionLib.evaluation.picture import fitted
 from SynthDiffusionLib.schemas import first_problem
 
 
@@ -306,3 +307,10 @@ def test_a_real_image_is_no_rival_of_whole_volumes_and_the_verdict_says_so(made)
     region = [line for line in lines if line.startswith("inpainting")]
     assert whole and all("but 'unrelated real image', which is real" in line for line in whole)
     assert region and all(line.endswith("every no-skill row.") for line in region)
+
+
+def test_long_names_of_cases_keep_their_end():
+    draw = ImageDraw.Draw(Image.new("L", (10, 10)))
+    assert fitted(draw, "STS_003", 200) == "STS_003"
+    short = fitted(draw, "hippocampus_177", 60)
+    assert short.startswith("...") and short.endswith("177") and draw.textlength(short) <= 60
