@@ -62,7 +62,7 @@ def clock_words(clock: str, threads: int) -> str:
 
 def training_table(train: Mapping[str, Any], methods: Sequence[Method]) -> str:
     """What each stage took."""
-    from comparison_rules import seconds_of
+    from comparison_rules import only_loop_known, seconds_of
 
     rows = []
     for method in methods:
@@ -76,7 +76,7 @@ def training_table(train: Mapping[str, Any], methods: Sequence[Method]) -> str:
             preparation, taken = own.get("preparation_s", 0.0), seconds_of(own, train["settings"]["clock"])
             total += preparation + taken
             latents = number(preparation / 60.0, 1) if preparation else ""
-            mark = "*" if own["by_hand"] else ""
+            mark = "*" if only_loop_known(own, train["settings"]["clock"]) else ""
             rows.append([method.title, stage, str(own["steps"]), latents, f"{taken / 60.0:.1f}{mark}"])
         if len(stages) == len(method.stages) and all(s["done"] for s in stages.values()):
             rows.append([f"**{method.title}**", "**together**", "", "", f"**{total / 60.0:.1f}**"])
@@ -180,7 +180,7 @@ def outcome_lines(outcomes: Sequence[Any], measures: Mapping[str, Any], titles: 
     from comparison_rules import TITLES, rule_text
 
     lines = [f"- **{TITLES[o.need]}**: {o.text}" for o in outcomes]
-    lines.append(f"- **Needs no drawing**: {titles['slice-ldm']} alone. {control_words(measures.get('control'))}")
+    lines.append(f"- **Needs no drawing**: {titles['slice-ldm']} alone. {control_words(measures)}")
     lines.append(
         f"- **Changes a part of a real scan**: {titles['patch-ddpm']} alone (not measured here; the card of "
         "`lung-nodule-ct` has it)."
@@ -189,8 +189,9 @@ def outcome_lines(outcomes: Sequence[Any], measures: Mapping[str, Any], titles: 
     return [*lines, "", "The rules, fixed before the figures were known. A method is named where:", "", *rules]
 
 
-def control_words(control: Mapping[str, Any] | None) -> str:
-    """Whether the slice-based method makes what it is asked for."""
+def control_words(measures: Mapping[str, Any]) -> str:
+    """Whether the slice-based method makes what it is asked for, and whether its mask fits its image."""
+    control = measures.get("control")
     if not control or not control.get("rows"):
         return "Whether it makes what it is asked for is not measured."
     heeded, not_heeded = [], []
@@ -201,7 +202,17 @@ def control_words(control: Mapping[str, Any] | None) -> str:
     words = {"volume_mm3": "volume", "sphericity": "sphericity"}
     said = [f"{' and '.join(words[n] for n in heeded)} came out related to what was asked"] if heeded else []
     said += [f"{' and '.join(words[n] for n in not_heeded)} not clearly"] if not_heeded else []
-    return f"Of what it was asked for, {', '.join(said)}."
+    text = f"Of what it was asked for, {', '.join(said)}."
+    volume = next((r for r in control["rows"] if r["row"] == "volume_mm3"), None)
+    if volume is not None and volume["absolute_error"] is not None:
+        text += f" Volumes are off by a factor of {10 ** volume['absolute_error']:.3g} (geometric mean)."
+    own = measures.get("row_of", {}).get("slice-ldm")
+    dice = {r["row"]: r["dice_mean"] for r in measures.get("adherence", {}).get("rows", [])}
+    if own in dice and "real" in dice:
+        text += (
+            f" Dice of its images with its own masks: {dice[own]:.2f}, of real images with theirs {dice['real']:.2f}."
+        )
+    return text
 
 
 def empty_words(control: Mapping[str, Any]) -> str:
@@ -278,8 +289,8 @@ def page_text(
         f"The budget is {settings['minutes']:g} minutes for each method. Encoding of latents counts; the start of each "
         "process, reading the data, and sample pictures come on top.",
         "", training_table(train, methods), "",
-        *(["\\* trained by the same command before the comparison was started: the seconds are those of the training "
-           "loop, without the start of the process.", ""] if _by_hand(train) else []),
+        *(["\\* interrupted and gone on with, or ended before this comparison was begun, by the same command: the "
+           "minutes are those of the training loop alone.", ""] if _interrupted(train) else []),
         "## Adherence", "",
         ADHERENCE.format(segmenter=measures.get("segmenter", {}).get("model", "lung-nodule-ct"),
                          real=number(real["dice_mean"]) if real else NOT_MEASURED),
@@ -306,8 +317,11 @@ def wrapped(paragraph: str) -> str:
     return "\n".join(lines) + "\n" * (len(paragraph) - len(text))
 
 
-def _by_hand(train: Mapping[str, Any]) -> bool:
-    return any(s["by_hand"] for m in train.get("methods", {}).values() for s in m["stages"].values())
+def _interrupted(train: Mapping[str, Any]) -> bool:
+    from comparison_rules import only_loop_known
+
+    stages = [s for m in train.get("methods", {}).values() for s in m["stages"].values() if s["done"]]
+    return any(only_loop_known(stage, train["settings"]["clock"]) for stage in stages)
 
 
 def methods_content(

@@ -95,7 +95,12 @@ def figures_of(
 
 def seconds_of(stage: Mapping[str, Any], clock: str) -> float:
     """What a stage took: its process, or, where that is not known, the clock of its own loop."""
-    return float(stage["loop_s"] if stage["by_hand"] and stage["loop_s"] else stage[f"{clock}_s"])
+    return float(stage["loop_s"] if only_loop_known(stage, clock) else stage[f"{clock}_s"])
+
+
+def only_loop_known(stage: Mapping[str, Any], clock: str) -> bool:
+    """Whether what the processes of a stage took is not known: one ended early, or before the comparison was begun."""
+    return bool(stage["loop_s"]) and (stage["by_hand"] or stage["loop_s"] > stage[f"{clock}_s"])
 
 
 def decide(figures: Figures, drawing: Sequence[str], titles: Mapping[str, str]) -> list[Outcome]:
@@ -157,6 +162,10 @@ def _lacks(f: Mapping[str, Any]) -> str:
 
 def _looks(figures: Figures, titles: Mapping[str, str]) -> Outcome:
     order = sorted(figures, key=lambda n: figures[n]["mmd2"])
+    aucs = [f["auc"] for f in figures.values() if f["auc"] is not None]
+    told = " Features see intensities and texture, not anatomy: look at the picture."
+    if aucs:
+        told = f" A linear classifier tells them from real images, AUC {min(aucs):.2f} to {max(aucs):.2f}." + told
     shown = ", ".join(f"{titles[n]} {figures[n]['mmd2']:.3f}" for n in order)
     best = figures[order[0]]
     if not best["mmd2_below_all"]:
@@ -170,9 +179,12 @@ def _looks(figures: Figures, titles: Mapping[str, str]) -> Outcome:
     level = [n for n in order[1:] if figures[n]["mmd2"] <= best["mmd2_high"] and figures[n]["mmd2_below_all"]]
     if level:
         return Outcome(
-            "looks_real", None, (order[0], *level), f"{_names((order[0], *level), titles)} are level (MMD²: {shown})."
+            "looks_real",
+            None,
+            (order[0], *level),
+            f"{_names((order[0], *level), titles)} are level (MMD²: {shown}).{told}",
         )
-    return Outcome("looks_real", order[0], (), f"{titles[order[0]]} (MMD²: {shown}).")
+    return Outcome("looks_real", order[0], (), f"{titles[order[0]]} (MMD²: {shown}).{told}")
 
 
 def _cheapest(need: str, key: str, figures: Figures, titles: Mapping[str, str]) -> Outcome:

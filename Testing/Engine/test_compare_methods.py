@@ -289,7 +289,9 @@ def measured():
 def test_the_page_holds_the_figures_and_says_what_is_not_measured(measured, tmp_path):
     args = arguments(tmp_path)
     stage = {"wall_s": 0.0, "processor_s": 450.0, "by_hand": False, "done": True, "steps": 77, "loop_s": 440.0}
-    stages = {"autoencoder": stage, "diffusion": stage | {"preparation_s": 60.0}, "controlnet": stage}
+    # The second was interrupted: its last process took less than its loop.
+    later = stage | {"preparation_s": 60.0, "processor_s": 100.0, "loop_s": 450.0}
+    stages = {"autoencoder": stage, "diffusion": later, "controlnet": stage}
     settings = {"minutes": 15.0, "clock": "processor", "threads": 1, "device": "cpu"}
     train = {"settings": settings, "machine": MACHINE, "methods": {"medlord": {"stages": stages}}}
     own = {"seconds": 31.25, "seconds_further": 4.5, "peak_bytes": 123 * 10**7, "peak_gpu_bytes": None, "steps": 25}
@@ -299,6 +301,7 @@ def test_the_page_holds_the_figures_and_says_what_is_not_measured(measured, tmp_
     outcomes = rules.decide(figures, DRAWING, TITLES)
     text = page.page_text(train, cost, measured, PATIENTS, args, compare.METHODS, outcomes, ("a", "b"))
     assert "| MedLoRD | autoencoder | 77 |  | 7.5 |" in text
+    assert "| MedLoRD | diffusion | 77 | 1.0 | 7.5* |" in text and "\\* interrupted and gone on with" in text
     assert "| **MedLoRD** | **together** |  |  | **23.5** |" in text
     assert "| MedLoRD | ddim, 25 | 31.2 | 4.5 | 1.23 GB | 2.50 M | 5.1 MB |" in text
     assert "| Med-LSDM | autoencoder | not measured |" in text
@@ -306,6 +309,8 @@ def test_the_page_holds_the_figures_and_says_what_is_not_measured(measured, tmp_
     assert "| MedLoRD | 1.00 | 1.00 [1.00, 1.00] | 100% |" in text  # a perfect segmenter on real images
     assert "| *ball, blind to the image* |" in text and "| other real images (floor) |" in text
     assert "volume and sphericity came out related to what was asked" in text.replace("\n", " ")
+    flat = text.replace("\n", " ")
+    assert "Volumes are off by a factor of " in flat and " of its images with its own masks: " in flat
     assert "lung-nodule-ct 9.9.9" in text and "Images/comparison_methods.jpg" in text
     assert max(map(len, (line for line in text.splitlines() if line[:1] not in "|-!"))) <= page.WIDTH
     nothing = page.page_text({}, {}, {}, PATIENTS, args, compare.METHODS, outcomes, ())
