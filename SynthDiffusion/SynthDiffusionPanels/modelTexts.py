@@ -185,10 +185,12 @@ def performanceText(description: Mapping) -> str:
 
 
 def qualityText(description: Mapping) -> str:
-    """How closely the model's images follow what was drawn, as measured; one line."""
-    arms = _measured(description, "quality").get("adherence") or {}
+    """How closely the model's images follow what was drawn, or asked for, as measured; one line."""
+    quality = _measured(description, "quality")
+    arms = quality.get("adherence") or {}
+    target = str(description.get("target_class") or "")
     names = {
-        "nodule": _("structure alone"),
+        target: _("{structure} alone").format(structure=target),
         "anatomy": _("with its surroundings"),
         "inpainting": _("in a real volume"),
         "moved": _("structure at an unusual place"),
@@ -201,16 +203,55 @@ def qualityText(description: Mapping) -> str:
     if "ball_moved" in ratios:  # without it nobody can tell what the figure is worth
         names["moved"] += _("; a ball in the middle gets {ratio} there").format(ratio=ratios["ball_moved"])
     found = [_("{ratio} ({arm})").format(ratio=ratios[arm], arm=name) for arm, name in names.items() if arm in ratios]
+    if "joint" in ratios:
+        return _togetherText(quality, ratios)
     if not found:
         return _("Not measured.")
     text = _("How closely the drawing is followed, where 1 is as on real images: {figures}.")
     text = text.format(figures=", ".join(found))
+    for other, measured in (quality.get("adherence_targets") or {}).items():
+        ratio = (measured.get("anatomy") or {}).get("ratio")
+        if ratio is not None:
+            text += " " + _("{structure}, with its surroundings: {ratio}.").format(
+                structure=other, ratio=f"{ratio:.2f}"
+            )
     if "ball" in ratios:
         ball = _("A ball in the middle, drawn without looking at the image, gets {ratio}.")
         text += " " + ball.format(ratio=ratios["ball"])
     if "blob_flat_lung" in ratios:  # the figures above say nothing of realism
         blob = _("A flat picture with a blurred blob gets {ratio}: this does not measure how realistic an image is.")
         text += " " + blob.format(ratio=ratios["blob_flat_lung"])
+    return text
+
+
+def _togetherText(quality: Mapping, ratios: Mapping[str, str]) -> str:
+    """Of models that make image and segmentation together: whether they fit, and are what was asked for."""
+    text = _("How well image and segmentation fit, where 1 is as on real images: {ratio}.").format(
+        ratio=ratios["joint"]
+    )
+    if "mean_training_joint" in ratios:
+        average = _("The average of the training images, with the tumour painted in, gets {ratio}.")
+        text += " " + average.format(ratio=ratios["mean_training_joint"])
+    control = quality.get("control") or {}
+    titles = {
+        "volume_mm3": _("volume"),
+        "sphericity": _("roundness"),
+        "center_r_mm": _("right"),
+        "center_a_mm": _("front"),
+        "center_s_mm": _("up"),
+    }
+    slopes = [
+        _("{slope} ({what})").format(slope=f"{control[name]['slope']:.2f}", what=title)
+        for name, title in titles.items()
+        if isinstance(control.get(name), Mapping) and control[name].get("slope") is not None
+    ]
+    if slopes:
+        text += " " + _("How well it makes what is asked for, 1 as asked, 0 not at all: {slopes}.").format(
+            slopes=", ".join(slopes)
+        )
+        text += " " + _("Of {count} tumours, {empty} were not made.").format(
+            count=control["requests"], empty=control["empty"]
+        )
     return text
 
 

@@ -15,8 +15,7 @@ from SynthDiffusionLib.errors import ModelError
 if TYPE_CHECKING:
     from SynthDiffusionLib.models import Installed, ModelSpec
 
-MOST_FIGURES = 12  # of a kind in `models show`
-OWN_RATIO = re.compile(r"adherence, (nodule|tumour|anatomy|inpainting|moved), ratio")
+MOST_FIGURES = 14  # of a kind in `models show`
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -158,6 +157,7 @@ def _without_split(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def _show(args: argparse.Namespace) -> _Outcome:
     from SynthDiffusionLib import models
+    from SynthDiffusionLib.models.characteristics import NAMES
     from SynthDiffusionLib.models.methods import best_for
     from SynthDiffusionLib.models.presets import is_preset
 
@@ -198,9 +198,17 @@ def _show(args: argparse.Namespace) -> _Outcome:
         rows.append(("Cite", s.training.citation))
     rows.append(("Files", f"{_size(s.total_bytes)} in {package.folder}"))
     rows += [("", f"{f.path} ({f.role}, {_size(f.bytes)})") for f in s.files]
+    if s.characteristics is not None:
+        ranges = zip(NAMES, s.characteristics.range)
+        rows += [
+            ("Can be asked" if i == 0 else "", f"{name}: {_short(low)} to {_short(high)} in training")
+            for i, (name, (low, high)) in enumerate(ranges)
+        ]
+    arms = "|".join(map(re.escape, (s.target_class or "", "anatomy", "inpainting", "moved", "joint")))
+    own = re.compile(rf"adherence, ({arms}), ratio|control, (volume mm3|sphericity|center . mm), slope")
     for title, measured in (("Quality", s.quality), ("Time and memory", s.performance)):
         figures = [f"{name}: {value}" for name, value in _figures(measured)] or ["not measured"]
-        figures.sort(key=lambda figure: not OWN_RATIO.match(figure))  # stable: what users ask for first, then the rest
+        figures.sort(key=lambda figure: not own.match(figure))  # stable: what users ask for first, then the rest
         if len(figures) > MOST_FIGURES:
             more = f"and {len(figures) - MOST_FIGURES} more, with their definitions: MODEL_CARD.md"
             figures = [*figures[:MOST_FIGURES], more]
@@ -208,6 +216,11 @@ def _show(args: argparse.Namespace) -> _Outcome:
     width = max(len(label) for label, _ in rows)
     lines = [s.name, s.description, "", *(f"{label.ljust(width)}  {text}" for label, text in rows)]
     return lines, {"folder": str(package.folder), "bytes": s.total_bytes, "model": s.raw}
+
+
+def _short(value: float) -> str:
+    """Three digits at least, never an exponent."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _classes(spec: ModelSpec) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from SynthDiffusionLib import cli
 from SynthDiffusionLib.models import load_package
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,3 +66,13 @@ def test_what_is_made_with_the_hippocampus_model_says_its_licence():
     assert spec["license"]["spdx"] == spec["training"]["license"] == "CC-BY-SA-4.0"
     card = (MODELS / "hippocampus-mr" / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "passes the weights on, changed or not, does so under CC BY-SA 4.0" in card
+
+
+@each_model
+def test_show_says_what_can_be_asked_and_how_well_it_is_followed(model, capsys):
+    assert cli.main(["models", "show", model]) == 0
+    said = capsys.readouterr().out
+    arm = "joint" if model == "limb-tumour-mr" else "anatomy"
+    assert f"adherence, {arm}, ratio: " in said
+    assert ("volume_mm3: 34,500 to 2,061,220 in training" in said) == (model == "limb-tumour-mr")
+    assert ("control, volume mm3, slope: " in said) == (model == "limb-tumour-mr")

@@ -430,3 +430,26 @@ def test_the_dialogs_fit_a_narrow_screen(harness, tmp_path):
     assert screenshot(dialog, tmp_path / "licence.png", 400).width() <= 400
     dialog = slicer.util.loadUI(resource_path("UI/ImportDialog.ui"))
     assert screenshot(dialog, tmp_path / "import.png", 400).width() <= 400
+
+
+@pytest.mark.parametrize(
+    ("model", "sentences"),
+    [
+        (
+            "hippocampus-mr",
+            ["0.88 (anterior hippocampus alone)", "posterior hippocampus, with its surroundings: 0.93."],
+        ),
+        (
+            "limb-tumour-mr",
+            ["segmentation fit, where 1 is as on real images: 0.94.", "0.94 (volume), 0.21 (roundness)"],
+        ),
+        ("limb-tumour-ct", ["0.50 (tumour alone), 0.63 (with its surroundings)"]),
+        ("lung-nodule-ct", ["1.00 (nodule alone)", "A flat picture with a blurred blob gets 1.07"]),
+    ],
+)
+def test_what_a_shipped_model_achieves_is_said(slicer_python, model, sentences):
+    """The figures are those of the packages' cards."""
+    from SynthDiffusionPanels.modelTexts import qualityText
+
+    text = qualityText(json.loads((ROOT / "Resources" / "Models" / model / "model.json").read_text(encoding="utf-8")))
+    assert all(sentence in text for sentence in sentences), text
