@@ -47,7 +47,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         metavar="MODE",
         help="whole: every voxel is synthetic (default); inpaint: only what is drawn, into --image; unconditional: "
         "without a drawing (default without SEGMENTATION); joint: image and segmentation together (default without "
-        "SEGMENTATION for models that can only do that, and with --tumour)",
+        "SEGMENTATION for models that can only do that, and with --tumour alone)",
     )
     add(
         "--tumour",
@@ -215,6 +215,8 @@ def run(args: argparse.Namespace) -> int:
         line.close()
     for output in result.outputs:
         print(output["volume"])
+        if "tumour" in output:
+            print(_tumour_text(output["tumour"]), file=sys.stderr)
         if request.adherence:
             print(_adherence_text(output), file=sys.stderr)
     if args.json:
@@ -236,6 +238,18 @@ def _default_mode(args: argparse.Namespace) -> str:
     except ModelError:
         return "unconditional"  # the run says what is wrong with the model, after what is wrong with the request
     return "joint" if modes == ("joint",) else "unconditional"
+
+
+def _tumour_text(tumour: Mapping[str, Any]) -> str:
+    """What the model was told in the joint mode, asked for or drawn, and what it made."""
+
+    def words(values: Mapping[str, float] | None) -> str:
+        if values is None:
+            return "nothing"
+        place = " x ".join(f"{values[f'center_{axis}_mm']:.0f}" for axis in "ras")
+        return f"{values['volume_mm3'] / 1000:.3g} ml, sphericity {values['sphericity']:.2f}, centre {place} mm"
+
+    return f"  told: {words(tumour['used'])}\n  made: {words(tumour['measured'])}"
 
 
 def _adherence_text(output: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from SynthDiffusionLib.evaluation.cases import EvaluationData
 from SynthDiffusionLib.evaluation.rows import Item, Row
 from SynthDiffusionLib.volumes import Volume, reorient
 from SynthDiffusionLib.volumes.atomic import atomic_file
+
+if TYPE_CHECKING:
+    from PIL import ImageDraw
 
 SCALE = 4  # of small volumes
 WIDEST = 256  # pixels of a slice, beyond which it is enlarged less
@@ -31,7 +35,7 @@ def chosen_cases(items: Sequence[Item], target: int, count: int = 6) -> list[str
     return [order[i].case for i in picks]
 
 
-def fitted(draw, text: str, width: float) -> str:
+def fitted(draw: ImageDraw.ImageDraw, text: str, width: float) -> str:
     """The text, or as much of its end as fits into `width` pixels, after "..."."""
     if draw.textlength(text) <= width:
         return text

@@ -131,7 +131,7 @@ def _of_target(
         for volume, classes, here in views():
             for hu, own, others in windows(volume.array, np.isin(classes, wanted), here, side, context):
                 marks.add(segment(hu) & ~others, own, volume.affine)
-                balls.add(_ball(hu.shape, volume.affine, radius) & ~others, own, volume.affine)
+                balls.add(_ball(own, volume.affine, radius) & ~others, own, volume.affine)
     except Exception as error:
         note = f"the segmenter failed ({type(error).__name__}: {error})"
         on_event({"event": "warning", "message": f"Adherence was not measured: {note}"})
@@ -163,7 +163,9 @@ def windows(
         target: (I, J, K) bool, all that is drawn.
         here: (I, J, K) bool; structures without a voxel of it have no window of their own.
         side: of a window in voxels; one that is smaller than a structure with its surroundings is widened.
-        context: voxels of surroundings on every side of a structure.
+        context: voxels of surroundings on every side of a structure. 0: the segmenter knows structures in the middle
+            only, so that a window reaches beyond the edge if need be; else it ends there, as the whole volumes do that
+            the card's figures are of.
 
     Yields:
         the voxels, the last ones repeated beyond the edge; the structure; and other structures, which are neither right
@@ -177,6 +179,10 @@ def windows(
         box = boxes[number - 1]
         sides = [max(side, b.stop - b.start + 2 * context) for b in box]
         starts = [(b.start + b.stop - s) // 2 for b, s in zip(box, sides)]
+        if context:
+            ends = [min(start + s, n) for start, s, n in zip(starts, sides, hu.shape)]
+            starts = [max(start, 0) for start in starts]
+            sides = [end - start for start, end in zip(starts, ends)]
         pads = [(max(0, -start), max(0, start + s - n)) for start, s, n in zip(starts, sides, hu.shape)]
         cut = tuple(slice(start + low, start + low + s) for start, s, (low, _) in zip(starts, sides, pads))
         drawn = np.pad(labels, pads)[cut]
@@ -203,9 +209,12 @@ class _Overlap:
         return round(2.0 * self._both_ml / (self.drawn_ml + self.marked_ml), 4)
 
 
-def _ball(shape: tuple[int, int, int], affine: np.ndarray, radius_mm: float) -> np.ndarray:
-    """The ball of the model card's no-skill row, in the very middle."""
-    return noskill.ball(shape, affine, noskill.TrainingStatistics({}, {}, radius_mm, np.zeros(3)))
+def _ball(own: np.ndarray, affine: np.ndarray, radius_mm: float) -> np.ndarray:
+    """The ball of the model card's no-skill row, in the middle of the structure's box (of the window, if all of it is
+    within the volume)."""
+    voxels = np.argwhere(own)
+    offset = np.floor((voxels.min(0) + voxels.max(0) - np.array(own.shape) + 1) / 2)
+    return noskill.ball(own.shape, affine, noskill.TrainingStatistics({}, {}, radius_mm, offset))
 
 
 def _none(note: str) -> dict[str, Any]:

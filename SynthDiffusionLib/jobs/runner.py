@@ -142,14 +142,17 @@ def _carry_out(
         measured: dict[str, Any] = {}
         if result.segmented:
             notes += _look_at_mask(result, spec, record, sample.seed, on_event)
+            measured["tumour"] = {"used": record["settings"]["tumour"]["used"], "measured": record["measured"]}
         if request.adherence:
             progress.stage("adherence")
             views = partial(model_views, spec, prepared, result)
-            measured = adherence_of(
+            measured |= adherence_of(
                 views, spec, segment, on_event, inpainted=request.mode == "inpaint", segmented=result.segmented
             )
         paths = sample_paths(request, spec, resolved, inputs.case, out, index)
-        paths = write_sample(result, record | measured, paths, inputs, spec, progress.stage)
+        paths = write_sample(
+            result, record | {k: v for k, v in measured.items() if k != "tumour"}, paths, inputs, spec, progress.stage
+        )
         outputs.append({"seed": sample.seed, **measured, **paths})
     return _Done(
         outputs,
@@ -164,7 +167,7 @@ def _carry_out(
 
 def _look_at_mask(result: Result, spec: ModelSpec, record: dict[str, Any], seed: int, on_event: OnEvent) -> list[str]:
     """Writes into the provenance what the mask of a joint sample is like; gives notes for the user."""
-    record["measured"], found = joint_findings(spec, result)
+    record["measured"], found = joint_findings(spec, result, record["settings"]["tumour"]["used"])
     notes = [f"Seed {seed}: {note}" for note in found]
     record["notes"] = [*record["notes"], *notes]
     for note in notes:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -29,6 +30,8 @@ from SynthDiffusionLib.volumes import (
     spacing_of,
     voxel_positions,
 )
+
+MISSED_FACTOR, MISSED_MM = 2.0, 20.0  # a joint mask is told to be off beyond this in volume, and in place
 
 OnStep = Callable[[int, int], None]
 OnEstimate = Callable[[Callable[[], Volume]], None]  # see `previews.Previews.__call__`
@@ -235,8 +238,14 @@ def joint(
     return Result(made.with_array(np.rint(made.array).astype(np.int16)), class_map, segmented=True)
 
 
-def joint_findings(spec: ModelSpec, result: Result) -> tuple[dict[str, float] | None, list[str]]:
-    """What was made in the joint mode: the nine characteristics of its mask, None if it is empty, and notes on it."""
+def joint_findings(
+    spec: ModelSpec, result: Result, used: Mapping[str, float]
+) -> tuple[dict[str, float] | None, list[str]]:
+    """What was made in the joint mode: the nine characteristics of its mask, None if it is empty, and notes on it.
+
+    Args:
+        used: the characteristics that the model was told, which a mask that is far from them is compared with.
+    """
     from scipy.ndimage import label
 
     from SynthDiffusionLib.labels.characteristics import measure
@@ -247,7 +256,23 @@ def joint_findings(spec: ModelSpec, result: Result) -> tuple[dict[str, float] | 
         return None, [f"The model made no voxel of {name}: try another seed, or other values of --tumour"]
     _, pieces = label(mask, np.ones((3, 3, 3)))
     notes = [f"The {name} that the model made is in {pieces} pieces, which are all kept"] if pieces > 1 else []
-    return {key: float(f"{value:.6g}") for key, value in measure(mask, result.volume.affine).items()}, notes
+    if any(mask.take(end, axis).any() for axis in range(3) for end in (0, -1)):
+        notes.append(f"The {name} reaches the end of the volume, where it is cut off")
+    made = {key: float(f"{value:.6g}") for key, value in measure(mask, result.volume.affine).items()}
+    return made, notes + _missed(name, made, used)
+
+
+def _missed(name: str, made: Mapping[str, float], used: Mapping[str, float]) -> list[str]:
+    """Notes on a mask that is far from what the model was told."""
+    notes = []
+    ml, told = made["volume_mm3"] / 1000, used["volume_mm3"] / 1000
+    factor = ml / told
+    if not 1 / MISSED_FACTOR <= factor <= MISSED_FACTOR:
+        notes.append(f"The {name} has {ml:.3g} ml, {factor:.2g} times the {told:.3g} ml that the model was told")
+    apart = math.dist(*([values[f"center_{axis}_mm"] for axis in "ras"] for values in (made, used)))
+    if apart > MISSED_MM:
+        notes.append(f"The {name} lies {apart:.0f} mm from where the model was told")
+    return notes
 
 
 def prepare_inpaint(request: GenerateRequest, spec: ModelSpec, inputs: Inputs) -> Prepared:

@@ -457,6 +457,22 @@ def test_the_command_line_says_it(model, tmp_path, threshold, capsys):
     assert said.out.splitlines() == [str(tmp_path / "seg_tiny-ct_seed2.nii.gz")]
 
 
+def test_a_window_with_context_ends_at_the_edge_of_the_volume():
+    """Segmenters of whole volumes are shown no voxel that is not there; the ball stays on the structure."""
+    from SynthDiffusionLib.jobs.adherence import _ball, windows
+
+    hu = np.random.default_rng(1).normal(size=(20, 30, 40)).astype(np.float32)
+    target = np.zeros(hu.shape, bool)
+    target[2:7, 10:15, 30:39] = True
+    ((seen, own, others),) = windows(hu, target, target, side=43, context=12)
+    np.testing.assert_array_equal(seen, hu[:, :, 13:])  # 34.5 - 21.5 = 13
+    assert own.sum() == target.sum() and not others.any()
+    ball = _ball(own, np.eye(4), 3.0)
+    assert np.allclose(np.argwhere(ball).mean(0), np.argwhere(own).mean(0), atol=0.5)
+    ((padded, own, _),) = windows(hu, target, target, side=43, context=0)
+    assert padded.shape == (43, 43, 43) and own.sum() == target.sum()
+
+
 def test_each_class_has_a_line():
     from SynthDiffusionLib.cli.generate_command import _adherence_text
 

@@ -297,3 +297,29 @@ def test_the_preflight_says_what_the_run_says_without_torch(models, tmp_path, tu
         assert event["kind"] == "bad_input" and "at most 1" in event["message"]
     else:
         assert event["grid"] == list(SHAPE) and event["evaluations"] == 3 * 2
+
+
+def test_a_mask_that_is_far_from_what_was_told_is_noted():
+    """Twice the volume and 20 mm are the limits; a mask that reaches the end of the volume is cut."""
+    from types import SimpleNamespace
+
+    from SynthDiffusionLib.jobs.synthesis import joint_findings
+
+    mask = np.zeros((40, 40, 40), np.uint8)
+    mask[10:20, 10:20, 10:20] = 1  # 1 ml, its middle 14.5
+    volume = SimpleNamespace(affine=np.eye(4))
+    spec = SimpleNamespace(
+        characteristics=SimpleNamespace(target="tumour"), label_scheme={"tumour": SimpleNamespace(value=1)}
+    )
+
+    def notes(volume_mm3: float, right: float, mask: np.ndarray = mask) -> list[str]:
+        made = measure(mask == 1, np.eye(4))
+        used = {"volume_mm3": volume_mm3, "center_r_mm": made["center_r_mm"] + right}
+        used |= {name: made[name] for name in ("center_a_mm", "center_s_mm")}
+        return joint_findings(spec, SimpleNamespace(class_map=mask, volume=volume), used)[1]
+
+    assert notes(1900.0, 19.0) == []
+    assert notes(4000.0, 0.0) == ["The tumour has 1 ml, 0.25 times the 4 ml that the model was told"]
+    assert notes(1000.0, 25.0) == ["The tumour lies 25 mm from where the model was told"]
+    at_the_end = np.roll(mask, 20, 2)
+    assert notes(1000.0, 0.0, at_the_end) == ["The tumour reaches the end of the volume, where it is cut off"]

@@ -65,7 +65,7 @@ def test_what_is_made_with_the_hippocampus_model_says_its_licence():
     spec = json.loads((MODELS / "hippocampus-mr" / "model.json").read_text(encoding="utf-8"))
     assert spec["license"]["spdx"] == spec["training"]["license"] == "CC-BY-SA-4.0"
     card = (MODELS / "hippocampus-mr" / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert "passes the weights on, changed or not, does so under CC BY-SA 4.0" in card
+    assert "passes the weights on, changed or not, does so under CC BY-SA 4.0 " in card
 
 
 @each_model
