@@ -28,6 +28,7 @@ Segment = Callable[[np.ndarray], np.ndarray]
 View = tuple[Volume, np.ndarray, np.ndarray]
 
 # What the segmenter's training patches were moved by, both ways together: the window is larger than a patch by that.
+COARSE_FACTOR = 1.5  # of the drawing's voxels, beyond which adherence is told to be lowered by them
 SHIFT_VOXELS = 11
 
 # Of the ball that does not look at the image, where the package does not say its own ("ball_radius_mm" of "segmenter"):
@@ -151,6 +152,22 @@ def _of_target(
             "cartoon_dice": _measured_dice(spec, f"{cartoon}_pasted" if inpainted else cartoon, target),
         }
     }
+
+
+def coarse_note(affine: np.ndarray, model_affine: np.ndarray) -> list[str]:
+    """A note where a sample was written in voxels so coarse that its adherence says little.
+
+    Args:
+        affine, model_affine: (4, 4) of the sample as it is written, and of the model's own grid.
+    """
+    written, own = (np.linalg.norm(np.asarray(a)[:3, :3], axis=0) for a in (affine, model_affine))
+    if written.max() < COARSE_FACTOR * own.max():
+        return []
+    sizes = [" x ".join(f"{n:.3g}" for n in spacing) for spacing in (written, own)]
+    return [
+        f"The drawing's voxels ({sizes[0]} mm) are coarser than the model's ({sizes[1]} mm): what is lost between them "
+        "lowers the adherence, of real images too, and their figure was measured without that"
+    ]
 
 
 def windows(

@@ -12,7 +12,7 @@ from typing import Any
 
 from SynthDiffusionLib.backends import Backend, load_backend
 from SynthDiffusionLib.jobs import timings
-from SynthDiffusionLib.jobs.adherence import adherence_of, load_segmenter
+from SynthDiffusionLib.jobs.adherence import adherence_of, coarse_note, load_segmenter
 from SynthDiffusionLib.jobs.events import OnEvent, Progress, ignore
 from SynthDiffusionLib.jobs.outputs import header_marks
 from SynthDiffusionLib.jobs.preparation import network_evaluations, prepare, resolve_settings, sample_paths
@@ -149,6 +149,11 @@ def _carry_out(
             measured |= adherence_of(
                 views, spec, segment, on_event, inpainted=request.mode == "inpaint", segmented=result.segmented
             )
+            if index == 0 and measured["adherence"] is not None and prepared.condition is not None:
+                coarse = coarse_note(result.volume.affine, prepared.condition.affine)
+                notes += coarse
+                for note in coarse:
+                    on_event({"event": "warning", "message": note})
         paths = sample_paths(request, spec, resolved, inputs.case, out, index)
         paths = write_sample(
             result, record | {k: v for k, v in measured.items() if k != "tumour"}, paths, inputs, spec, progress.stage

@@ -473,6 +473,14 @@ def test_a_window_with_context_ends_at_the_edge_of_the_volume():
     assert padded.shape == (43, 43, 43) and own.sum() == target.sum()
 
 
+def test_coarse_drawings_are_told_to_lower_adherence():
+    from SynthDiffusionLib.jobs.adherence import coarse_note
+
+    assert coarse_note(np.diag([1.0, 1.0, 1.4, 1.0]), np.eye(4)) == []
+    (note,) = coarse_note(np.diag([-1.0, -3.0, 1.0, 1.0]), np.eye(4))
+    assert note.startswith("The drawing's voxels (1 x 3 x 1 mm) are coarser than the model's (1 x 1 x 1 mm)")
+
+
 def test_each_class_has_a_line():
     from SynthDiffusionLib.cli.generate_command import _adherence_text
 
