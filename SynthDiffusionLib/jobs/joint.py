@@ -247,7 +247,7 @@ def range_notes(asked: Mapping[str, float], spec: CharacteristicsSpec) -> list[s
         low, high = ranges[name]
         if not low <= given[name] <= high:
             notes.append(
-                f"{name} = {given[name]:g} lies outside the model's training range, {low:.4g} to {high:.4g}: "
+                f"{name} = {given[name]:g} lies outside the model's training range, {_plain(low)} to {_plain(high)}: "
                 "expect it to be missed, or an unrealistic image"
                 + ("" if name in asked else " (it follows from the other two of volume, surface and sphericity)")
             )
@@ -257,6 +257,11 @@ def range_notes(asked: Mapping[str, float], spec: CharacteristicsSpec) -> list[s
             "unrealistic image"
         )
     return notes
+
+
+def _plain(value: float) -> str:
+    """Three digits or more, without an exponent."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _together(asked: Mapping[str, float], spec: CharacteristicsSpec) -> float:

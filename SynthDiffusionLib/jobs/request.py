@@ -119,7 +119,7 @@ class GenerateRequest:
         elif self.segmentation is None:
             raise BadInput(
                 f"The mode '{self.mode}' needs a segmentation",
-                "Give its file, or --mode unconditional with a model that can do without.",
+                "Give its file, or --mode unconditional or joint with a model that can do without.",
             )
         if self.mode != "inpaint" and self.image is not None:
             raise BadInput(

@@ -6,6 +6,7 @@ What is not named is drawn (`jobs.joint`). Nothing here needs more than the stan
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -106,6 +107,9 @@ def _check_name(name: Any) -> None:
         return
     near = closest(str(name), FIELDS)
     suggestion = f"Did you mean '{near}'? " if near else ""
+    with contextlib.suppress(ValueError):
+        float(name)  # of a place that was written with commas
+        suggestion = f"The numbers of a place or a box are joined by x, as in {EXAMPLE}. "
     raise BadInput(
         f"'{_cut(str(name))}' is no characteristic of a tumour", f"{suggestion}They are: {', '.join(FIELDS)}."
     )

@@ -323,3 +323,8 @@ def test_a_mask_that_is_far_from_what_was_told_is_noted():
     assert notes(1000.0, 25.0) == ["The tumour lies 25 mm from where the model was told"]
     at_the_end = np.roll(mask, 20, 2)
     assert notes(1000.0, 0.0, at_the_end) == ["The tumour reaches the end of the volume, where it is cut off"]
+
+
+def test_a_place_with_commas_is_explained(capsys):
+    assert cli.main(["generate", "--model", "limb-tumour-mr", "--out", "x", "--tumour", "center=10,0,-15"]) != 0
+    assert "joined by x, as in --tumour volume_mm3=" in capsys.readouterr().err
