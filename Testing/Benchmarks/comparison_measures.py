@@ -33,6 +33,8 @@ OTHERS = "_others_masks"  # ends the name of a row whose volumes are scored with
 REPEATS = 3
 MORE_VOLUMES = 3  # of the process that says what a further volume takes
 FIRST_SEED = 1000
+SCRAMBLED = 24  # voxels of a side of the cubes of scrambled images
+SCRAMBLED_LABEL = f"training images in cubes of {SCRAMBLED} voxels, shuffled"
 
 
 def package_of(method: Method, out: Path) -> ModelPackage | None:
@@ -224,6 +226,36 @@ def remembering(segment: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.nda
     return once
 
 
+def scrambled_row(data: EvaluationData) -> Row:
+    """Training images cut into cubes of `SCRAMBLED` voxels and put together anew, each under a test patient's mask:
+    real in texture and intensities, without anatomy."""
+    from SynthDiffusionLib.evaluation.arms import ANATOMY
+    from SynthDiffusionLib.evaluation.rows import Row, real_items
+
+    rng = np.random.default_rng(SCRAMBLED)
+    dealt = rng.permutation(len(data.training))
+    items = []
+    for number, item in enumerate(real_items(data.evaluated, data.intensity_range)):
+        image = np.clip(data.training[dealt[number % len(dealt)]].image.array, *data.intensity_range)
+        items.append(replace(item, hu=scramble(image, SCRAMBLED, rng).astype(item.hu.dtype)))
+    return Row(ANATOMY, SCRAMBLED_LABEL, "ours", tuple(items))
+
+
+def scramble(image: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
+    """An image (I, J, K), its sides multiples of `side`, as cubes in random order."""
+    blocks = image.reshape([m for n in image.shape for m in (n // side, side)]).transpose(0, 2, 4, 1, 3, 5)
+    shuffled = rng.permutation(blocks.reshape(-1, side, side, side)).reshape(blocks.shape)
+    return shuffled.transpose(0, 3, 1, 4, 2, 5).reshape(image.shape)
+
+
+def hold_against_scrambled(fidelity: dict[str, Any], scrambled: Mapping[str, Any]) -> None:
+    """Makes the scrambled images one more no-skill row of a method's fidelity, and its verdict one that counts it."""
+    ((arm, verdict),) = fidelity["verdicts"].items()
+    own = next(r for r in fidelity["rows"] if r["row"] == arm)
+    fidelity["rows"].append({**scrambled, "row": "scrambled", "kind": "no-skill"})
+    verdict["mmd2_below_all"] &= own["mmd2"]["high"] < scrambled["mmd2"]["low"]
+
+
 def gain_over_others(per_volume: Sequence[Mapping[str, Any]], name: str) -> dict[str, float | None]:
     """Mean over the patients of Dice with the own mask minus Dice with another patient's, with its interval.
 
@@ -319,6 +351,10 @@ def measure_all(args: argparse.Namespace, methods: Sequence[Method]) -> None:
         print(f"{time.strftime('%H:%M:%S')} fidelity: {name}", flush=True)
         arm = JOINT if row.name == JOINT else ANATOMY
         result["fidelity"][name] = measure_fidelity(data, {arm: replace(row, name=arm)}, None, auc_steps=args.auc_steps)
+    print(f"{time.strftime('%H:%M:%S')} fidelity: scrambled", flush=True)
+    scrambled = measure_fidelity(data, {ANATOMY: scrambled_row(data)}, None, auc_steps=args.auc_steps)
+    for fidelity in result["fidelity"].values():
+        hold_against_scrambled(fidelity, next(r for r in scrambled["rows"] if r["row"] == ANATOMY))
     if any(row.name == JOINT for row in rows.values()):
         made = asked_and_made(next(row.items for row in rows.values() if row.name == JOINT), data)
         if sum(v["measured"] is not None for v in made) >= 5:

@@ -146,10 +146,19 @@ def _follows(figures: Figures, titles: Mapping[str, str]) -> Outcome:
         )
         return Outcome("follows_drawing", None, (), text)
     shown = ", ".join(f"{titles[n]} {figures[n]['ratio']:.2f}" for n in good)
+    gains = sorted((n for n, f in figures.items() if f["gain_low"] is not None and f["gain_low"] > 0),
+                   key=lambda n: -figures[n]["gain"])  # fmt: skip
+    all_gains = ", ".join(f"{titles[n]} {figures[n]['gain']:.2f}" for n in gains)
+    more = f" All with a gain by their own mask: {all_gains}. Compare the painted cartoons below."
     if len(good) > 1 and distance(good[1]) - distance(good[0]) < RATIO_LEAD:
         level = tuple(n for n in good if distance(n) - distance(good[0]) < RATIO_LEAD)
-        return Outcome("follows_drawing", None, level, f"{_names(level, titles)} are level (ratios: {shown}).")
-    return Outcome("follows_drawing", good[0], (), f"{titles[good[0]]} (ratios of those that follow: {shown}).")
+        return Outcome("follows_drawing", None, level, f"{_names(level, titles)} are level (ratios: {shown}).{more}")
+    return Outcome(
+        "follows_drawing",
+        good[0],
+        (),
+        f"{titles[good[0]]} (ratios of those clearly nearer to 1 than ball and unrelated image: {shown}).{more}",
+    )
 
 
 def _lacks(f: Mapping[str, Any]) -> str:
@@ -174,7 +183,7 @@ def _looks(figures: Figures, titles: Mapping[str, str]) -> Outcome:
         return Outcome(
             "looks_real", None, (),
             f"None: the nearest to real images, {titles[order[0]]}, is not clearly nearer than every no-skill row."
-            f"{more} (MMD²: {shown}.)",
+            f"{more} (MMD²: {shown}).{told}",
         )  # fmt: skip
     level = [n for n in order[1:] if figures[n]["mmd2"] <= best["mmd2_high"] and figures[n]["mmd2_below_all"]]
     if level:

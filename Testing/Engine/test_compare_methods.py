@@ -360,3 +360,22 @@ def test_a_child_is_timed_with_its_own_children_and_its_exit_code_is_kept(tmp_pa
     nested = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {busy!r}]); sys.exit(3)"
     took = compare.run_child([sys.executable, "-c", nested], tmp_path / "log", 1)
     assert took["code"] == 3 and took["processor_s"] >= 0.4 and took["wall_s"] > 0
+
+
+def test_scrambled_images_are_the_same_cubes_elsewhere():
+    image = np.arange(8 * 8 * 8, dtype=np.float32).reshape(8, 8, 8)
+    scrambled = measures.scramble(image, 4, np.random.default_rng(1))
+    assert not np.array_equal(scrambled, image) and np.array_equal(np.sort(scrambled.ravel()), image.ravel())
+    corner = scrambled[:4, :4, :4]
+    assert any(
+        np.array_equal(corner, image[i : i + 4, j : j + 4, k : k + 4]) for i in (0, 4) for j in (0, 4) for k in (0, 4)
+    )
+
+
+def test_a_method_that_is_no_nearer_than_scrambled_images_does_not_pass():
+    own = {"row": "anatomy", "kind": "ours", "mmd2": {"value": 0.2, "low": 0.1, "high": 0.3}}
+    for low, passes in ((0.25, False), (0.35, True)):
+        fidelity = {"rows": [own], "verdicts": {"anatomy": {"mmd2_below_all": True}}}
+        measures.hold_against_scrambled(fidelity, {"row": "anatomy", "label": "x", "mmd2": {"low": low}})
+        assert fidelity["verdicts"]["anatomy"]["mmd2_below_all"] is passes
+        assert fidelity["rows"][-1]["row"] == "scrambled" and fidelity["rows"][-1]["kind"] == "no-skill"

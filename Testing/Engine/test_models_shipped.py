@@ -46,6 +46,14 @@ def test_no_patient_is_in_two_parts(model):
     assert len(set(names)) == len(names)
 
 
+def test_no_person_of_the_hippocampus_data_is_in_two_parts():
+    """Files 2k - 1 and 2k are of one person (`Testing/Benchmarks/hippocampus_persons.py`)."""
+    split = load_package("hippocampus-mr", verify=False).spec.training.split
+    people = {part: {(int(name[-3:]) + 1) // 2 for name in names} for part, names in split.items()}
+    assert {part: len(found) for part, found in people.items()} == {"train": 115, "validation": 15, "test": 23}
+    assert not people["train"] & people["validation"] and not people["test"] & (people["train"] | people["validation"])
+
+
 @each_model
 def test_the_card_has_licence_figures_and_weaknesses(model):
     spec = load_package(model, verify=False).spec
@@ -56,7 +64,7 @@ def test_the_card_has_licence_figures_and_weaknesses(model):
         assert f"| {row}" in card
     assert "## Known weaknesses" in card and "Seen by eye: " in card
     quality = spec.raw["measured"]["quality"]
-    assert quality["test_patients"] == len(spec.training.split["test"])
+    assert 0 < quality["test_patients"] <= len(spec.training.split["test"])
     assert spec.raw["measured"]["performance"]["seconds"] > 0
 
 
