@@ -437,7 +437,7 @@ def test_the_dialogs_fit_a_narrow_screen(harness, tmp_path):
     [
         (
             "hippocampus-mr",
-            ["0.88 (anterior hippocampus alone)", "posterior hippocampus, with its surroundings: 0.93."],
+            ["0.88 (anterior hippocampus alone)", "posterior hippocampus, with its surroundings: 0.92."],
         ),
         (
             "limb-tumour-mr",
