@@ -269,7 +269,7 @@ def test_beyond_the_training_cases_a_note_names_their_range():
     spec = tiny_characteristics()
     low, high = spec.range[0]
     (note,) = range_notes({"volume_mm3": high * 1.01, "center_r_mm": np.mean(spec.range[3])}, spec)
-    assert note.startswith("volume_mm3") and f"{low:.4g} to {high:.4g}" in note
+    assert note.startswith("volume_mm3") and f"{low:.0f} to {high:.0f}" in note
     assert range_notes({"volume_mm3": high, "box_r_mm": spec.range[6][1]}, spec) == []
 
 
