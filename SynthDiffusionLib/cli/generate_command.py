@@ -247,7 +247,9 @@ def _tumour_text(tumour: Mapping[str, Any]) -> str:
         if values is None:
             return "nothing"
         place = " x ".join(f"{values[f'center_{axis}_mm']:.0f}" for axis in "ras")
-        return f"{values['volume_mm3'] / 1000:.3g} ml, sphericity {values['sphericity']:.2f}, centre {place} mm"
+        ml = values["volume_mm3"] / 1000
+        size = f"{ml:,.0f}" if ml >= 100 else f"{ml:.3g}"
+        return f"{size} ml, sphericity {values['sphericity']:.2f}, centre {place} mm"
 
     return f"  told: {words(tumour['used'])}\n  made: {words(tumour['measured'])}"
 

@@ -78,6 +78,7 @@ def choose_grid(request: GenerateRequest, spec: ModelSpec, aligned: Volume, give
                 f"than all that '{spec.id}' makes ({_mm(box)} mm)",
                 "Check its spacing, or give a finer segmentation.",
             )
+        whole = aligned
         aligned, cropped = _crop_to_target(aligned, spec, given, box), True
         shape, affine = grid_with_spacing(aligned.shape, aligned.affine, spacing)
         shape = tuple(min(n, m) for n, m in zip(shape, spec.grid.max_size))
@@ -85,6 +86,7 @@ def choose_grid(request: GenerateRequest, spec: ModelSpec, aligned: Volume, give
             f"The segmentation of {_mm(extent)} mm was cropped to {_mm(np.array(aligned.shape) * aligned.spacing)} mm "
             "around the drawing"
         )
+        notes += _cut_off(whole, aligned, spec, given)
     if size is not None:
         notes += GridRules.from_grid(spec.grid).advice(size, spacing, head_only=_head_only(request))
         shape, affine = size, centred_affine(aligned, size, spacing)
@@ -170,7 +172,8 @@ def _head_only(request: GenerateRequest) -> bool:
 
 
 def _crop_to_target(aligned: Volume, spec: ModelSpec, given: tuple[str, ...], box_mm: np.ndarray) -> Volume:
-    """The largest box that the model can do, around the target class or, without it, around all that is drawn."""
+    """The largest box that the model can do, around the target class or, without it, around all that is drawn; moved so
+    that along each axis where all that is drawn fits, all of it is inside."""
     wanted = spec.label_scheme.containing(spec.target_class) if spec.target_class in given else None
     mask = np.isin(aligned.array, wanted) if wanted else aligned.array > 0
     where = np.argwhere(mask)
@@ -179,9 +182,30 @@ def _crop_to_target(aligned: Volume, spec: ModelSpec, given: tuple[str, ...], bo
         max(1, int(min(n, np.floor(extent / own + 1e-6))))
         for n, extent, own in zip(aligned.shape, box_mm, aligned.spacing)
     ]
-    start = [int(np.clip(c - d // 2, 0, n - d)) for c, d, n in zip(middle, size, aligned.shape)]
+    drawn = np.argwhere(aligned.array > 0)
+    first, last = drawn.min(0), drawn.max(0)
+    start = []
+    for axis, (side, whole) in enumerate(zip(size, aligned.shape)):
+        corner = int(middle[axis]) - side // 2
+        if last[axis] - first[axis] < side:
+            corner = int(np.clip(corner, last[axis] - side + 1, first[axis]))
+        start.append(int(np.clip(corner, 0, whole - side)))
     box = tuple(slice(a, a + d) for a, d in zip(start, size))
     return Volume(aligned.array[box], shifted_affine(aligned.affine, start), "label")
+
+
+def _cut_off(whole: Volume, cropped: Volume, spec: ModelSpec, given: tuple[str, ...]) -> list[str]:
+    """A note on each structure of the target's kind that the box does not hold whole; anatomy round it may be cut."""
+    notes = []
+    alike = spec.label_scheme.like(spec.target_class) if spec.target_class is not None else ()
+    for name in (c.name for c in alike if c.name in given):
+        wanted = spec.label_scheme.containing(name)
+        before, after = (int(np.isin(v.array, wanted).sum()) for v in (whole, cropped))
+        if after < before:
+            notes.append(
+                f"{100 * (before - after) / before:.0f} % of the {name} lies outside of that box and is cut off"
+            )
+    return notes
 
 
 def _by(values: Sequence[float]) -> str:

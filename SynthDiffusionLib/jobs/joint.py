@@ -79,9 +79,9 @@ def impossible(values: Mapping[str, float], extent_mm: Sequence[float], voxel_mm
     if sphericity is not None and not 0 < sphericity <= 1:
         return f"a sphericity is above 0 and at most 1, which is a ball's, not {_num(sphericity)}"
     if volume is not None and volume < voxel / _ROUNDING:
-        return f"a volume of {_num(volume)} mm3 is less than one voxel, {voxel:g} mm3"
+        return f"a volume of {_num(volume)} mm3 is less than one voxel, {_plain(voxel)} mm3"
     if volume is not None and volume > grid * _ROUNDING:
-        return f"a volume of {_num(volume)} mm3 is more than the whole grid's, {grid:g} mm3"
+        return f"a volume of {_num(volume)} mm3 is more than the whole grid's, {_plain(grid)} mm3"
     if surface is not None and surface <= 0:
         return f"a surface is above 0 mm2, not {_num(surface)}"
     for axis, side, step, extent in zip(AXES, box, voxel_mm, extent_mm):
@@ -90,12 +90,12 @@ def impossible(values: Mapping[str, float], extent_mm: Sequence[float], voxel_mm
         if side is not None and side > extent * _ROUNDING:
             return f"a box of {_num(side)} mm along {axis} is larger than the volume, which has {extent:g} mm there"
     if None not in box and volume is not None and math.prod(box) * _ROUNDING < volume:
-        return f"a box of {_by(box)} mm holds {math.prod(box):g} mm3, less than the volume of {_num(volume)} mm3"
+        return f"a box of {_by(box)} mm holds {_plain(math.prod(box))} mm3, less than the volume of {_num(volume)} mm3"
     slabs = [1.0 if side is None else side / step for side, step in zip(box, voxel_mm)]
     if volume is not None and volume / voxel * _ROUNDING < max(slabs):
         return (
-            f"a volume of {_num(volume)} mm3, {volume / voxel:.4g} voxels, is too small for one piece in a box that is "
-            f"{max(slabs):.4g} voxels long"
+            f"a volume of {_num(volume)} mm3, {_plain(volume / voxel)} voxels, is too small for one piece in a box "
+            f"that is {_plain(max(slabs))} voxels long"
         )
     return _place_contradiction(center, box, volume, extent_mm, voxel_mm) or _shape_contradiction(
         values, slabs, math.prod(box) if None not in box else grid, voxel_mm
@@ -176,39 +176,37 @@ def _shape_contradiction(
     apart = most / math.prod(voxel_mm) * 2 * (a * b + b * c + a * c)
     least = least_surface(slabs, voxel_mm)
     if surface is not None and surface > apart * _ROUNDING:
-        return (
-            f"a surface of {_num(surface)} mm2 is more than that of all voxels of {most:g} mm3 apart, {apart:.4g} mm2"
-        )
+        all_apart = f"that of all voxels of {_plain(most)} mm3 apart, {_plain(apart)} mm2"
+        return f"a surface of {_num(surface)} mm2 is more than {all_apart}"
     if surface is not None and surface * _ROUNDING < least:
         what = "one voxel's" if max(slabs) <= 1 else "the least of one piece that reaches over the box"
-        return f"a surface of {_num(surface)} mm2 is less than {what}, {least:.4g} mm2"
+        return f"a surface of {_num(surface)} mm2 is less than {what}, {_plain(least)} mm2"
     if sphericity is not None and surface is None:
         # The mesh of a voxel that stands alone holds a sixth of it.
         low, high = ball_surface(most / 6) / apart, ball_surface((1 + MESH_TOLERANCE) * most) / least
         if sphericity * _ROUNDING < low:
-            return (
-                f"a sphericity of {_num(sphericity)} is less than that of all voxels of {most:g} mm3 apart, {low:.2g}"
-            )
+            all_apart = f"that of all voxels of {_plain(most)} mm3 apart, {low:.2g}"
+            return f"a sphericity of {_num(sphericity)} is less than {all_apart}"
         if sphericity > high * _ROUNDING:
             return (
-                f"a sphericity of {_num(sphericity)} is more than one piece of {most:g} mm3 can have that reaches over "
-                f"the box, {high:.2g}"
+                f"a sphericity of {_num(sphericity)} is more than one piece of {_plain(most)} mm3 can have that "
+                f"reaches over the box, {high:.2g}"
             )
     if surface is None or (volume is None and sphericity is None):
         return None
     if volume is None:
         implied = volume_of(surface, sphericity)
         if not math.prod(voxel_mm) / _ROUNDING <= implied <= room * _ROUNDING:
-            limit = "less than one voxel" if implied < room else f"more than there is room for, {room:g} mm3"
+            limit = "less than one voxel" if implied < room else f"more than there is room for, {_plain(room)} mm3"
             return (
                 f"a surface of {_num(surface)} mm2 and a sphericity of {_num(sphericity)} belong to a volume of "
-                f"{implied:.4g} mm3, {limit}"
+                f"{_plain(implied)} mm3, {limit}"
             )
         return None
     if surface * _ROUNDING < ball_surface((1 - MESH_TOLERANCE) * volume):
         return (
             f"a surface of {_num(surface)} mm2 is smaller than that of a ball of {_num(volume)} mm3, "
-            f"{ball_surface(volume):.4g} mm2, and no body has less"
+            f"{_plain(ball_surface(volume))} mm2, and no body has less"
         )
     if sphericity is None:
         return None
@@ -216,7 +214,7 @@ def _shape_contradiction(
     if abs(implied - volume) > (MESH_TOLERANCE + 1e-4) * volume:
         return (
             f"a surface of {_num(surface)} mm2 and a sphericity of {_num(sphericity)} belong to a volume of "
-            f"{implied:.4g} mm3, not {_num(volume)} mm3"
+            f"{_plain(implied)} mm3, not {_num(volume)} mm3"
         )
     return None
 
@@ -246,9 +244,10 @@ def range_notes(asked: Mapping[str, float], spec: CharacteristicsSpec) -> list[s
     for name in sorted(given, key=lambda name: (name not in asked, NAMES.index(name))):
         low, high = ranges[name]
         if not low <= given[name] <= high:
+            value = _num(given[name]) if name in asked else _plain(given[name])
             notes.append(
-                f"{name} = {given[name]:g} lies outside the model's training range, {_plain(low)} to {_plain(high)}: "
-                "expect it to be missed, or an unrealistic image"
+                f"{name} = {value} lies outside the model's training range, {_plain(low)} to "
+                f"{_plain(high)}: expect it to be missed, or an unrealistic image"
                 + ("" if name in asked else " (it follows from the other two of volume, surface and sphericity)")
             )
     if not notes and _together(asked, spec) < RARE:
@@ -261,7 +260,7 @@ def range_notes(asked: Mapping[str, float], spec: CharacteristicsSpec) -> list[s
 
 def _plain(value: float) -> str:
     """Three digits or more, without an exponent."""
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _together(asked: Mapping[str, float], spec: CharacteristicsSpec) -> float:
@@ -432,8 +431,10 @@ def _rounded(values: np.ndarray) -> np.ndarray:
 
 
 def _num(value: float) -> str:
-    """Short, but never as another number."""
+    """Short, but never as another number, and without an exponent from a thousandth to a thousand million."""
     short = f"{value:g}"
+    if "e" in short and 1e-3 <= abs(value) < 1e9:
+        short = f"{value:.0f}"
     return short if float(short) == value else repr(float(value))
 
 

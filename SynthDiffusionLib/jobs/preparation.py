@@ -36,7 +36,10 @@ def resolve_settings(request: GenerateRequest, spec: ModelSpec) -> Resolved:
         MissingExtra: a scene is wanted, and what writes it is not installed.
     """
     if request.mode not in spec.modes:
-        raise ModelError(f"The model '{spec.id}' has no mode '{request.mode}'", f"It can do: {', '.join(spec.modes)}.")
+        hint = f"It can do: {', '.join(spec.modes)}."
+        if spec.modes == ("joint",):
+            hint = "It makes the drawing itself: leave the segmentation out and give --mode joint."
+        raise ModelError(f"The model '{spec.id}' has no mode '{request.mode}'", hint)
     sampler = spec.sampling.default_sampler if request.sampler is None else request.sampler
     from SynthDiffusionLib.sampling.samplers import check_sampler
 

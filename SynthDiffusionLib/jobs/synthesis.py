@@ -262,13 +262,17 @@ def joint_findings(
     return made, notes + _missed(name, made, used)
 
 
+def _ml(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _missed(name: str, made: Mapping[str, float], used: Mapping[str, float]) -> list[str]:
     """Notes on a mask that is far from what the model was told."""
     notes = []
     ml, told = made["volume_mm3"] / 1000, used["volume_mm3"] / 1000
     factor = ml / told
     if not 1 / MISSED_FACTOR <= factor <= MISSED_FACTOR:
-        notes.append(f"The {name} has {ml:.3g} ml, {factor:.2g} times the {told:.3g} ml that the model was told")
+        notes.append(f"The {name} has {_ml(ml)} ml, {factor:.2g} times the {_ml(told)} ml that the model was told")
     apart = math.dist(*([values[f"center_{axis}_mm"] for axis in "ras"] for values in (made, used)))
     if apart > MISSED_MM:
         notes.append(f"The {name} lies {apart:.0f} mm from where the model was told")

@@ -277,12 +277,17 @@ def _match(segment: Segment, entry: MappingEntry, scheme: LabelScheme) -> Mappin
 def _match_only_segment(
     segment: Segment, entry: MappingEntry, scheme: LabelScheme, target: str | None, plain: bool
 ) -> MappingEntry:
-    """A lone segment that does not say what it is. It stands for the target, unless it has the value of a class that is
-    no condition: nobody gets the value of "remove" into a mask by accident."""
+    """A lone segment that does not say what it is. It stands for the target, unless it has the value of another part of
+    the target's structure, or of a class that is no condition: nobody gets the value of "remove" into a mask by
+    accident."""
     if entry.target is not None or not says_nothing(segment):
         return entry
     same_value = next((c for c in scheme.classes if plain and c.value == entry.value), None)
-    if same_value is not None and (target is None or same_value.role != "condition"):
+    by_value = target is None or (
+        same_value is not None
+        and (same_value.role != "condition" or (same_value.name != target and same_value in scheme.like(target)))
+    )
+    if same_value is not None and by_value:
         return replace(entry, target=same_value.name, how="value")
     if target is None:
         return entry

@@ -52,6 +52,10 @@ class LabelScheme:
     def condition_classes(self) -> tuple[LabelClass, ...]:
         return tuple(c for c in self.classes if c.role == "condition")
 
+    def like(self, name: str) -> tuple[LabelClass, ...]:
+        """The class of that name and those with its SNOMED CT code: the parts of one structure."""
+        return tuple(c for c in self.condition_classes if c.name == name or set(c.codes) & set(self[name].codes))
+
     def __getitem__(self, name: str) -> LabelClass:
         for c in self.classes:
             if c.name == name:

@@ -8,6 +8,7 @@ import pytest
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.jobs import GenerateRequest
 from SynthDiffusionLib.jobs.grids import choose_grid, unconditional_grid
+from SynthDiffusionLib.models import load_package
 from SynthDiffusionLib.models.grid_rules import GridRules
 from SynthDiffusionLib.models.presets import load_preset
 from SynthDiffusionLib.volumes import Volume, axis_codes, resample_to, spacing_of, voxel_positions
@@ -82,6 +83,28 @@ def test_what_is_too_large_for_every_grid_is_cropped_on_demand_only():
     chosen = choose_grid(request(size="nearest", crop=True), MAISI, volume, ("liver",))
     assert chosen.cropped
     assert chosen.part.shape[:2] == (153, 153)
+
+
+def hippocampus_in_a_head(length: int) -> Volume:
+    """The anterior part at the end of a posterior one of so many voxels, far from the border of a large volume."""
+    classes = np.zeros((160, 180, 160), np.uint8)
+    classes[70:80, 60:70, 80:90] = 1
+    classes[70:80, 70 : 70 + length, 80:90] = 2
+    return Volume(classes, LPS, "label")
+
+
+def test_a_crop_keeps_all_that_is_drawn_where_that_fits():
+    spec = load_package("hippocampus-mr").spec
+    parts = ("anterior hippocampus", "posterior hippocampus")
+    drawn = hippocampus_in_a_head(50)
+    chosen = choose_grid(request(crop=True), spec, drawn, parts)
+    assert chosen.cropped and len(chosen.notes) == 1
+    for value in (1, 2):
+        assert (chosen.part.array == value).sum() == (drawn.array == value).sum()
+    long = choose_grid(request(crop=True), spec, hippocampus_in_a_head(100), parts)
+    lost = 1 - (long.part.array == 2).sum() / 10_000
+    assert (long.part.array == 1).sum() == 1000
+    assert long.notes[1] == f"{100 * lost:.0f} % of the posterior hippocampus lies outside of that box and is cut off"
 
 
 def test_a_size_of_ones_own_must_obey_the_rules_too():

@@ -178,13 +178,13 @@ def box_of(r: float, a: float, s: float) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"volume_mm3": 1e308}, "more than the whole grid's, 491520 mm3"),
+        ({"volume_mm3": 1e308}, "more than the whole grid's, 491,520 mm3"),
         ({"volume_mm3": 600_000.0}, "more than the whole grid's"),
-        ({"surface_mm2": 1e308}, "all voxels of 491520 mm3 apart"),
-        ({"surface_mm2": 1e6}, "all voxels of 491520 mm3 apart"),
-        ({"surface_mm2": 1e200, "sphericity": 0.5}, "all voxels of 491520 mm3 apart"),
-        ({"surface_mm2": 1e9, "volume_mm3": 100_000.0}, "all voxels of 100000 mm3 apart, 1.4e+05"),
-        ({"surface_mm2": 1e6, "volume_mm3": 2000.0}, "all voxels of 2000 mm3 apart, 2800 mm2"),
+        ({"surface_mm2": 1e308}, "all voxels of 491,520 mm3 apart"),
+        ({"surface_mm2": 1e6}, "all voxels of 491,520 mm3 apart"),
+        ({"surface_mm2": 1e200, "sphericity": 0.5}, "all voxels of 491,520 mm3 apart"),
+        ({"surface_mm2": 1e9, "volume_mm3": 100_000.0}, "all voxels of 100,000 mm3 apart, 140,000"),
+        ({"surface_mm2": 1e6, "volume_mm3": 2000.0}, "all voxels of 2,000 mm3 apart, 2,800 mm2"),
         ({"surface_mm2": 6e5, "sphericity": 1.0}, "more than there is room for"),
         ({"surface_mm2": 40.0, "sphericity": 0.2}, "less than one voxel"),
         ({"surface_mm2": 1e-300}, "less than one voxel's, 32.5 mm2"),
@@ -269,7 +269,7 @@ def test_beyond_the_training_cases_a_note_names_their_range():
     spec = tiny_characteristics()
     low, high = spec.range[0]
     (note,) = range_notes({"volume_mm3": high * 1.01, "center_r_mm": np.mean(spec.range[3])}, spec)
-    assert note.startswith("volume_mm3") and f"{low:.0f} to {high:.0f}" in note
+    assert note.startswith("volume_mm3") and f"{low:,.0f} to {high:,.0f}" in note
     assert range_notes({"volume_mm3": high, "box_r_mm": spec.range[6][1]}, spec) == []
 
 
@@ -277,7 +277,7 @@ def test_a_third_that_follows_from_two_has_its_note_too():
     spec = tiny_characteristics()
     (note,) = range_notes({"volume_mm3": 15000.0, "surface_mm2": 5800.0}, spec)  # each is within its range
     assert (
-        note.startswith(f"sphericity = {ball_surface(15000.0) / 5800:g} lies") and "follows from the other two" in note
+        note.startswith(f"sphericity = {ball_surface(15000.0) / 5800:.3g} lies") and "follows from the other two" in note
     )
     first, last = range_notes({"volume_mm3": 15000.0, "sphericity": 0.3}, spec)
     assert first.startswith("sphericity = 0.3") and last.startswith("surface_mm2 = ")

@@ -251,7 +251,7 @@ def test_the_scene_holds_the_segmentation(models, tmp_path, model):
     [
         (["--model", "tiny-ct", "--mode", "joint"], 2, "has no mode 'joint'. It can do: whole, inpaint"),
         (["seg.nii.gz", "--model", "tiny-joint", "--mode", "joint"], 2, "makes the segmentation itself"),
-        (["seg.nii.gz", "--model", "tiny-joint"], 2, "has no mode 'whole'. It can do: joint"),
+        (["seg.nii.gz", "--model", "tiny-joint"], 2, "has no mode 'whole'. It makes the drawing itself"),
         (["--model", "tiny-joint", "--tumour", "volum_mm3=3"], 2, "Did you mean 'volume_mm3'"),
         (["--model", "tiny-joint", "--tumour", "sphericity=1.2"], 2, "at most 1"),
         (["--model", "tiny-joint", "--guidance", "2"], 2, "trained with its condition only"),

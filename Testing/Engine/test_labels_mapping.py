@@ -97,6 +97,13 @@ def test_a_lone_unnamed_label_is_the_target(value):
     assert ("although 1 is body in this model" in text) == (value == 1)
 
 
+def test_a_lone_label_with_the_value_of_another_part_of_the_targets_structure_is_that_part():
+    scheme = LabelScheme.from_json(json.loads(resource_path("LabelSchemes", "hippocampus-mr.json").read_text("utf-8")))
+    for value, name, how in ((2, "posterior hippocampus", "value"), (1, "anterior hippocampus", "only-segment")):
+        mapped = map_to_model(plain(0, value), scheme, target="anterior hippocampus")
+        assert (mapped.given, mapped.report.entries[0].how) == ((name,), how)
+
+
 def test_a_lone_segment_that_nobody_has_named_is_the_target_but_another_organ_is_not():
     assert classes_of(map_to_model(named(("Segment_1", TISSUE)), SCHEME, target="nodule")) == ["nodule"]
     for segment in ("liver", ("Segment_1", HEART), ("1", HEART)):
