@@ -59,7 +59,12 @@ SIZES_DEFINITIONS = {
     "the drawn one, which is painted in at the training mean of that class and blurred",
     "shifted": "real images cut to {crop} voxels at random places that hold the middle of the {target}",
 }
-
+# Where volumes are of one size, black padding of different extent round them.
+PADDING_DEFINITIONS = {
+    "bright_ellipsoid": "the images were cut at about the same distance round their {target} and padded with black: "
+    "where the padding begins gives away where the {target} ends. The box holds what is brighter than {black:.0%} of "
+    "the range; the ellipsoid ends as far from its sides as the training images' {target} does, and knows nothing else",
+}
 # Where no class encloses the target.
 SURROUNDINGS_DEFINITIONS = {
     "surroundings": "what the target lies in is no class of its own: flat surroundings are the mean intensity of the "
@@ -223,25 +228,28 @@ def measure_adherence(
     real = Row("real", "real images", "real", _with_target(data, real_items(data.evaluated, data.intensity_range)))
     shifted = shifted_row(real) if data.crop is None else shifted_crops(real, data.target_value, data.crop)
     rows = [real, shifted]
+    statistics = noskill.training_statistics(
+        data.training, [0, *data.values.values()], data.target_value, data.intensity_range
+    )
     if set(arms) != {JOINT}:
         rows += no_skill_rows(data, real, margin_mm if INPAINTING in arms else None)
+    elif noskill.BOX in blind_names(data, statistics):
+        # Whether a segmenter sees more in real images than where they end decides what its Dice is worth.
+        rows.append(Row(noskill.BOX, noskill.LABELS[noskill.BOX], "no-skill", real.items))
     if JOINT in arms:
         rows += joint_rows(no_skill_rows(data, arms[JOINT], None))
     if MOVED in arms:
         blind = [row for row in rows if row.name in noskill.BLIND]  # not those of the arm "joint"
         rows += [Row(f"{r.name}_moved", f"{r.label}, for moved masks", r.kind, arms[MOVED].items) for r in blind]
     rows += list(arms.values())
-    statistics = noskill.training_statistics(
-        data.training, [0, *data.values.values()], data.target_value, data.intensity_range
-    )
     per_volume: list[dict[str, Any]] = []
     for number, row in enumerate(rows):
         on_event({"event": "progress", "stage": f"adherence: {row.label}", "step": number, "total": len(rows)})
         for item in row.items:
             mask = item.classes == data.target_value
             blind = row.name.removesuffix("_moved").removesuffix(JOINT_SUFFIX)
-            if blind in noskill.BLIND:
-                found = getattr(noskill, blind)(item.hu.shape, item.affine, statistics)
+            if blind in noskill.PREDICTIONS:
+                found = noskill.predicted(blind, item, statistics)
             else:
                 found = segment(item.hu)
             per_volume.append(
@@ -267,24 +275,41 @@ def measure_adherence(
             "ball_offset_voxels": [float(v) for v in statistics.offset],
             "margin_mm": margin_mm,
         }
-        | ({} if data.crop is None else {"ellipsoid_border_mm": [float(v) for v in statistics.border_mm]}),
-        "definitions": _definitions(data, arms),
+        | ({} if data.crop is None else {"ellipsoid_border_mm": [float(v) for v in statistics.border_mm]})
+        | (
+            {"bright_border_voxels": statistics.bright_border.tolist(), "padding": statistics.padding}
+            if noskill.BOX in blind_names(data, statistics)
+            else {}
+        ),
+        "definitions": _definitions(data, arms, statistics),
         "per_volume": per_volume,
     }
 
 
-def _definitions(data: EvaluationData, arms: Mapping[str, Row]) -> dict[str, str]:
+def _definitions(
+    data: EvaluationData, arms: Mapping[str, Row], statistics: noskill.TrainingStatistics
+) -> dict[str, str]:
     texts = DEFINITIONS if data.crop is None else DEFINITIONS | SIZES_DEFINITIONS
+    texts = texts | (PADDING_DEFINITIONS if noskill.BOX in blind_names(data, statistics) else {})
     texts = texts | (SURROUNDINGS_DEFINITIONS if data.ground == SURROUNDINGS else {})
     if JOINT in arms:
         texts = {k: v for k, v in texts.items() if k != "moved" or MOVED in arms} | JOINT_DEFINITIONS
     crop = "x".join(map(str, data.crop or ()))
-    return {k: v.format(found_fraction=FOUND_FRACTION, target=data.target, crop=crop) for k, v in texts.items()}
+    words = {"found_fraction": FOUND_FRACTION, "target": data.target, "crop": crop, "black": noskill.BLACK}
+    return {k: v.format(**words) for k, v in texts.items()}
 
 
 def _with_target(data: EvaluationData, items: tuple[Item, ...]) -> tuple[Item, ...]:
     """Those whose class map has the target: one of several may be missing in a case."""
     return tuple(item for item in items if (item.classes == data.target_value).any())
+
+
+def blind_names(data: EvaluationData, statistics: noskill.TrainingStatistics) -> tuple[str, ...]:
+    """The predictions without a segmenter that say something on a data set: the ball; where volumes differ in size, the
+    ellipsoid from that; where they do not, but have black padding, the one from that."""
+    if data.crop:
+        return noskill.BLIND
+    return (noskill.BLIND[0], *([noskill.BOX] if statistics.padding >= noskill.LEAST_PADDING else []))
 
 
 def joint_rows(rows: Sequence[Row]) -> list[Row]:
@@ -296,13 +321,13 @@ def joint_rows(rows: Sequence[Row]) -> list[Row]:
 def no_skill_rows(data: EvaluationData, real: Row, margin_mm: float | None) -> list[Row]:
     """The stand-ins of `noskill`, and, given the rim of inpainting, those that are images pasted into the real ones.
 
-    The items of the rows `noskill.BLIND` are the real images: their predictions do not look at them.
+    The items of the rows `noskill.PREDICTIONS` are those of `real`: `noskill.predicted` says what they find.
     """
     statistics = noskill.training_statistics(
         data.training, [0, *data.values.values()], data.target_value, data.intensity_range
     )
     images = no_skill_images(data, real, statistics)
-    blind = noskill.BLIND if data.crop else noskill.BLIND[:1]
+    blind = blind_names(data, statistics)
     rows = [*(Row(name, noskill.LABELS[name], "no-skill", real.items) for name in blind), *images]
     if margin_mm is not None:
         rows += [noskill.pasted(row, real.items, data.target_value, margin_mm) for row in images]

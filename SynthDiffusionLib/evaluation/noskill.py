@@ -18,7 +18,10 @@ Where the volumes of a data set are of different sizes, two more:
    would be worth that recalls an image and paints.
 
 They are not made where all volumes are of one size: there a volume's size says nothing, and published figures have no
-such rows.
+such rows. Such volumes may have been cut round their targets all the same, and padded with black to one size; then
+
+5b. an ellipsoid inside the box that is not black: the same as 5, for the smallest box that holds what is brighter than
+    padding. It looks at the image, but at nothing but where that ends.
 
 Where a scheme has no class but its targets (parts of an organ in MR), what a target lies in is unknown, and "flat
 ground" is the mean of everything outside the targets. Such cut-outs resemble each other, so that two more are made:
@@ -50,12 +53,19 @@ LABELS = {
     "unrelated_real": "unrelated real image",
     "class_means_noise": "class means plus noise",
     "ellipsoid": "ellipsoid from the size of the volume, blind to the image",
+    "bright_ellipsoid": "ellipsoid inside the box that is not black, blind to what is in it",
     "painted_training": "training image, blob painted in",
     "mean_training": "mean training image, mask painted in",
     "nearest_training": "training image of the nearest mask",
 }
 # Predictions: the items of these rows are images that are not looked at.
 BLIND = ("ball", "ellipsoid")
+# Predictions that look at nothing but where the image ends and black padding begins.
+BOX = "bright_ellipsoid"
+PREDICTIONS = (*BLIND, BOX)
+BLACK = 0.02  # of the intensity range: what is darker is padding
+BRIGHT_PLANE = 0.1  # of the brightest plane's share of bright voxels: what has less is outside the box
+LEAST_PADDING = 0.1  # of the volume outside that box, median of the training images: below it, none is padding
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,9 @@ class TrainingStatistics:
         radius_mm: of the ball with the median volume of the target.
         offset: (3,) mean position of the target's centroid, in voxels from the middle of the volume.
         border_mm: (3,) median distance of the target's bounding box from the ends of the volume, along each axis.
+        bright_border: (3, 2) the same in voxels, and on either side, from the ends of the box that is not black.
+        padding: share of the volume outside that box, median of the training images.
+        floor: intensity that is still black.
     """
 
     mean: dict[int, float]
@@ -75,6 +88,9 @@ class TrainingStatistics:
     radius_mm: float
     offset: np.ndarray
     border_mm: np.ndarray | None = None
+    bright_border: np.ndarray | None = None
+    padding: float = 0.0
+    floor: float = -np.inf
 
 
 def blob_row(ground: str) -> str:
@@ -103,18 +119,25 @@ def training_statistics(
             continue
         mean[value] = float(np.mean([v.mean() for v in inside]))
         sd[value] = float(np.sqrt(np.mean([((v - mean[value]) ** 2).mean() for v in inside])))
-    volumes, offsets, borders = [], [], []
-    for c in cases:
+    floor = intensity_range[0] + BLACK * (intensity_range[1] - intensity_range[0])
+    volumes, offsets, borders, bright, padding = [], [], [], [], []
+    for c, hu in zip(cases, images):
         voxels = np.argwhere(c.classes.array == target)
         if len(voxels):
             volumes.append(len(voxels) * float(abs(np.linalg.det(c.classes.affine[:3, :3]))))
             offsets.append(voxels.mean(0) - (np.array(c.classes.shape) - 1) / 2)
             borders.append(borders_mm(c, target))
+            box = bright_box(hu, floor)
+            bright.append(np.stack([voxels.min(0) - box[:, 0], box[:, 1] - voxels.max(0)], axis=1))
+            padding.append(1.0 - np.prod(box[:, 1] - box[:, 0] + 1) / hu.size)
     if not volumes:
         raise BadInput("No training case holds the target class", "Prepare the data set again.")
     radius = float((3.0 * np.median(volumes) / (4.0 * np.pi)) ** (1.0 / 3.0))
     border = np.median(np.array(borders), axis=(0, 2))
-    return TrainingStatistics(mean, sd, radius, np.mean(offsets, axis=0), border)
+    sides = np.median(np.array(bright), axis=0)
+    return TrainingStatistics(
+        mean, sd, radius, np.mean(offsets, axis=0), border, sides, float(np.median(padding)), floor
+    )
 
 
 def ball(shape: tuple[int, int, int], affine: np.ndarray, statistics: TrainingStatistics) -> np.ndarray:
@@ -129,7 +152,43 @@ def ellipsoid(shape: tuple[int, int, int], affine: np.ndarray, statistics: Train
     """The prediction from the size of the volume alone. (I, J, K) bool."""
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     half = np.maximum(np.array(shape) * spacing / 2 - statistics.border_mm, spacing)
-    axes = [((np.arange(n) - (n - 1) / 2) * s / h).astype(np.float32) ** 2 for n, s, h in zip(shape, spacing, half)]
+    return _filled(shape, (np.array(shape) - 1) / 2, half / spacing)
+
+
+def bright_ellipsoid(hu: np.ndarray, statistics: TrainingStatistics) -> np.ndarray:
+    """The prediction from where the black padding of an image begins. (I, J, K) bool."""
+    box = bright_box(hu, statistics.floor)
+    low, high = box[:, 0] + statistics.bright_border[:, 0], box[:, 1] - statistics.bright_border[:, 1]
+    return _filled(hu.shape, (low + high) / 2, np.maximum((high - low + 1) / 2, 1.0))
+
+
+def bright_box(hu: np.ndarray, floor: float) -> np.ndarray:
+    """First and last plane along each axis with at least `BRIGHT_PLANE` times as many voxels brighter than `floor` as
+    the plane that has most, so that single bright voxels of a synthetic image do not count. The whole volume where
+    nothing is brighter.
+
+    Returns:
+        (3, 2) voxels, both inside the box.
+    """
+    bright = hu > floor
+    box = np.array([[0, n - 1] for n in hu.shape])
+    if bright.any():
+        for axis in range(3):
+            shares = bright.mean(tuple(a for a in range(3) if a != axis))
+            box[axis] = np.flatnonzero(shares >= BRIGHT_PLANE * shares.max())[[0, -1]]
+    return box
+
+
+def predicted(name: str, item: Item, statistics: TrainingStatistics) -> np.ndarray:
+    """What one of the `PREDICTIONS` says. (I, J, K) bool."""
+    if name == BOX:
+        return bright_ellipsoid(item.hu, statistics)
+    return {"ball": ball, "ellipsoid": ellipsoid}[name](item.hu.shape, item.affine, statistics)
+
+
+def _filled(shape: tuple[int, int, int], middle: np.ndarray, half: np.ndarray) -> np.ndarray:
+    """The ellipsoid with that middle and those half axes, in voxels."""
+    axes = [((np.arange(n) - m) / h).astype(np.float32) ** 2 for n, m, h in zip(shape, middle, half)]
     return axes[0][:, None, None] + axes[1][None, :, None] + axes[2][None, None, :] <= 1.0
 
 

@@ -30,6 +30,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from SynthDiffusionLib.errors import BadInput, SynthDiffusionError
+
 ROOT = Path(__file__).resolve().parents[2]
 for folder in (ROOT, Path(__file__).resolve().parent):
     if str(folder) not in sys.path:
@@ -82,8 +84,15 @@ METHODS = (
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file; empty where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """A JSON file; empty where there is none.
+
+    Raises:
+        BadInput: it is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise BadInput(f"'{path}' is damaged ({error})", "Remove it, and run the part that wrote it again.") from error
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -357,6 +366,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise SystemExit("Windows does not say what processor time a finished process has had: add --clock wall")
     if args.together and args.clock == "processor":
         raise SystemExit("--together is for a GPU that the methods share: add --clock wall")
+    if not 0 < args.minutes < float("inf"):
+        raise SystemExit("--minutes must be a number above 0")
+    try:
+        return carry_out(args)
+    except SynthDiffusionError as error:
+        raise SystemExit(error.one_line()) from error
+
+
+def carry_out(args: argparse.Namespace) -> int:
+    """One part, or all; the exit code."""
     methods = list(chosen(args))
     code = 0
     for part in PARTS if args.part == "all" else (args.part,):

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 SEGMENTER_OF = "lung-nodule-ct"
 OTHERS = "_others_masks"  # ends the name of a row whose volumes are scored with other patients' masks
+PAINTED = "class_means_blurred"
+PAINTED_LABEL = "class means, blurred"
+PAINTED_SIGMA = 1.0  # voxels
 REPEATS = 3
 MORE_VOLUMES = 3  # of the process that says what a further volume takes
 FIRST_SEED = 1000
@@ -270,6 +273,74 @@ def gain_over_others(per_volume: Sequence[Mapping[str, Any]], name: str) -> dict
     return bootstrap_mean(np.array([own[p] - other[p] for p in patients])).to_json()
 
 
+def painted_row(data: EvaluationData) -> Row:
+    """The training images' class means painted on the test patients' class maps, without noise, blurred: a cartoon that
+    shows every structure where it is drawn."""
+    from scipy import ndimage
+
+    from SynthDiffusionLib.evaluation import noskill
+    from SynthDiffusionLib.evaluation.rows import Row, as_evaluated, real_items
+
+    values = [0, *data.values.values()]
+    means = noskill.training_statistics(data.training, values, data.target_value, data.intensity_range).mean
+    items = []
+    for item in real_items(data.evaluated, data.intensity_range):
+        flat = np.vectorize(means.__getitem__, otypes=[float])(item.classes)
+        blurred = ndimage.gaussian_filter(flat, PAINTED_SIGMA)
+        items.append(replace(item, hu=as_evaluated(blurred, data.intensity_range)))
+    return Row(PAINTED, PAINTED_LABEL, "no-skill", tuple(items))
+
+
+def rows_without_a_model(data: EvaluationData, rows: Mapping[str, Row]) -> list[Row]:
+    """Real images and all no-skill rows of the adherence table, those for the samples' own masks included."""
+    from SynthDiffusionLib.evaluation.adherence import joint_rows, no_skill_rows
+    from SynthDiffusionLib.evaluation.arms import JOINT
+    from SynthDiffusionLib.evaluation.rows import Row, real_items
+
+    real = Row("real", "real images", "real", real_items(data.evaluated, data.intensity_range))
+    found = [real, *no_skill_rows(data, real, None), painted_row(data)]
+    for row in rows.values():
+        found += joint_rows(no_skill_rows(data, row, None)) if row.name == JOINT else []
+    return found
+
+
+def scores_with_others(
+    data: EvaluationData, rows: Sequence[Row], segment: Callable[[np.ndarray], np.ndarray]
+) -> list[dict[str, Any]]:
+    """Dice of rows that no method made with other patients' masks, as entries of `per_volume`."""
+    from SynthDiffusionLib.evaluation import noskill
+    from SynthDiffusionLib.evaluation.adherence import JOINT_SUFFIX
+    from SynthDiffusionLib.training.train_segmenter import dice
+
+    values = [0, *data.values.values()]
+    statistics = noskill.training_statistics(data.training, values, data.target_value, data.intensity_range)
+    found = []
+    for row in rows:
+        for item in with_others_masks(row).items:
+            name, mask = row.name.removesuffix(JOINT_SUFFIX), item.classes == data.target_value
+            seen = noskill.predicted(name, item, statistics) if name in noskill.PREDICTIONS else segment(item.hu)
+            found.append({"row": row.name + OTHERS, "case": item.case, "patient": item.patient, "seed": item.seed}
+                         | {"dice": float(dice(seen, mask)) if mask.any() else 0.0})  # fmt: skip
+    return found
+
+
+def nearer_to_one(per_volume: Sequence[Mapping[str, Any]], name: str, other: str) -> float:
+    """Share of bootstrap resamples of the patients, the same for both rows, in which the ratio of one row is nearer to
+    1 than the other's.
+
+    Args:
+        per_volume: of `measure_adherence`.
+        name, other: of the rows.
+    """
+    from SynthDiffusionLib.evaluation.statistics import patient_weights
+
+    by_row = [{v["patient"]: v["dice"] for v in per_volume if v["row"] == row} for row in (name, other, "real")]
+    patients = sorted(set.intersection(*map(set, by_row)))
+    a, b, real = (np.array([found[p] for p in patients]) for found in by_row)
+    w = patient_weights(len(patients))
+    return float(np.mean(np.abs((w @ a) / (w @ real) - 1.0) < np.abs((w @ b) / (w @ real) - 1.0)))
+
+
 def asked_and_made(items: Sequence[Any], data: EvaluationData) -> list[dict[str, Any]]:
     """For each volume of the slice-based method, the characteristics that it was asked for and those of its mask."""
     from SynthDiffusionLib.evaluation.control_statistics import pieces
@@ -318,12 +389,50 @@ def load_rows(args: argparse.Namespace, methods: Sequence[Method]) -> tuple[Eval
     return data, rows, shipped
 
 
+def adherence_of(
+    data: EvaluationData, rows: Mapping[str, Row], arms: Mapping[str, Row], segment: Callable[[np.ndarray], np.ndarray]
+) -> dict[str, Any]:
+    """The measures of adherence, and what only the comparison has: gains of all rows, and the methods held against each
+    other and against the cartoons that are painted on the drawing.
+
+    Args:
+        rows: of the methods, by method.
+        arms: the same by name, and those with others' masks.
+        segment: HU to mask; should remember, see `remembering`.
+    """
+    from SynthDiffusionLib.evaluation.adherence import measure_adherence
+
+    painted = painted_row(data)
+    adherence = measure_adherence(data, {**arms, painted.name: painted}, segment, None)
+    adherence["per_volume"] += scores_with_others(data, rows_without_a_model(data, rows), segment)
+    per_volume = adherence["per_volume"]
+    measured = {v["row"] for v in per_volume}
+    gains = {name: gain_over_others(per_volume, row.name) for name, row in rows.items()}
+    gains |= {r["row"]: gain_over_others(per_volume, r["row"]) for r in adherence["rows"]
+              if r["kind"] != "ours" and r["row"] + OTHERS in measured}  # fmt: skip
+    others = {v["row"]: [] for v in per_volume if v["row"].endswith(OTHERS)}
+    for v in per_volume:
+        if v["row"] in others:
+            others[v["row"]].append(v["dice"])
+    rivals = {name: row.name for name, row in rows.items()}
+    rivals |= {r["row"]: r["row"] for r in adherence["rows"] if r["kind"] == "no-skill"}
+    nearer = {
+        name: {other: nearer_to_one(per_volume, row.name, rival) for other, rival in rivals.items() if other != name}
+        for name, row in rows.items()
+    }
+    return adherence | {
+        "gain_over_others": gains,
+        "others_dice": {name.removesuffix(OTHERS): float(np.mean(values)) for name, values in others.items()},
+        "nearer_to_one": nearer,
+    }
+
+
 def measure_all(args: argparse.Namespace, methods: Sequence[Method]) -> None:
     """Adherence, fidelity, and asked against made. Writes `measures.json`."""
     import torch
     from compare_methods import read_json, write_json
 
-    from SynthDiffusionLib.evaluation.adherence import measure_adherence, package_segmenter
+    from SynthDiffusionLib.evaluation.adherence import package_segmenter
     from SynthDiffusionLib.evaluation.arms import ANATOMY, JOINT
     from SynthDiffusionLib.evaluation.control import summarise, training_characteristics
     from SynthDiffusionLib.evaluation.fidelity import measure_fidelity
@@ -343,9 +452,7 @@ def measure_all(args: argparse.Namespace, methods: Sequence[Method]) -> None:
     arms = {row.name: row for row in rows.values()}
     arms |= {row.name: row for row in map(with_others_masks, rows.values())}
     print(f"{time.strftime('%H:%M:%S')} adherence", flush=True)
-    adherence = measure_adherence(data, arms, remembering(package_segmenter(shipped)), None)
-    gains = {name: gain_over_others(adherence["per_volume"], row.name) for name, row in rows.items()}
-    result["adherence"] = adherence | {"gain_over_others": gains}
+    result["adherence"] = adherence_of(data, rows, arms, remembering(package_segmenter(shipped)))
     result["fidelity"] = {}
     for name, row in rows.items():
         print(f"{time.strftime('%H:%M:%S')} fidelity: {name}", flush=True)

@@ -9,7 +9,6 @@ from typing import Any
 Figures = Mapping[str, Mapping[str, Any]]  # by method, see `figures_of`
 
 CLEARLY = 0.975  # share of the bootstrap resamples
-RATIO_LEAD = 0.05  # distance from 1 by which a ratio must lead
 COST_LEAD = 1.1  # times as much that the runner-up must take
 # What a drawing is followed against: a prediction blind to the image, and real images of other patients.
 BLIND = ("ball", "unrelated_real")
@@ -17,8 +16,8 @@ BLIND = ("ball", "unrelated_real")
 RULES = {
     "follows_drawing": "its adherence ratio is nearest to 1 among the methods that take a drawing, Dice with the own "
     "mask lies above Dice with other patients' masks (interval above 0), and the ratio is nearer to 1 than those of "
-    "the ball and the unrelated real image in at least {clearly:.1%} of the bootstrap resamples; its distance from 1 "
-    "is smaller by {ratio_lead:g} than the next one's",
+    "the ball, of the unrelated real image and of each other method that takes a drawing in at least {clearly:.1%} of "
+    "the bootstrap resamples of the patients, the same for both",
     "looks_real": "its distance to real (MMD²) is the smallest, its interval ends below those of all no-skill rows "
     "that are not real images, and the next one's value lies above its interval",
     "fastest": "a further volume takes the least time, by a factor of {cost_lead:g}",
@@ -51,7 +50,7 @@ class Outcome:
 
 def rule_text(need: str) -> str:
     """A rule as the page prints it."""
-    return RULES[need].format(clearly=CLEARLY, ratio_lead=RATIO_LEAD, cost_lead=COST_LEAD)
+    return RULES[need].format(clearly=CLEARLY, cost_lead=COST_LEAD)
 
 
 def figures_of(
@@ -63,7 +62,8 @@ def figures_of(
         train, cost, measures: contents of the files of those names; {} where there is none.
     """
     found: dict[str, Any] = dict.fromkeys(
-        ("ratio", "ratio_low", "ratio_high", "gain", "gain_low", "nearer", "mmd2", "mmd2_low", "mmd2_high")
+        ("ratio", "ratio_low", "ratio_high", "gain", "gain_low", "nearer", "nearer_than")
+        + ("mmd2", "mmd2_low", "mmd2_high")
         + ("frechet", "auc", "mmd2_below_all", "seconds", "seconds_further", "peak_bytes", "package_bytes")
         + ("parameters", "trained_s", "trained_steps")
     )
@@ -83,6 +83,7 @@ def figures_of(
         rivals = adherence["verdicts"][row]["against_no_skill"]
         found |= {"ratio": own["ratio"], "ratio_low": own["ratio_interval"][0], "ratio_high": own["ratio_interval"][1]}
         found |= {"gain": gain["value"], "gain_low": gain["low"]}
+        found["nearer_than"] = adherence["nearer_to_one"][name]
         found["nearer"] = {k.removesuffix("_joint"): v["nearer_to_real"] for k, v in rivals.items()}
         fidelity = measures["fidelity"][name]
         arm = next(iter(fidelity["verdicts"]))
@@ -145,20 +146,24 @@ def _follows(figures: Figures, titles: Mapping[str, str]) -> Outcome:
             f"None. The nearest to 1 is {titles[best]} with {figures[best]['ratio']:.2f}, but {_lacks(figures[best])}."
         )
         return Outcome("follows_drawing", None, (), text)
-    shown = ", ".join(f"{titles[n]} {figures[n]['ratio']:.2f}" for n in good)
+    first = good[0]
     gains = sorted((n for n, f in figures.items() if f["gain_low"] is not None and f["gain_low"] > 0),
                    key=lambda n: -figures[n]["gain"])  # fmt: skip
     all_gains = ", ".join(f"{titles[n]} {figures[n]['gain']:.2f}" for n in gains)
-    more = f" All with a gain by their own mask: {all_gains}. Compare the painted cartoons below."
-    if len(good) > 1 and distance(good[1]) - distance(good[0]) < RATIO_LEAD:
-        level = tuple(n for n in good if distance(n) - distance(good[0]) < RATIO_LEAD)
-        return Outcome("follows_drawing", None, level, f"{_names(level, titles)} are level (ratios: {shown}).{more}")
-    return Outcome(
-        "follows_drawing",
-        good[0],
-        (),
-        f"{titles[good[0]]} (ratios of those clearly nearer to 1 than ball and unrelated image: {shown}).{more}",
+    shares = {n: figures[first]["nearer_than"][n] for n in sorted(figures, key=distance) if n != first}
+    shown = ", ".join(
+        f"{titles[n]} with {figures[n]['ratio']:.2f} in {share:.1%} of the resamples" for n, share in shares.items()
     )
+    text = (
+        f"Its ratio, {figures[first]['ratio']:.2f}, is clearly nearer to 1 than those of the ball and the unrelated "
+        f"image, and nearer than that of {shown}. Gains by the own mask: {all_gains}. Painted cartoons gain about "
+        "as much (below)."
+    )
+    unclear = tuple(n for n, share in shares.items() if share < CLEARLY)
+    if unclear:
+        told = f"{titles[first]} is first, but not clearly ahead of {_names(unclear, titles)}. {text}"
+        return Outcome("follows_drawing", None, (first, *unclear), told)
+    return Outcome("follows_drawing", first, (), f"{titles[first]}. {text}")
 
 
 def _lacks(f: Mapping[str, Any]) -> str:

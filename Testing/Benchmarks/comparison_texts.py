@@ -41,9 +41,10 @@ ABOUT = (
         "Seyfarth et al., 2025",
         "https://arxiv.org/abs/2503.13211",
         "drawing",
-        "large volumes from a drawing",
-        "Whole volumes from a drawing at high resolution: built for up to 512 x 512 x 256 voxels on a card of 24 GB, "
-        "and how strongly the drawing counts can be set.",
+        "large volumes in little memory",
+        "Whole volumes at high resolution, with a drawing or without: built for up to 512 x 512 x 256 voxels on a card "
+        "of 24 GB. How strongly a drawing counts can be set; the small limb-tumour-ct follows tumours badly all the "
+        "same.",
     ),
     About(
         "med_lsdm",
@@ -65,7 +66,8 @@ ABOUT = (
         "characteristics",
         "image and mask, nothing drawn",
         "A tumour or nodule with its segmentation when nothing is drawn: it is asked for size, shape and place, and "
-        "makes image and mask together.",
+        "makes image and mask together. Of these limb-tumour-mr heeds size and place, with much scatter, the shape not "
+        "clearly.",
     ),
     About(
         "maisi",
@@ -125,6 +127,17 @@ of this size are apart. AUC: a linear discriminant on the same features tells re
 patient; 0.5 is chance. {networks} `yes` under "below no-skill": the interval of MMD² ends below those of all no-skill
 rows that are not real images. The last of them, training images cut into cubes and shuffled, has real texture and no
 anatomy; it was added when the figures of the methods were known, since the others are all flat or painted.
+"""
+
+CARTOONS = """\
+**This is no evidence of realism.** Cartoons that are painted on the drawing gain about as much ({shown}) as {best}
+({gain}) and real images ({real}), and the ratio of {best} is nearer to 1 than theirs in only {least} to {most} of the
+resamples. The figures rank how well a drawing is obeyed, and a picture without any anatomy obeys it as well.
+"""
+
+WALL = """\
+**Equal processor time is not equal wall time**, which is what was first asked for. The {cpus} logical CPUs were shared
+with other work, so that equal wall time would have given each method what that work happened to leave it.{spread}
 """
 
 COST = """\

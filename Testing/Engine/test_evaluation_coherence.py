@@ -60,10 +60,11 @@ def test_white_noise_has_no_preferred_axis():
 
 
 def test_flat_volumes_and_slices_have_no_values():
-    flat = coherence.slice_coherence(np.full((5, 5, 5), 7.0), MM)
+    flat = coherence.slice_coherence(np.full((20, 20, 5), 7.0), MM)
     assert all(np.isnan(flat[key]) for key in ("ratio", "ratio_mm", "correlation"))
     assert all(flat[key] == 0 for key in ("step_across", "step_in_plane", "flicker"))
-    assert np.isnan(coherence.brightness_jumps(np.zeros((5, 5, 4)))["flicker"])  # two second differences
+    assert np.isnan(coherence.brightness_jumps(np.zeros((20, 20, 4)))["flicker"])  # two second differences
+    assert np.isnan(coherence.brightness_jumps(np.zeros((5, 5, 20)))["flicker"])  # too few voxels
     volume = np.random.default_rng(2).standard_normal((20, 20, 12))
     padded = np.pad(volume, ((0, 0), (0, 0), (6, 6)))
     alone, beside = (coherence.slice_coherence(v, MM)["correlation"] for v in (volume, padded))
@@ -79,7 +80,7 @@ def test_the_cartoons_lie_on_both_sides_of_the_real_images(data, real):
     # A shift in mean leaves the correlation of slices (almost) as it is: values are clipped to the range.
     assert abs(rows["flicker"]["to_real"]["correlation"]["value"]) < 0.02
     assert rows["smoothed"]["to_real"]["correlation"]["low"] > 0
-    flickering, _, _, smooth = coherence.cartoons(real, RANGE)
+    flickering, _, _, _, smooth = coherence.cartoons(real, RANGE)
     for before, flicker, blurred in zip(real.items, flickering.items, smooth.items):
         shifts = (flicker.hu - before.hu)[2:4, 2:4]  # soft tissue, which is not clipped
         assert np.ptp(shifts, axis=(0, 1)).max() <= 1.0 and shifts[0, 0].std() > 10
@@ -125,6 +126,9 @@ def test_each_cartoon_is_called_what_it_is(fields):
     assert "jump" not in said["smoothed"] and "most across the slices" in said["smoothed"]
     assert of["flicker"]["flicker"]["low"] > 3 and of["flicker_noise"]["flicker"]["low"] > 3
     assert of["blurred"]["flicker"]["value"] == pytest.approx(1.0, abs=0.1)
+    assert said["noise"] == "steps are larger in all directions, as with noise, in which jumps of slices may hide"
+    # Brightness is smoothed as well, and noise averages out over a slice.
+    assert of["smoothed"]["flicker"]["high"] < 0.8 and of["noise"]["flicker"]["high"] < 1.25
 
 
 @pytest.mark.parametrize("sigma", [20.0, 150.0])
@@ -154,7 +158,8 @@ def test_independent_slices_jump_without_flicker(fields):
 
     def shuffled(x, rng):
         mixed = x[..., rng.permutation(x.shape[2])]
-        return mixed - mixed.mean((0, 1)) + x.mean((0, 1))
+        inner = (slice(coherence.BODY_MARGIN, -coherence.BODY_MARGIN),) * 2  # where flicker looks
+        return mixed - mixed[inner].mean((0, 1)) + x[inner].mean((0, 1))
 
     (found,) = (
         r
@@ -168,7 +173,7 @@ def test_independent_slices_jump_without_flicker(fields):
 def test_flicker_is_the_deviation_of_the_shifts_and_blind_to_what_surrounds_the_body():
     rng = np.random.default_rng(3)
     shifts = rng.normal(0, 12, 400)
-    flat = np.full((9, 9, 400), 200.0) + shifts
+    flat = np.full((20, 20, 400), 200.0) + shifts
     found = coherence.brightness_jumps(flat, 100.0)
     assert found["flicker"] == pytest.approx(12, rel=0.1) and found["flicker_of_noise"] == pytest.approx(0, abs=1e-9)
     # The same body in air that does not flicker, and a trend, which is no jump.
@@ -176,10 +181,67 @@ def test_flicker_is_the_deviation_of_the_shifts_and_blind_to_what_surrounds_the_
     padded[20:40, 20:40] = 400.0 + shifts + 0.5 * np.arange(400)
     within = coherence.brightness_jumps(padded, 100.0)["flicker"]
     assert within > 0.5 * found["flicker"]
-    assert coherence.brightness_jumps(np.full((9, 9, 20), 5.0) * np.arange(20))["flicker"] == pytest.approx(0)
-    noise = coherence.brightness_jumps(rng.normal(0, 50, (20, 20, 400)))
-    assert noise["flicker"] == pytest.approx(50 / 20, rel=0.15)  # the mean of 400 voxels
+    assert coherence.brightness_jumps(np.full((20, 20, 20), 5.0) * np.arange(20))["flicker"] == pytest.approx(0)
+    noise = coherence.brightness_jumps(rng.normal(0, 50, (28, 28, 400)))
+    assert noise["flicker"] == pytest.approx(50 / 20, rel=0.15)  # the mean of 400 voxels, without a margin of 4
     assert noise["flicker_of_noise"] == pytest.approx(noise["flicker"], rel=0.15)
+
+
+def padded_fields(fields):
+    """The fields in black padding with oblique ends; the first slice that has any of them has a sliver of them."""
+    shape = fields.evaluated[0].image.array.shape
+    i, j, k = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
+    inside = (k + 0.3 * i < 0.75) & (k - 0.3 * j > -0.75) & (i**2 + j**2 < 0.9)
+    inside[..., :4] = False
+    inside[18:24, 5:30, 3] = True
+    cases = [replace(c, image=c.image.with_array(np.where(inside, c.image.array, RANGE[0]).astype(np.int16)))
+             for c in fields.evaluated]  # fmt: skip
+    return replace(fields, evaluated=cases), inside
+
+
+def test_flicker_does_not_depend_on_where_the_body_ends(fields):
+    padded, inside = padded_fields(fields)
+    floor = RANGE[0] + coherence.BODY_FLOOR * (RANGE[1] - RANGE[0])
+    for before, after in zip(fields.evaluated, padded.evaluated):
+        # What is measured is what is measured of the image without padding, over the same voxels.
+        body = coherence.inside_body(after.image.array.astype(float), floor)
+        assert not (body & ~inside).any()
+        image = before.image.array.astype(float)
+        bends = image[..., 2:] - 2 * image[..., 1:-1] + image[..., :-2]
+        chosen = body[..., 2:] & body[..., 1:-1] & body[..., :-2]
+        counts = chosen.sum((0, 1))
+        kept = [k for k in range(len(counts)) if counts[k] >= max(64, 0.25 * counts.max())]
+        expected = np.std([bends[..., k][chosen[..., k]].mean() for k in kept]) / np.sqrt(6)
+        found = coherence.brightness_jumps(after.image.array.astype(float), floor)["flicker"]
+        assert len(kept) >= 5 and found == pytest.approx(expected)
+
+
+def test_padding_hides_no_jump_and_makes_none(fields):
+    rows = {r["row"]: r for r in coherence.measure_coherence(padded_fields(fields)[0], {})["rows"]}
+    of = {name: rows[name]["to_real"]["flicker"] for name in rows}
+    assert of["flicker"]["low"] > 3 and of["flicker_noise"]["low"] > 3
+    assert of["smoothed"]["high"] < 0.9  # smoothing smears the body into the padding
+    assert 0.9 < of["noise"]["value"] < 1.25  # noise makes a sliver bright enough to be body
+
+
+def test_compared_samples_stand_beside_what_smoothing_them_gets(data, real):
+    rough = [replace(i, hu=i.hu + s) for i, s in zip(real.items, np.random.default_rng(0).normal(0, 90, (9, 1, 1, 24)))]
+    before, after = (Row("nodule", "nodule alone", "ours", tuple(items)) for items in (rough, real.items))
+    result = coherence.measure_coherence(data, {"nodule": after}, {"nodule": before}, "without refiner")
+    row = result["rows"][-1]
+    assert row["row"] == "nodule_compared_smoothed" and row["kind"] == "no-skill"
+    assert row["label"] == "nodule alone, compared: without refiner, smoothed across slices"
+    own = [v for v in result["per_volume"] if v["row"] == row["row"]]
+    clipped = np.clip(rough[0].hu, *RANGE)
+    smooth = np.rint(np.clip(ndimage.gaussian_filter1d(rough[0].hu.astype(float), 0.5, axis=2, mode="nearest"), *RANGE))
+    assert own[0]["step_across"] == pytest.approx(np.abs(np.diff(smooth, axis=2)).mean(), rel=1e-6)
+    assert np.abs(np.diff(clipped, axis=2)).mean() > own[0]["step_across"]
+    other = next(r for r in result["rows"] if r["row"] == "nodule_compared")
+    expected = row["step_across"]["value"] / other["step_across"]["value"]
+    assert row["to_compared"]["step_across"]["value"] == pytest.approx(expected)
+    assert coherence.verdict_lines(result)[-1].startswith("  no skill: times the compared ones, these have")
+    assert "compared, smoothed" in result["definitions"]
+    assert "compared, smoothed" not in coherence.measure_coherence(data, {})["definitions"]
 
 
 def test_samples_before_and_after_are_compared_by_patient(data, real):
@@ -236,5 +298,5 @@ def test_the_command_and_the_card(tmp_path, capsys):
     # The samples themselves must be this model's.
     assert cli.main([*command[:-4], "--samples", str(tmp_path / "before"), "--out", str(tmp_path / "no")]) != 0
     titles, cells = coherence.table(result)
-    assert len(cells) == 7 and all(len(row) == len(titles) for row in cells)
+    assert len(cells) == 9 and all(len(row) == len(titles) for row in cells)
     assert "coherence" in card.OPTIONAL

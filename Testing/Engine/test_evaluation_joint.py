@@ -438,3 +438,47 @@ def test_no_skill_images_for_masks_of_samples_are_of_other_patients(data):
     for item, own in zip(unrelated.items, row.items):
         assert item.hu.tobytes() in images and np.array_equal(item.classes, own.classes)
     assert unrelated.label == "unrelated real image, for the samples' masks"
+
+
+def padded_tumours(border=4):
+    """Tumours in images that end at about one distance from them, with black beyond; the last images have none."""
+    found = tumour_data()
+
+    def padded(case):
+        voxels = np.argwhere(case.classes.array == 7)
+        image = np.zeros(SHAPE, np.int16)
+        box = tuple(slice(max(0, a - border), b + border + 1) for a, b in zip(voxels.min(0), voxels.max(0)))
+        image[box] = case.image.array[box]
+        image[0, 0, 0] = 900  # a single bright voxel, as synthetic images have them, does not make the box larger
+        return replace(case, image=case.image.with_array(image))
+
+    return replace(found, **{k: [padded(c) for c in getattr(found, k)] for k in ("evaluated", "training", "others")})
+
+
+def test_where_the_image_ends_gives_the_tumour_away_and_has_a_row():
+    data = padded_tumours(2)
+    statistics = noskill.training_statistics(data.training, [0, 7], 7, MR_RANGE)
+    assert statistics.padding > 0.1 and np.abs(statistics.bright_border - 2).max() <= 1
+    for case in data.evaluated:
+        voxels = np.argwhere(case.classes.array == 7)
+        guess = noskill.bright_ellipsoid(case.image.array.astype(np.float32), statistics)
+        assert 1 - dice_dissimilarity(guess.ravel(), case.classes.array.ravel() == 7) > 0.7
+        assert np.abs(np.argwhere(guess).mean(0) - (voxels.min(0) + voxels.max(0)) / 2).max() <= 1.0
+    samples_row = Row("joint", "made together", "ours", real_items(data.evaluated, MR_RANGE))
+    found = adherence.measure_adherence(data, {"joint": samples_row}, lambda hu: hu > 600, None)
+    rows = {r["row"]: r for r in found["rows"]}
+    # On the real images, for what the segmenter is worth, and on the samples, among the rows that these must beat.
+    for name in ("bright_ellipsoid", "bright_ellipsoid_joint"):
+        assert rows[name]["dice_mean"] > 0.7 and rows[name]["kind"] == "no-skill"
+    assert set(found["verdicts"]["joint"]["against_no_skill"]) >= {"ball_joint", "bright_ellipsoid_joint"}
+    assert "bright_ellipsoid" not in found["verdicts"]["joint"]["against_no_skill"]
+    assert "padded with black" in found["definitions"]["bright_ellipsoid"] and found["settings"]["padding"] > 0.1
+
+
+def test_images_without_padding_have_no_such_row(data):
+    samples_row = Row("joint", "made together", "ours", real_items(data.evaluated, MR_RANGE))
+    found = adherence.measure_adherence(data, {"joint": samples_row}, lambda hu: hu > 600, None)
+    assert not any("bright" in r["row"] for r in found["rows"])
+    assert "bright_ellipsoid" not in found["definitions"] and "padding" not in found["settings"]
+    whole = [[0, n - 1] for n in SHAPE]
+    assert noskill.bright_box(np.zeros(SHAPE), 5.0).tolist() == whole  # nothing is brighter

@@ -99,3 +99,13 @@ def test_models_says_it(model_folders, command):  # noqa: F811
     assert any(line.startswith("Best for") and info.best_for in line for line in command("show", "tiny-ct"))
     (listed,) = json.loads(command("list", "--json")[-1])["models"]
     assert listed["best_for"] == info.best_for
+
+
+def test_nothing_is_promised_that_the_shipped_models_do_not_keep(command):  # noqa: F811
+    """By their cards, limb-tumour-ct follows tumours badly, and limb-tumour-mr does not clearly heed the shape."""
+    assert "drawing" not in method_info("medlord").in_short
+    assert "limb-tumour-ct follows tumours badly" in best_for("medlord")
+    said = command("show", "limb-tumour-mr")
+    assert said[1].endswith("the shape (sphericity) not clearly.")
+    assert any(line.startswith("Best for") and line.endswith("the shape not clearly.") for line in said)
+    assert "follows_drawing" not in method_info("patch_ddpm").wins  # not clearly ahead of Med-LSDM
