@@ -51,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
         models_command,
         plan_command,
         prepare_command,
+        study_command,
         train_command,
     )
 
@@ -71,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
         generate_command,
         train_command,
         evaluate_command,
+        study_command,
         export_command,
     ):
         command.add_parser(subparsers)

@@ -370,7 +370,7 @@ def test_the_page_holds_the_figures_and_says_what_is_not_measured(measured, tmp_
     unheeded = json.loads(json.dumps(measured["control"]))
     for row in unheeded["rows"]:
         row["slope"]["low"] = -1.0
-    assert "volume and sphericity did not clearly come out" in page.control_words({"control": unheeded})
+    assert "volume and sphericity did not clearly follow" in page.control_words({"control": unheeded})
     nothing = page.page_text({}, {}, {}, PATIENTS, args, compare.METHODS, outcomes, ())
     assert "The picture has not been made yet." in nothing and "How many masks are empty is not measured." in nothing
 

@@ -1,0 +1,207 @@
+"""Forms: what is refused, which questions are shown, which answers fit; and the forms that are shipped."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+
+from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.reader_study.forms import TYPES, Form, answer_problem, load_form, shipped_forms
+from SynthDiffusionLib.resources import resource_path
+from SynthDiffusionLib.schemas import first_problem, read_json
+
+OPTIONS = [{"value": v, "label": str(v)} for v in (1, 2, 3)]
+SCALE = {"id": "a", "type": "scale", "text": "How good?", "options": OPTIONS, "required": True}
+
+
+def form(*items: dict) -> Form:
+    return Form.from_json({"id": "f", "title": "F", "items": list(items)})
+
+
+def item(item_id: str, **fields) -> dict:
+    return {"id": item_id, "type": "text", "text": "Why?", **fields}
+
+
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [
+        ([], "no 'items'"),
+        ([{"type": "text", "text": "x"}], "lacks its 'id'"),
+        ([{"id": "a", "type": "text"}], "lacks 'text'"),
+        ([{"id": "a", "text": "x"}], "type 'None' is unknown"),
+        ([item("a", type="slider")], "'slider' is unknown"),
+        ([SCALE, item("b"), item("a")], "two items have the id 'a'"),
+        ([item("a", per="reader")], "'per' is 'reader'"),
+        ([item("a", requird=True)], "Did you mean 'required'"),
+        ([item("a", min=3, max=2)], "'min' is larger than 'max'"),
+        ([item("a", show_if={"item": "b", "equals": 1})], "'b', which the form does not have"),
+        ([SCALE, item("b", show_if={"item": "a"})], "exactly one of"),
+        ([SCALE, item("b", show_if={"item": "a", "equals": 1, "at_least": 1})], "exactly one of"),
+        ([item("a", show_if={"item": "a", "answered": True})], "in a circle: a -> a"),
+        (
+            [
+                item("a", show_if={"item": "c", "answered": True}),
+                item("b", show_if={"item": "a", "answered": True}),
+                item("c", show_if={"item": "b", "answered": True}),
+            ],
+            "in a circle: a -> c -> b -> a",
+        ),
+        ([SCALE, item("b", per="study", show_if={"item": "a", "equals": 1})], "not asked at the same time"),
+        ([{**SCALE, "options": OPTIONS[:1]}], "at least two 'options'"),
+        ([{**SCALE, "options": [*OPTIONS, OPTIONS[0]]}], "two options have the value 1"),
+        ([{**SCALE, "options": [{"value": "x", "label": "x"}, *OPTIONS]}], "needs a number"),
+        ([{**SCALE, "type": "confidence"}], "a signed confidence needs negative values"),
+        ([item("a", options=OPTIONS)], "takes no 'options'"),
+    ],
+)
+def test_a_form_with_a_fault_is_refused_by_name(items, said):
+    with pytest.raises(BadInput) as caught:
+        Form.from_json({"id": "f", "title": "F", "items": items})
+    assert said in caught.value.one_line()
+
+
+def test_a_question_is_shown_only_where_its_condition_and_that_of_its_condition_hold():
+    f = form(
+        SCALE,
+        item("b", type="boolean", show_if={"item": "a", "at_least": 2}),
+        item("c", show_if={"item": "b", "equals": True}),
+    )
+    assert [i.id for i in f.visible({})] == ["a"]
+    assert [i.id for i in f.visible({"a": 2})] == ["a", "b"]
+    assert [i.id for i in f.visible({"a": 2, "b": True})] == ["a", "b", "c"]
+    # The answer to b is left over from before a was changed.
+    assert [i.id for i in f.visible({"a": 1, "b": True})] == ["a"]
+    assert f.cleaned({"a": 1, "b": True, "c": "  "}) == {"a": 1}
+    assert f.problems({"a": 1, "b": True}) == {"b": "It is not shown."}
+
+
+@pytest.mark.parametrize(
+    ("rule", "answer", "shown"),
+    [
+        ({"equals": 2}, 2, True), ({"equals": 2}, 3, False), ({"equals": 1}, None, False),
+        ({"in": [1, 3]}, 3, True), ({"in": [1, 3]}, 2, False),
+        ({"at_least": 2}, 2, True), ({"at_least": 2}, 1, False), ({"at_most": 2}, 3, False), ({"at_most": 2}, 1, True),
+        ({"answered": True}, 1, True), ({"answered": True}, None, False), ({"answered": False}, None, True),
+    ],
+)  # fmt: skip
+def test_conditions(rule, answer, shown):
+    f = form(SCALE, item("b", show_if={"item": "a", **rule}))
+    assert (len(f.visible({"a": answer})) == 2) is shown
+
+
+def test_what_is_asked_of_a_study_is_not_asked_of_a_case():
+    f = form(SCALE, item("end", per="study", required=True))
+    assert f.problems({"a": 1}) == {}
+    assert f.problems({}, per=("study",)) == {"end": "An answer is needed."}
+
+
+@pytest.mark.parametrize(
+    ("fields", "good", "bad"),
+    [
+        ({"type": "scale", "options": OPTIONS}, [1, 3], [4, "1", True]),
+        ({"type": "choice", "options": [{"value": "x", "label": "X"}, {"value": 1, "label": "1"}]}, ["x", 1], ["y"]),
+        (
+            {"type": "multiple_choice", "options": OPTIONS, "min": 1, "max": 2},
+            [[1], [1, 3]],
+            [1, [1, 1], [4], [1, 2, 3]],
+        ),
+        ({"type": "forced_choice", "per": "pair"}, ["left", "right"], ["both", 1]),
+        ({"type": "text", "max": 5, "min": 2}, ["abc"], ["abcdef", "a", 5]),
+        ({"type": "number", "min": 0, "max": 10}, [0, 2.5], [-1, 11, "3", True, float("nan")]),
+        ({"type": "boolean"}, [True, False], [1, "yes"]),
+        (
+            {"type": "point", "max": 1},
+            [[{"volume": "v1", "ras": [1, 2.5, -3]}]],
+            [[{"volume": "v1", "ras": [1, 2]}], [{"ras": [1, 2, 3]}], [{"volume": "v", "ras": [0, 0, 0]}] * 2],
+        ),
+        ({"type": "info"}, [None], ["x"]),
+    ],
+)
+def test_answers(fields, good, bad):
+    (asked,) = form({"id": "a", "text": "x", **fields}).items
+    assert [answer_problem(asked, v) for v in good] == [None] * len(good)
+    assert all(answer_problem(asked, v) for v in bad)
+    assert fields["type"] in TYPES
+
+
+def test_a_required_question_needs_an_answer_where_it_is_shown():
+    f = form(SCALE, item("b", required=True, show_if={"item": "a", "equals": 3}))
+    assert set(f.problems({})) == {"a"}
+    assert set(f.problems({"a": 3, "b": " "})) == {"b"}
+    assert f.problems({"a": 2}) == {}
+
+
+# The forms that are shipped
+
+
+def test_the_shipped_forms_are_those_of_the_issue():
+    assert set(shipped_forms()) == {
+        "turing",
+        "forced-choice",
+        "volume-appearance-3d",
+        "image-quality",
+        "mask-adherence",
+    }
+
+
+@pytest.mark.parametrize("name", sorted(shipped_forms()))
+def test_shipped_forms_fit_the_schema_and_name_their_source(name):
+    path = shipped_forms()[name]
+    assert first_problem(read_json(path), "form") is None
+    read = load_form(path)
+    assert read.id == name and read.source
+    # FHIR: a linkId has at most 255 characters, and no blank is a good idea.
+    assert all(i.id.isidentifier() for i in read.items)
+
+
+def test_the_schema_refuses_what_the_module_refuses():
+    data = read_json(shipped_forms()["turing"])
+    for change in (
+        lambda d: d.pop("title"),
+        lambda d: d["items"][0].pop("id"),
+        lambda d: d["items"][0].update(type="slider"),
+        lambda d: d["items"][0].update(colour="red"),
+        lambda d: d["items"][1]["show_if"].update(equals=3),
+    ):
+        bad = copy.deepcopy(data)
+        change(bad)
+        assert first_problem(bad, "form") is not None
+        with pytest.raises(BadInput):
+            Form.from_json(bad)
+
+
+def test_the_turing_form_has_six_signed_levels_and_asks_for_clues_only_of_synthetic_ones():
+    f = load_form(shipped_forms()["turing"])
+    score = f.item("score")
+    assert [o.value for o in score.options] == [-3, -2, -1, 1, 2, 3] and score.required
+    assert [i.id for i in f.visible({"score": -1})] == ["score"]
+    assert {"clues", "clue_text", "clue_points"} <= {i.id for i in f.visible({"score": 1})}
+    wanted = {"texture", "noise", "edges", "anatomy", "slices", "contrast", "other"}
+    assert {o.value for o in f.item("clues").options} == wanted
+
+
+def test_the_appearance_form_has_three_questions_with_four_described_steps():
+    f = load_form(shipped_forms()["volume-appearance-3d"])
+    scales = [i for i in f.items if i.type == "scale"]
+    assert [i.id for i in scales] == ["realistic_appearance", "slice_consistency", "anatomic_correctness"]
+    assert all([o.value for o in i.options] == [1, 2, 3, 4] for i in scales)
+    assert "Khader" in f.source and "10.1038/s41598-023-34341-2" in f.source
+
+
+def test_a_damaged_form_file_is_named(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text('{"id": "x", "id": "y"}', encoding="utf-8")
+    with pytest.raises(BadInput, match="the key 'id' is there twice"):
+        load_form(path)
+    path.write_text(json.dumps({"id": "x", "title": "X", "items": [item("a"), item("a")]}), encoding="utf-8")
+    with pytest.raises(BadInput, match=r"mine\.json.*two items"):
+        load_form(path)
+
+
+def test_every_schema_of_the_reader_study_is_a_schema():
+    from jsonschema import Draft202012Validator
+
+    for name in ("form", "study-design", "study"):
+        Draft202012Validator.check_schema(read_json(resource_path("Schemas", f"{name}.schema.json")))
