@@ -20,6 +20,7 @@ from SynthDiffusionPanels.ModelPanel import ModelPanel
 from SynthDiffusionPanels.ResultsPanel import ResultsPanel
 from SynthDiffusionPanels.SegmentationPanel import SegmentationPanel
 from SynthDiffusionPanels.SetupPanel import SetupPanel
+from SynthDiffusionPanels.StudyPanel import StudyPanel
 
 # Of a segmentation: all that changes what is drawn, or what a segment means.
 _DRAWING_EVENTS = ("SegmentAdded", "SegmentRemoved", "SegmentModified", "SourceRepresentationModified")
@@ -50,6 +51,7 @@ class ModulePanel(VTKObservationMixin):
         self.resultsPanel = ResultsPanel(session)
         self.comparePanel = ComparePanel(session)
         self.exportPanel = ExportPanel(session, self.savable)
+        self.studyPanel = StudyPanel(session)
         self.sections = {
             ui.setupSection: self.setupPanel,
             ui.segmentationSection: self.segmentationPanel,
@@ -58,11 +60,12 @@ class ModulePanel(VTKObservationMixin):
             ui.resultsSection: self.resultsPanel,
             ui.compareSection: self.comparePanel,
             ui.exportSection: self.exportPanel,
+            ui.studySection: self.studyPanel,
         }
         self.panels = list(self.sections.values())
         for section, panel in self.sections.items():
             section.layout().addWidget(panel.widget)
-        self._setupSection = ui.setupSection
+        self._setupSection, self._studySection, self._noticeLabel = ui.setupSection, ui.studySection, ui.noticeLabel
         ui.modelSection.connect("contentsCollapsed(bool)", self._onModelCollapsed)
         self.modelPanel.tumour.setInSight(not ui.modelSection.collapsed)
         self._resultsSection, self._compareSection = ui.resultsSection, ui.compareSection
@@ -78,6 +81,9 @@ class ModulePanel(VTKObservationMixin):
         self.resultsPanel.compareRequested.connect(self._onCompareRequested)
         # A tool that stayed active would draw, and have Slicer's editor change layers, in the comparison's views.
         self.comparePanel.startRequested.connect(self.segmentationPanel.draw.putDown)
+        self.studyPanel.startRequested.connect(self.segmentationPanel.draw.putDown)
+        self.studyPanel.startRequested.connect(self.comparePanel.stop)
+        self.studyPanel.readingChanged.connect(self._onReadingChanged)
 
     def enter(self) -> None:
         """The module is shown. The first time, the engine is asked about itself."""
@@ -207,6 +213,13 @@ class ModulePanel(VTKObservationMixin):
 
     def _onModelCollapsed(self, collapsed: bool) -> None:
         self.modelPanel.tumour.setInSight(not collapsed)
+
+    def _onReadingChanged(self) -> None:
+        """A reading takes the place of all else: other sections name the volumes of the scene."""
+        reading = self.studyPanel.isReading
+        for section in self.sections:
+            section.setVisible(not reading or section is self._studySection)
+        self._noticeLabel.setVisible(not reading)
 
     def _onShowRequested(self, node) -> None:
         self.comparePanel.stop()  # its views are not the user's

@@ -128,7 +128,7 @@ def _short(value: float) -> str:
     return f"{round(value)}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-_NUMBER = r"(-?\d[\d.]*(?:e[+-]?\d+)?)"
+_NUMBER = r"(-?\d(?:[\d.]|,(?=\d{3}))*(?:e[+-]?\d+)?)"
 _OUTSIDE = r" lies outside [^,;]*\btraining\b[^,;]*, "
 _OF_TUMOUR = re.compile(rf"No tumour is like that|In \d+ draws nothing|{_OUTSIDE}")
 _NAMED = re.compile(rf"\b({'|'.join(NAMES)}) ?= ?{_NUMBER}(?:({_OUTSIDE}){_NUMBER} to {_NUMBER})?")
@@ -169,4 +169,4 @@ def _named(match: re.Match) -> str:
 
 
 def _converted(name: str, number: str) -> str:
-    return f"{shown(name, float(number)):.4g}"
+    return f"{shown(name, float(number.replace(',', ''))):.4g}"

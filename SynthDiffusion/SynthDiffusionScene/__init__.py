@@ -16,5 +16,7 @@ Modules:
   `hierarchy` (patient and study), `preview` (what is shown while a run goes on)
 * `comparison` and what it is made of: `comparisonLayout`, `comparisonTables`, `statistics`, `histogram`, `difference`,
   `grids`, `displayState`, `temporaryNodes`
+* `readingViews` (the cases of a blinded reading, one at a time) and what it is made of: `readingLayout`,
+  `readingNodes`, `readingPoints`
 * `bundle` (build, save and check a scene file), `sceneExport` (the user's whole scene), `write` (the child process)
 """

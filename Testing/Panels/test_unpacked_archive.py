@@ -72,6 +72,6 @@ def test_the_unpacked_module_works_up_to_the_generate_button(application, unpack
     models = ("hippocampus-mr", "limb-tumour-ct", "limb-tumour-mr", "lung-nodule-ct")
     assert result["models"] == [[name, str(folder / name), ""] for name in models]
     assert result["problem"] == ""
-    assert (result["samples"], result["sections"]) == (4, 7)
+    assert (result["samples"], result["sections"]) == (4, 8)
     assert result["left"] == {"observers": 0, "timers": 0, "processes": 0}
     assert result["faults"] == []

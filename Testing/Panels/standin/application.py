@@ -6,8 +6,11 @@ import os
 import sys
 import tempfile
 
+import shiboken6
 from PySide6 import QtCore, QtGui, QtWidgets
+from PySide6.QtCore import Qt
 
+from .ctk_widgets import ctkCollapsibleButton
 from .mrml_widgets import qSlicerWidget
 from .qt_proxy import proxy_of
 
@@ -145,17 +148,45 @@ class qSlicerModuleSelectorToolBar(QtWidgets.QToolBar):
 
 
 class qSlicerAppMainWindow(QtWidgets.QMainWindow):
+    """The main window, with what Slicer shows around the views and the module's panel."""
+
     standin_name = "qSlicerAppMainWindow"
 
     def __init__(self) -> None:
         super().__init__()
         self.setObjectName("qSlicerMainWindow")
+        self.setAcceptDrops(True)
         self._selector = qSlicerModuleSelectorToolBar()
         self.addToolBar(self._selector)
+        self.addToolBar("Main").setObjectName("MainToolBar")
+        for title, action in (("File", "Save Data..."), ("Edit", "Application Settings"), ("View", "Layout")):
+            self.menuBar().addMenu(title).addAction(action)
+        self._panel_dock = self._dock("PanelDockWidget", Qt.DockWidgetArea.LeftDockWidgetArea)
+        self._console_dock = self._dock("PythonConsoleDockWidget", Qt.DockWidgetArea.BottomDockWidgetArea)
+        self._error_log_dock = self._dock("ErrorLogDockWidget", Qt.DockWidgetArea.BottomDockWidgetArea)
+        self._error_log_dock.hide()  # as after the installation of Slicer
+        contents = QtWidgets.QWidget()
+        QtWidgets.QVBoxLayout(contents)
+        self._panel_dock.setWidget(contents)
+        self.data_probe = ctkCollapsibleButton("Data Probe")
+        self.data_probe.setObjectName("DataProbeCollapsibleWidget")
+        contents.layout().addWidget(self.data_probe)
         self.statusBar()
+
+    def _dock(self, name: str, area):
+        dock = QtWidgets.QDockWidget(name, self)
+        dock.setObjectName(name)
+        self.addDockWidget(area, dock)
+        return dock
 
     def moduleSelector(self):
         return self._selector
+
+    def errorLogDockWidget(self):
+        return self._error_log_dock
+
+    def saveGUIState(self, *_force) -> None:
+        """Stores nothing, as Slicer does unless the user wants it otherwise."""
 
 
 class qSlicerApplication(QtWidgets.QApplication):
@@ -216,8 +247,10 @@ class qSlicerApplication(QtWidgets.QApplication):
     def close(self) -> None:
         """Lets go of the scene; for the end of a test."""
         for widget in self.topLevelWidgets():
-            widget.close()
-            widget.deleteLater()
+            if shiboken6.isValid(widget):  # a list that drops down goes with the window of its box
+                widget.close()
+            if shiboken6.isValid(widget):
+                widget.deleteLater()
         self._layout_manager.close()
         self._logic.SetMRMLSceneDataIO(None, self._remote_io, self._data_io)
         self._logic.SetMRMLScene(None)

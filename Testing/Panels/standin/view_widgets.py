@@ -11,7 +11,14 @@ from .scene_observer import Observers
 class _View(QtWidgets.QWidget):
     def __init__(self, parent=None) -> None:
         super().__init__(parent)
-        self._annotation, self.renders = None, 0
+        self._annotation, self._interactor, self.renders = None, None, 0
+
+    def interactor(self):
+        """Takes the events that a test invokes on it; there is no window that would send any."""
+        import vtk
+
+        self._interactor = self._interactor or vtk.vtkGenericRenderWindowInteractor()
+        return self._interactor
 
     def cornerAnnotation(self):
         import vtk
@@ -73,13 +80,22 @@ class _ViewWidget(qMRMLWidget):
         return self._view
 
 
+class qMRMLSliceControllerWidget(qMRMLWidget):
+    """The bar above a slice view. In Slicer its selectors name the volumes that are shown."""
+
+    standin_name = "qMRMLSliceControllerWidget"
+
+
 class qMRMLSliceWidget(_ViewWidget):
     standin_name = "qMRMLSliceWidget"
     view_class = qMRMLSliceView
 
     def __init__(self, node, logic) -> None:
         super().__init__(node)
-        self._logic = logic
+        self._logic, self._controller = logic, qMRMLSliceControllerWidget(self)
+
+    def sliceController(self):
+        return self._controller
 
     sliceViewName = property(lambda self: self._node.GetLayoutName())
     sliceOrientation = property(
