@@ -8,6 +8,7 @@ words that give a volume away; the headers of the rewritten files are compared b
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,21 +125,24 @@ def find_words(
     Args:
         volumes: measured.
         truths: 0 real, 1 synthetic.
-        words: arms and models, beside `TELLING`.
-        names: of patients and pairs; those of fewer than four characters are in every file by chance, and not looked
-            for.
+        words: arms and models, beside `TELLING`. Looked for as whole words: an arm "a" is not in "v0a7e".
+        names: of patients and pairs, likewise; those of fewer than four characters are in every file by chance, and
+            not looked for.
 
     Returns:
         {"word", "is_name", "where", "real", "synthetic" (number of volumes), "example"}, sorted.
     """
-    telling = {*TELLING, *(w.lower() for w in words)}
     wanted = dict.fromkeys(sorted(n.lower() for n in names if len(n) >= _SHORTEST_NAME), True)
-    wanted |= dict.fromkeys(sorted(telling), False)
+    wanted |= dict.fromkeys(sorted({*TELLING, *(w.lower() for w in words)}), False)
+    patterns = {
+        word: re.compile(re.escape(word) if word in TELLING else rf"(?<![a-z0-9]){re.escape(word)}(?![a-z0-9])")
+        for word in wanted
+    }
     found = []
     for where in ("file name", "header"):
         texts = [(v.name if where == "file name" else v.text).lower() for v in volumes]
         for word, is_name in wanted.items():
-            hits = [i for i, text in enumerate(texts) if word in text]
+            hits = [i for i, text in enumerate(texts) if patterns[word].search(text)]
             if hits:
                 real = sum(int(truths[i]) == 0 for i in hits)
                 found.append(

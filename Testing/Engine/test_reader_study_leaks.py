@@ -246,7 +246,7 @@ def test_words_are_found_in_names_and_headers(tmp_path):
         write_volume(Volume(noise(i), np.eye(4), "HU", marks), path)
         volumes.append(leaks.measure_volume(path, noise(i), (1, 1, 1)))
         truths.append(i)
-    found = leaks.find_words(volumes, truths, ["model-x"], ["case7", "7"])
+    found = leaks.find_words(volumes, truths, ["model-x", "s"], ["case7", "7"])  # an arm "s" is not in "case7"
     assert {(w["word"], w["where"], w["real"], w["synthetic"]) for w in found} == {
         ("case7", "file name", 1, 1),
         ("seed", "file name", 0, 1),
