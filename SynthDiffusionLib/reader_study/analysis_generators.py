@@ -99,6 +99,10 @@ def compare(
     readers = set(parts[0][1].readers)
     if any(set(matrix.readers) != readers for _, matrix in parts):
         raise BadInput("Not every reader read every generator", "Merge without the readers who did not (exclude).")
+    if figure == "accuracy" and any(2 * matrix.truth.sum() != len(matrix.truth) for _, matrix in parts):
+        figure = "balanced_accuracy"
+        notes = (*notes, "Real and synthetic cases are not equally many: accuracy is the mean of sensitivity and "
+                 "specificity.")  # fmt: skip
     rows = [row for name, matrix in parts for row in _long(name, matrix, _pairing(parts))]
     reader, treatment, case, truth, rating, cluster = (list(column) for column in zip(*rows))
     owner: dict[str, str] = {}
@@ -117,7 +121,7 @@ def compare(
         covariance=data.covariance,
         readers=model,
         cases=data.model("cases"),
-        threshold=0.0 if figure == "accuracy" else None,
+        threshold=0.0 if figure in ("accuracy", "balanced_accuracy") else None,
         clusters=readings.clusters if clustered else None,
         margin=margin,
         alpha=data.alpha,

@@ -96,6 +96,15 @@ def averaged(
     matrix = matrix.complete()
     model, notes = data.readers_model(matrix.readers)
     model = readers or model
+    real, synthetic = (int((matrix.truth == kind).sum()) for kind in (0, 1))
+    balanced = figure == "accuracy" and real != synthetic
+    if balanced:
+        figure = "balanced_accuracy"
+        notes = (
+            *notes,
+            f"There are {real} real and {synthetic} synthetic cases, so that accuracy is the mean of sensitivity and "
+            "specificity: the share of right answers of a reader who guesses would not be 50 %.",
+        )
     result = single_arm(
         matrix.values,
         matrix.truth,
@@ -104,7 +113,7 @@ def averaged(
         covariance=data.covariance,
         readers=model,
         cases=data.model("cases"),
-        threshold=0.0 if figure in ("accuracy", "sensitivity", "specificity") else None,
+        threshold=0.0 if figure in ("accuracy", "balanced_accuracy", "sensitivity", "specificity") else None,
         clusters=matrix.clusters,
         margin=margin,
         alpha=data.alpha,
@@ -116,8 +125,8 @@ def averaged(
         notes = (*notes, "Volumes of one patient or mask count as one cluster.")
     row = {
         "n_readers": len(matrix.readers),
-        "n_real": int((matrix.truth == 0).sum()) if figure != "mean" else None,
-        "n_synthetic": int((matrix.truth == 1).sum()),
+        "n_real": real if figure != "mean" else None,
+        "n_synthetic": synthetic,
         "value": result.value,
         "low": result.low,
         "high": result.high,
@@ -132,14 +141,8 @@ def averaged(
         "covariance": data.covariance,
         "note": " ".join(notes),
     }
-    real, synthetic = int((matrix.truth == 0).sum()), row["n_synthetic"]
-    if figure == "accuracy" and real != synthetic:
-        row["warning"] = (
-            f"There are {real} real and {synthetic} synthetic cases: a reader who always gives the same answer would "
-            "be "
-            f"right in {percent(max(real, synthetic) / (real + synthetic))}. Sensitivity, specificity and AUC do not "
-            "depend on these numbers."
-        )
+    if balanced:
+        row["measure"] = "Balanced accuracy"
     if result.equivalence is not None:
         e = result.equivalence
         row |= {
@@ -182,8 +185,6 @@ def verdict(
             f"Equivalence with {chance} ({limits}) {'is shown' if row['equivalent'] else 'is not shown'} "
             f"({both_p(row['equivalence_p'], row.get('equivalence_holm'))}, two one-sided tests)."
         )
-    if "warning" in row:
-        sentences.append(row["warning"])
     return sentences
 
 

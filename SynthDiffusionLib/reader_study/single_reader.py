@@ -72,8 +72,9 @@ def per_reader_table(
     corrected(rows, alpha)
     shown = PER_READER if margin is not None else PER_READER[:-3]
     note = (
-        f"Exact binomial test against 50 %; {100 * (1 - alpha):g} % intervals for one reader alone. Holm's correction "
-        f"for the {len(rows)} tests of this table."
+        "Exact binomial test against 50 %, or where real and synthetic cases are not equally many, Fisher's exact test "
+        f"of call against truth; {100 * (1 - alpha):g} % intervals for one reader alone. Holm's correction for the "
+        f"{len(rows)} tests of this table."
     )
     if margin is not None:
         note += (
@@ -94,9 +95,17 @@ def sign_rows(matrix: Matrix, alpha: float, margin: float | None) -> tuple[list[
         called, truth = values[there] > 0, matrix.truth[there] == 1
         if not there.any():
             continue
-        accuracy.append({"reader": reader, **accuracy_row(int((called == truth).sum()), len(truth), alpha, margin)})
         hits, signal = int((called & truth).sum()), int(truth.sum())
         false_alarms, noise = int((called & ~truth).sum()), int((~truth).sum())
+        right = accuracy_row(int((called == truth).sum()), len(truth), alpha, margin)
+        if signal != noise:  # guessing is not right in 50 %: what is tested is whether the call depends on the truth
+            from scipy.stats import fisher_exact
+
+            table = [[hits, signal - hits], [false_alarms, noise - false_alarms]]
+            right = {k: v for k, v in right.items() if not k.startswith("equiv")} | {
+                "p": float(fisher_exact(table).pvalue)
+            }
+        accuracy.append({"reader": reader, **right})
         row: dict[str, Any] = {"reader": reader, "signal": signal, "noise": noise}
         for name, k, n in (("sensitivity", hits, signal), ("specificity", noise - false_alarms, noise)):
             if n:

@@ -312,10 +312,20 @@ def test_a_primary_endpoint_that_cannot_be_calculated(stated, words):
     assert result["sections"][0]["id"] == "primary"
 
 
-def test_unbalanced_accuracy_is_warned_of():
+def test_accuracy_of_unequal_numbers_is_balanced_so_that_a_habit_is_no_ability():
+    """Readers who call two of three volumes synthetic, whatever they see: with 5 real and 15 synthetic volumes they are
+    right in more than half."""
     ratings = examples.simulated((1.0, 1.0), cases=15)
     fewer = [r for r in ratings if r.truth or int(r.unit.rsplit("-", 1)[1]) < 5]
-    assert "always gives the same answer would be right in 75.0 %" in said(run(fewer, measure="accuracy"), "primary")
+    habit = [replace(r, value=-1 if int(r.unit.rsplit("-", 1)[1]) % 5 == 0 else 2) for r in fewer]
+    result = run(habit, measure="accuracy")
+    row = section(result, "primary")["tables"][0]["rows"][0]
+    assert row["value"] == pytest.approx(0.5) and row["measure"] == "Balanced accuracy"
+    assert "5 real and 15 synthetic cases, so that accuracy is the mean of sensitivity and specificity" in said(
+        result, "primary"
+    )
+    readers = next(t for t in section(result, "turing")["tables"] if t["id"] == "turing_readers")["rows"]
+    assert [r["correct"] for r in readers] == [13, 13] and all(r["p"] == 1.0 for r in readers)  # 13 of 20 are no skill
 
 
 def test_no_answers():

@@ -27,9 +27,18 @@ from SynthDiffusionLib.errors import BadInput
 
 from .results import Result, as_truth, check_choice
 
-FIGURES = ("auc", "accuracy", "sensitivity", "specificity", "mean_difference", "mean", "binormal_auc")
+FIGURES = (
+    "auc",
+    "accuracy",
+    "balanced_accuracy",
+    "sensitivity",
+    "specificity",
+    "mean_difference",
+    "mean",
+    "binormal_auc",
+)
 COVARIANCES = ("delong", "jackknife", "unbiased")
-_THRESHOLDED = ("accuracy", "sensitivity", "specificity")
+_THRESHOLDED = ("accuracy", "balanced_accuracy", "sensitivity", "specificity")
 
 
 @dataclass(frozen=True)
@@ -243,6 +252,8 @@ def _figure(s: _Strata, figure: str, threshold: float | None, cases: int) -> _Li
         return _Linear(s, hit, rejection, ones, none)
     if figure == "specificity":
         return _Linear(s, hit, rejection, none, ones)
+    if figure == "balanced_accuracy":
+        return _Linear(s, hit, rejection, ones / 2.0, ones / 2.0)
     share = s.m1 / (s.m1 + s.m0)
     return _Linear(s, hit, rejection, share, 1.0 - share)
 
@@ -290,8 +301,10 @@ def figures(
     Args:
         ratings: (rows, cases) float, higher = more "synthetic"; NaN where the row did not read the case.
         truth: (cases,) 0 real, 1 synthetic.
-        figure: "auc" (empirical), "binormal_auc" (jackknife only), "accuracy", "sensitivity" and "specificity" (a case
-            is called synthetic if its rating is above `threshold`), "mean_difference" (mean rating of synthetic less
+        figure: "auc" (empirical), "binormal_auc" (jackknife only), "accuracy", "sensitivity", "specificity" and
+            "balanced_accuracy", the mean of these two (a case is called synthetic if its rating is above `threshold`;
+            guessing has an accuracy of 0.5 only where real and synthetic cases are equally many, a balanced one of 0.5
+            always), "mean_difference" (mean rating of synthetic less
             real), "mean" (mean over all cases, truth ignored: forced choice, ratings of 1 right and 0 wrong).
         covariance: "delong", "jackknife" or "unbiased".
         threshold: for the figures that need a call.
