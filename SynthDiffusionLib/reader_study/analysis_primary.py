@@ -14,6 +14,7 @@ from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.reader_study import analysis_generators, analysis_likert, analysis_turing, single_reader
 from SynthDiffusionLib.reader_study.sections import Section, Table
 from SynthDiffusionLib.reader_study.selection import Data, Matrix, refused, score_items
+from SynthDiffusionLib.reader_study.study import MEASURE_TYPES
 
 MEASURES = {
     "accuracy": "accuracy, averaged over readers",
@@ -154,12 +155,7 @@ def _what(measure: str, arm: str) -> str:
 
 
 def _matrix(data: Data, measure: str, task: str, item: str, kind: str, arm: str) -> Matrix:
-    allowed = {
-        "accuracy": ("confidence",),
-        "auc": ("confidence", "scale", "number"),
-        "likert_difference": ("scale", "confidence", "number"),
-        "forced_choice": ("forced_choice",),
-    }[measure]
+    allowed = MEASURE_TYPES[measure]
     if kind not in allowed:
         raise BadInput(
             f"The measure '{measure}' cannot be made of the question '{item}' of the type '{kind}'",

@@ -8,18 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.reader_study.design_cases import Arm
+from SynthDiffusionLib.reader_study.study import MEASURE_TYPES
 
 if TYPE_CHECKING:
     from SynthDiffusionLib.reader_study.design import Design, TaskDesign
 
 PROPORTIONS = ("accuracy", "auc", "forced_choice")
-_ITEM_TYPES = {
-    "accuracy": ("confidence", "choice", "boolean"),
-    "auc": ("confidence", "scale", "number"),
-    "mrmc_auc_difference": ("confidence", "scale", "number"),
-    "likert_difference": ("scale", "number", "confidence"),
-    "forced_choice": ("forced_choice",),
-}
 
 
 def completed_primary(given: Mapping[str, Any], tasks: Sequence[TaskDesign], arms: Sequence[Arm]) -> dict[str, Any]:
@@ -38,7 +32,7 @@ def completed_primary(given: Mapping[str, Any], tasks: Sequence[TaskDesign], arm
     task = next((t for t in tasks if t.id == primary["task"]), None)
     if "item" not in primary and task is not None:
         items = _fitting(task, measure)
-        preferred = [i for i in items if i.type == _ITEM_TYPES[measure][0]] or items
+        preferred = [i for i in items if i.type == MEASURE_TYPES[measure][0]] or items
         if len(preferred) != 1:
             raise BadInput(
                 f"The primary endpoint '{measure}' names no question, and {len(preferred)} of the task '{task.id}' "
@@ -82,9 +76,9 @@ def check_primary(primary: Mapping[str, Any], tasks: Sequence[TaskDesign], arms:
         names = ", ".join(item.id for item in task.form.items)
         raise _primary(f"names the question '{primary['item']}', which the task '{task.id}' does not ask", names)
     item = task.form.item(primary["item"])
-    if item.type not in _ITEM_TYPES[measure]:
+    if item.type not in MEASURE_TYPES[measure]:
         raise _primary(
-            f"'{measure}' needs a question of the type {' or '.join(_ITEM_TYPES[measure])}, and '{item.id}' is "
+            f"'{measure}' needs a question of the type {' or '.join(MEASURE_TYPES[measure])}, and '{item.id}' is "
             f"'{item.type}'"
         )
     if not item.required or item.show_if is not None:
@@ -224,7 +218,7 @@ def _check_pairs(design: Design, task: TaskDesign) -> list[str]:
 
 
 def _fitting(task: TaskDesign, measure: str) -> list[Any]:
-    return [i for i in task.form.items if i.type in _ITEM_TYPES[measure] and i.required and i.show_if is None]
+    return [i for i in task.form.items if i.type in MEASURE_TYPES[measure] and i.required and i.show_if is None]
 
 
 def _check_test(primary: Mapping[str, Any], measure: str) -> None:

@@ -7,12 +7,18 @@ synthetic cases. The order that was made is stored and is what counts; this code
 How it is balanced:
 
 * **Arms** come in permuted blocks, each with the arms' shares of the whole, and no arm more than `longest_run` times in
-  a row, across the ends of blocks too. In a forced choice the same holds for the side of the synthetic volume.
+  a row, across the ends of blocks too. In a forced choice the same holds for the side of the synthetic volume. All
+  orders that fulfil this are equally likely: a list is drawn anew as a whole until it does.
 * **Sides** differ by one at most in a reader, in every arm; the readers 2k and 2k+1 see the sides exchanged.
 * **Tasks** of a session, or what is read in which session, follow a Williams design (Williams 1949, Aust J Sci Res A
   2:149): every task in every place, and after every other, equally often over 2k readers.
 * **Repeats** are shown again at least `repeat_min_distance` presentations later, or in a later session, on the same
   sides. They count in the blocks and runs, so that they do not stand out.
+
+Every such rule tells something about which volumes are synthetic to whoever has the orders of several readers: with
+blocks of four, three orders of 24 cases are enough to work all of them out. So by default there is one block, the whole
+list, and `longest_run` is the smallest that at least `_EASY` of all lists fulfil, which tells half a bit an order.
+`told_bits` says how much a design's rules tell.
 
 Only `random.Random.random` is used, which Python keeps the same for a seed (documentation of `random`, "Notes on
 Reproducibility"); the order of shuffles and choices is this module's own.
@@ -21,9 +27,11 @@ Reproducibility"); the order of shuffles and choices is this module's own.
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from SynthDiffusionLib.errors import BadInput
@@ -31,15 +39,17 @@ from SynthDiffusionLib.reader_study.study import Presentation, Task, Unit
 
 ALGORITHM = "synthdiffusion-order-1"
 DEFAULTS: dict[str, Any] = {
-    "block_size": 4,
-    "longest_run": 3,
+    "block_size": 0,  # 0: the whole list
+    "longest_run": 0,  # 0: what most lists fulfil anyway
     "repeats": 0.0,
     "repeat_min_distance": 10,
     "repeats_in": "same_session",
     "task_order": "latin_square",
     "session_order": "fixed",
 }
-_WHOLE_TRIES, _BLOCK_TRIES, _PAIR_TRIES = 400, 60, 60
+_WHOLE_TRIES, _LABEL_TRIES, _PAIR_TRIES = 100, 5000, 60
+_EASY = 0.7  # share of random lists that the default longest run lets pass
+_COUNTED = 1000  # lists that this share is counted on
 
 T = TypeVar("T")
 
@@ -281,10 +291,13 @@ def _sequence(
     entries = [*firsts, *repeats]
     # Of what no run may be too long: the sides, and the arms, each only where there are two of them at least.
     watched = [part for part in (0, 1) if len({e.label[part] for e in entries}) > 1]
+    counts_of = tuple((label, sum(e.label == label for e in entries)) for label in sorted({e.label for e in entries}))
+    limit = int(rules["longest_run"]) or _easy_run(counts_of, tuple(watched))
+    block_size = int(rules["block_size"]) or max(len(entries), 1)
     for _ in range(_WHOLE_TRIES):
-        slots = _blocked(entries, int(rules["block_size"]), int(rules["longest_run"]), watched, rng)
+        slots = _blocked(entries, block_size, limit, watched, rng)
         if slots is None:
-            continue
+            break
         placed = _assigned(slots, firsts, repeats, int(rules["repeat_min_distance"]), rng)
         if placed is not None:
             return placed
@@ -292,7 +305,7 @@ def _sequence(
         f"{sum(e.label == label for e in entries)} {' '.join(part for part in label if part)}"
         for label in sorted({e.label for e in entries})
     )
-    rule = f"runs of at most {rules['longest_run']} in blocks of {rules['block_size']}"
+    rule = f"runs of at most {limit} in blocks of {block_size}"
     if {e.unit.id for e in firsts} & {e.unit.id for e in repeats}:
         rule += f", and {len(repeats)} repeats at least {rules['repeat_min_distance']} presentations later,"
     raise BadInput(
@@ -304,18 +317,74 @@ def _sequence(
 def _blocked(
     entries: Sequence[_Entry], block_size: int, limit: int, watched: Sequence[int], rng: random.Random
 ) -> list[tuple[str, str]] | None:
-    """Labels in permuted blocks, without a run over the limit; None if this try came to a dead end."""
-    labels = [entry.label for entry in _spaced(entries, rng)]
-    done: list[tuple[str, str]] = []
-    for start in range(0, len(labels), block_size):
-        for _ in range(_BLOCK_TRIES):
-            tried = done[-limit:] + _shuffled(labels[start : start + block_size], rng)
-            if all(longest_run([label[part] for label in tried]) <= limit for part in watched):
-                done += tried[len(done[-limit:]) :]
-                break
-        else:
-            return None
-    return done
+    """Labels in permuted blocks, without a run over the limit; None if no try has given such a list.
+
+    The whole list is drawn anew, not its last block: otherwise the places at the ends of blocks would tell the label.
+    """
+    for _ in range(_LABEL_TRIES):
+        labels = [entry.label for entry in _spaced(entries, rng)]
+        blocks = [labels[start : start + block_size] for start in range(0, len(labels), block_size)]
+        drawn = [label for block in _shuffled(blocks, rng) for label in _shuffled(block, rng)]
+        if _fulfils(drawn, limit, watched):
+            return drawn
+    return None
+
+
+def _fulfils(labels: Sequence[tuple[str, str]], limit: int, watched: Sequence[int]) -> bool:
+    return all(longest_run([label[part] for label in labels]) <= limit for part in watched)
+
+
+@lru_cache(maxsize=256)
+def _easy_run(counts: tuple[tuple[tuple[str, str], int], ...], watched: tuple[int, ...]) -> int:
+    """The smallest limit that `_EASY` of random lists with so many of each label fulfil."""
+    labels = [label for label, count in counts for _ in range(count)]
+    rng = random.Random(1)
+    longest = sorted(
+        max((longest_run([label[part] for label in drawn]) for part in watched), default=1)
+        for drawn in (_shuffled(labels, rng) for _ in range(_COUNTED))
+    )
+    return longest[int(_EASY * _COUNTED)]
+
+
+def told_bits(labels: Sequence[Hashable], rules: Mapping[str, Any]) -> tuple[float, float]:
+    """What an order tells about which unit has which label, to somebody who knows the rules but not the labels.
+
+    Args:
+        labels: of the units, such as their arms.
+        rules: of the randomisation; what is missing is as in `DEFAULTS`.
+
+    Returns:
+        bits that one order tells (log2 of the number of all assignments over that of those which fulfil the rules), and
+        bits that there are to tell. Orders of different readers tell nearly independent things, so that the bits of k
+        orders add up until all is told.
+    """
+    rules = {**DEFAULTS, **rules}
+    entries = [_Entry(Unit(str(i), "", "main", ()), (), ("", str(label))) for i, label in enumerate(labels)]
+    names = sorted({e.label for e in entries})
+    counts = tuple((name, sum(e.label == name for e in entries)) for name in names)
+    if len(names) < 2:
+        return 0.0, 0.0
+    limit = int(rules["longest_run"]) or _easy_run(counts, (1,))
+    block_size = int(rules["block_size"]) or len(entries)
+    rng = random.Random(2)
+    drawn = [entry.label for entry in _spaced(entries, rng)]
+    blocks = [drawn[start : start + block_size] for start in range(0, len(drawn), block_size)]
+    whole = _log2_arrangements([count for _, count in counts])
+    in_blocks = sum(_log2_arrangements([block.count(name) for name in names]) for block in blocks)
+    # The compositions of blocks may come in any order, as far as they differ.
+    kinds = [tuple(block.count(name) for name in names) for block in blocks]
+    in_blocks += _log2_arrangements([kinds.count(kind) for kind in set(kinds)])
+    tries = [
+        _fulfils([x for block in _shuffled(blocks, rng) for x in _shuffled(block, rng)], limit, (1,))
+        for _ in range(_COUNTED)
+    ]
+    passed = max(sum(tries), 0.5) / len(tries)
+    return max(0.0, whole - in_blocks) - math.log2(passed), whole
+
+
+def _log2_arrangements(counts: Sequence[int]) -> float:
+    """log2 of the multinomial coefficient."""
+    return (math.lgamma(sum(counts) + 1) - sum(math.lgamma(n + 1) for n in counts)) / math.log(2)
 
 
 def _assigned(

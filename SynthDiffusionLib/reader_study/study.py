@@ -24,6 +24,14 @@ ORDER_FORMAT = "synthdiffusion-study-order-1"
 KEY_FORMAT = "synthdiffusion-study-key-1"
 FROZEN_FORMAT = "synthdiffusion-study-frozen-1"
 KINDS = ("single", "forced_choice")
+# Types of questions that a primary endpoint can be calculated from.
+MEASURE_TYPES: dict[str, tuple[str, ...]] = {
+    "accuracy": ("confidence",),
+    "auc": ("confidence", "scale", "number"),
+    "mrmc_auc_difference": ("confidence", "scale", "number"),
+    "likert_difference": ("scale", "number", "confidence"),
+    "forced_choice": ("forced_choice",),
+}
 READING, PRIVATE = "reading", "private"
 
 

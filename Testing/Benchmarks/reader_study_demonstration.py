@@ -116,7 +116,7 @@ def make_design(data: Path, out: Path, model: str) -> Path:
         "training_cases": 2,
         "tasks": [{"id": "turing", "kind": "single", "form": "turing"}],
         "sessions": [{"id": "s1", "tasks": ["turing"]}],
-        "randomisation": {"block_size": 4, "longest_run": 3, "repeats": 0.25, "repeat_min_distance": 8},
+        "randomisation": {"repeats": 0.25, "repeat_min_distance": 8},
         "viewing": {
             "layout": "three_planes",
             "windows": [{"name": "Lung", "center": -600, "width": 1500}],

@@ -427,3 +427,21 @@ def test_accuracy_is_the_part_of_right_signs():
     right = [r.is_correct for r in ratings]
     assert rows(result, "primary")[0]["value"] == pytest.approx(sum(right) / len(right))
     assert sum(row["correct"] for row in rows(result, "turing_readers")) == sum(right)
+
+
+def test_every_primary_endpoint_that_a_design_may_name_can_be_calculated():
+    """What design_checks lets pass must not be refused after reading, when it is too late."""
+    from SynthDiffusionLib.reader_study.study import MEASURE_TYPES
+
+    one = examples.simulated((0.5, 1.0, 1.5), cases=12, arms=("gen-a", "gen-b"), items=("score", "quality", "size"))
+    questions = {"confidence": "score", "scale": "quality", "number": "size"}
+    for measure, types in MEASURE_TYPES.items():
+        if measure == "forced_choice":
+            continue
+        for kind in types:
+            arm2 = {"mrmc_auc_difference": "gen-b", "likert_difference": "real"}.get(measure)
+            stated = {"measure": measure, "item": questions[kind]} | ({"arm2": arm2} if arm2 else {})
+            if measure in ("likert_difference", "mrmc_auc_difference"):
+                stated["null"] = 0.0
+            row = section(run(one, **stated), "primary")["tables"][0]["rows"][0]
+            assert row["p"] is not None, (measure, kind)
