@@ -286,8 +286,13 @@ def _export(args: argparse.Namespace) -> Outcome:
 def _merged(args: argparse.Namespace) -> Any:
     from SynthDiffusionLib.output_folders import check_writable
     from SynthDiffusionLib.reader_study.merge import merge
+    from SynthDiffusionLib.reader_study.study import reading_folder
 
     receipts = [_folder(args.receipts)] if args.receipts else []
+    if args.out.resolve().is_relative_to(reading_folder(args.study).resolve()):
+        raise BadInput(
+            f"'{args.out}' is in the readers' folder, and the results tell the truth", "Choose another --out."
+        )
     check_writable(args.out)
     merged = merge(args.study, [_folder(r) for r in args.records], receipts=receipts, exclude=args.exclude)
     args.out.mkdir(parents=True, exist_ok=True)

@@ -41,7 +41,7 @@ from SynthDiffusionLib.reader_study.equalise import (
     write_equal_masks,
 )
 from SynthDiffusionLib.reader_study.generated import with_generated
-from SynthDiffusionLib.reader_study.order import ALGORITHM, told_bits
+from SynthDiffusionLib.reader_study.order import ALGORITHM
 from SynthDiffusionLib.reader_study.order_files import add_reader, json_bytes, write_bytes, write_order
 from SynthDiffusionLib.reader_study.study import (
     FORMAT,
@@ -52,6 +52,7 @@ from SynthDiffusionLib.reader_study.study import (
     Unit,
     utc_now,
 )
+from SynthDiffusionLib.reader_study.told import told_by_orders, told_by_units
 from SynthDiffusionLib.volumes.atomic import writing_error
 
 NOTICE = (
@@ -59,7 +60,6 @@ NOTICE = (
     "blinded; the key of the study says which they are. For research only, not for diagnosis."
 )
 __all__ = ["NOTICE", "BuildResult", "add_reader", "build_study"]
-MOST_TOLD = 0.5  # share of what there is to tell that all orders together may tell without a warning
 OnEvent = Callable[[dict[str, Any]], None]
 
 
@@ -194,7 +194,7 @@ class _Builder:
         study = self._write_study(key, units, files, masks)
         self._write_private(study)
         warnings = leaks.leaking(self.report["after"]) if "after" in self.report else []
-        warnings += self._told_by_orders()
+        warnings += [*told_by_orders(self.design), *told_by_units(self.design, self.ids, units)]
         for warning in warnings:
             self.on_event({"event": "warning", "message": warning})
         final = self.out
@@ -211,28 +211,6 @@ class _Builder:
             tuple(leaks.summary({k: v for k, v in self.report.items() if k != "notes"})),
             tuple(warnings),
         )
-
-    def _told_by_orders(self) -> list[str]:
-        """Warnings where somebody with all readers' orders could work out what is synthetic, by the rules alone."""
-        found = []
-        for task in self.design.tasks:
-            if task.kind == "forced_choice":
-                # Sides are balanced within one, and exchanged within pairs of readers.
-                labels = ["left", "right"] * (sum(b.phase == "main" for _, b in self.design.task_pairs(task)) // 2)
-                orders, there = (len(self.design.readers) + 1) // 2, float(len(labels))
-                told = there - told_bits(labels, self.design.randomisation)[1]
-            else:
-                labels = [c.arm for c in self.design.task_cases(task) if c.phase == "main"]
-                orders, told, there = len(self.design.readers), 0.0, told_bits(labels, self.design.randomisation)[1]
-            told += told_bits(labels, self.design.randomisation)[0]
-            if orders * told > MOST_TOLD * there > 0:
-                found.append(
-                    f"The orders of all readers tell up to {min(orders * told, there):.0f} of {there:.0f} bits about "
-                    f"which volumes of the task '{task.id}' are synthetic: with all of them at hand it may be "
-                    "worked out. Leave block_size and longest_run out, or give every reader a copy of 'reading' with "
-                    "no other order in it."
-                )
-        return found
 
     def _progress(self, stage: str, step: int, total: int) -> None:
         if self.should_cancel():
@@ -261,7 +239,10 @@ class _Builder:
         paths = [self.reading / "volumes" / f"{name}.nii.gz" for name in self.ids]
         self._progress("rewrite the volumes", 0, len(cases))
         write_equal_files(
-            {paths[i]: lambda i=i: equalised(read_turned(_image(cases[i])), target) for i in by_name},
+            {
+                paths[i]: lambda i=i: equalised(read_turned(_image(cases[i])), target, _image(cases[i]).name)
+                for i in by_name
+            },
             lambda done: self._progress("rewrite the volumes", done, len(cases)),
         )
         return paths

@@ -198,8 +198,12 @@ def needs_resampling(found: Survey, spacing: Sequence[float]) -> bool:
     return not np.allclose(found.spacing, spacing, rtol=_SAME_SPACING, atol=0)
 
 
-def equalised(volume: Volume, target: Target) -> Volume:
-    """A volume, as `read_turned` gives it, in the common form; int16, without metadata."""
+def equalised(volume: Volume, target: Target, name: str = "A volume") -> Volume:
+    """A volume, as `read_turned` gives it, in the common form; int16, without metadata.
+
+    Raises:
+        BadInput: nothing is left to see: all voxels have one value.
+    """
     shape, affine = target_grid(volume, target)
     from SynthDiffusionLib.volumes.resample import resample_to
 
@@ -212,6 +216,11 @@ def equalised(volume: Volume, target: Target) -> Volume:
     if target.step != 1:
         # Down, not to the nearest: half-way values would go to every second step, and tell where they came from.
         array = np.floor(array / target.step) * target.step
+    if array.min() == array.max():
+        raise BadInput(
+            f"Of '{name}' nothing is to be seen: between {target.low:g} and {target.high:g} all voxels have one value",
+            "Is it in the unit of the others (HU)? Leave it out, or give another range of 'intensity'.",
+        )
     return Volume(array.astype(np.int16), target.affine, "arbitrary")
 
 

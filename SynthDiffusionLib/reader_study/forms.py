@@ -15,7 +15,6 @@ Only the standard library is used: readers' Slicer has no jsonschema.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,10 +43,13 @@ TYPES = (
     "point",
     "info",
 )
+FORMAT = "synthdiffusion-form-1"
 WITH_OPTIONS = ("confidence", "scale", "choice", "multiple_choice")
 PER = ("case", "pair", "study")
 CONDITIONS = ("equals", "in", "at_least", "at_most", "answered")
 LONGEST_TEXT = 10_000
+LARGEST_NUMBER = 1e15  # of options, limits and answers: whole numbers up to here are exact in every program
+MOST_ITEMS, DEEPEST_CONDITION = 500, 20
 
 
 @dataclass(frozen=True)
@@ -128,12 +130,19 @@ class Form:
         if not isinstance(data, Mapping):
             raise _bad(where, "it must be an object with 'id', 'title' and 'items'")
         _known(data, ("format", "id", "title", "description", "source", "items", "version"), where)
+        if data.get("format", FORMAT) != FORMAT:
+            raise _bad(where, f"its format is '{data['format']}', not {FORMAT}")
         for key in ("id", "title"):
-            if not isinstance(data.get(key), str) or not data[key].strip():
+            if not _is_text(data.get(key)) or not data[key].strip():
                 raise _bad(where, f"it lacks '{key}', or that is no text")
+        for key in ("description", "source", "version"):
+            if not _is_text(data.get(key, "")):
+                raise _bad(where, f"'{key}' must be text")
         raw_items = data.get("items")
         if not isinstance(raw_items, list) or not raw_items:
             raise _bad(where, "it has no 'items'")
+        if len(raw_items) > MOST_ITEMS:
+            raise _bad(where, f"it has {len(raw_items)} items, more than {MOST_ITEMS}")
         items = tuple(_item(entry, i, where) for i, entry in enumerate(raw_items))
         seen: set[str] = set()
         for item in items:
@@ -221,7 +230,7 @@ def answer_problem(item: Item, value: Any) -> str | None:
             if item.min is not None and len(value.strip()) < item.min:
                 return f"It needs at least {int(item.min)} characters."
         case "number":
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            if not _is_number(value):
                 return "It must be a number."
             if item.min is not None and value < item.min:
                 return f"It must be at least {item.min:g}."
@@ -274,21 +283,28 @@ def _item(data: Any, index: int, where: str) -> Item:
     _known(data, fields, place)
     if data.get("type") not in TYPES:
         raise _bad(place, f"its type '{data.get('type')}' is unknown", f"Types are {', '.join(TYPES)}.")
-    if not isinstance(data.get("text"), str) or not data["text"].strip():
+    if not _is_text(data.get("text")) or not data["text"].strip():
         raise _bad(place, "it lacks 'text'")
+    if not _is_text(data.get("help", "")):
+        raise _bad(place, "'help' must be text")
+    _check_code(data.get("code"), place)
     if data.get("per", "case") not in PER:
         raise _bad(place, f"'per' is '{data['per']}'", f"It can be {', '.join(PER)}.")
     if not isinstance(data.get("required", False), bool):
         raise _bad(place, "'required' must be true or false")
     for key in ("min", "max", "step"):
         value = data.get(key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        if value is not None and not _is_number(value):
             raise _bad(place, f"'{key}' must be a number")
     if None not in (data.get("min"), data.get("max")) and data["min"] > data["max"]:
         raise _bad(place, "'min' is larger than 'max'")
     if data.get("step") is not None and data["step"] <= 0:
         raise _bad(place, "'step' must be greater than 0")
     options = _options(data, place)
+    if data["type"] == "multiple_choice" and (data.get("min") or 0) > len(options):
+        raise _bad(place, f"'min' asks for more options than the {len(options)} there are")
+    if data["type"] == "text" and (data.get("min") or 0) > (data.get("max") or LONGEST_TEXT):
+        raise _bad(place, "'min' asks for a longer text than is allowed")
     if data.get("type") == "forced_choice" and data.get("per") == "study":
         raise _bad(place, "a forced choice is made for a pair, not for the study")
     return Item(
@@ -317,15 +333,16 @@ def _options(data: Mapping[str, Any], place: str) -> tuple[Option, ...]:
         raise _bad(place, "it needs at least two 'options'")
     options = []
     for entry in raw:
-        if not isinstance(entry, Mapping) or "value" not in entry or not isinstance(entry.get("label"), str):
+        if not isinstance(entry, Mapping) or "value" not in entry or not _is_text(entry.get("label")):
             raise _bad(place, "each option needs 'value' and 'label'")
         _known(entry, ("value", "label", "code"), f"{place}, an option")
         value = entry["value"]
-        numeric = isinstance(value, int | float) and not isinstance(value, bool)
+        numeric = _is_number(value)
         if data["type"] in ("scale", "confidence") and not numeric:
             raise _bad(place, f"the option '{entry['label']}' needs a number as value")
-        if not numeric and not isinstance(value, str):
+        if not numeric and not (_is_text(value) and value.strip()):
             raise _bad(place, f"the option '{entry['label']}' needs a number or text as value")
+        _check_code(entry.get("code"), place)
         options.append(Option(value, entry["label"], entry.get("code")))
     for i, option in enumerate(options):
         if any(_same(option.value, other.value) for other in options[:i]):
@@ -357,7 +374,7 @@ def _check_conditions(items: Sequence[Item], where: str) -> None:
         if "in" in rule and not isinstance(rule["in"], list):
             raise _bad(place, "'show_if': 'in' must be a list")
         for key in ("at_least", "at_most"):
-            if key in rule and (isinstance(rule[key], bool) or not isinstance(rule[key], int | float)):
+            if key in rule and not _is_number(rule[key]):
                 raise _bad(place, f"'show_if': '{key}' must be a number")
         if by_id[rule["item"]].type == "info":
             raise _bad(place, f"'show_if' names '{rule['item']}', which takes no answer")
@@ -369,6 +386,8 @@ def _check_conditions(items: Sequence[Item], where: str) -> None:
                 circle = " -> ".join([*chain[chain.index(current.id) :], current.id])
                 raise _bad(where, f"the conditions go in a circle: {circle}", "Remove one of these 'show_if'.")
             chain.append(current.id)
+            if len(chain) > DEEPEST_CONDITION:
+                raise _bad(where, f"more than {DEEPEST_CONDITION} conditions hang on one another, from '{item.id}' on")
     for item in items:
         if item.show_if is not None and (item.per == "study") != (by_id[item.show_if["item"]].per == "study"):
             raise _bad(
@@ -401,15 +420,28 @@ def _is_empty(value: Any) -> bool:
     return value is None or value == [] or (isinstance(value, str) and not value.strip())
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST_NUMBER
+
+
+def _is_text(value: Any) -> bool:
+    """Text that UTF-8 can hold: JSON may have halves of characters."""
+    try:
+        return isinstance(value, str) and value.encode("utf-8") is not None
+    except UnicodeEncodeError:
+        return False
+
+
+def _check_code(code: Any, place: str) -> None:
+    if code is not None and not (isinstance(code, Mapping) and all(_is_text(v) for v in code.values())):
+        raise _bad(place, '\'code\' must be an object such as {"system": ..., "code": ..., "display": ...}')
+
+
 def _is_point(value: Any) -> bool:
     if not isinstance(value, Mapping) or not isinstance(value.get("volume"), str):
         return False
     ras = value.get("ras")
-    return (
-        isinstance(ras, list)
-        and len(ras) == 3
-        and all(isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in ras)
-    )
+    return isinstance(ras, list) and len(ras) == 3 and all(_is_number(x) for x in ras)
 
 
 def _count_problem(item: Item, count: int, what: str) -> str | None:

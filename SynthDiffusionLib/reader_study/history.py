@@ -287,8 +287,10 @@ class Replay:
             self._damage("not_shown", line, f"position {position} was answered without being shown in this sitting")
         elif shown["boot"] == record["boot"]:
             passed = float(record["mono"]) - float(shown["mono"])
-            if abs(record["committed_s"] - passed) > 2.0 or record["active_s"] > record["committed_s"] + 0.01:
+            if record["committed_s"] - passed > 2.0 or record["active_s"] > record["committed_s"] + 0.01:
                 self._damage("times", line, "its times do not fit those of its records")
+            elif passed - record["committed_s"] > 10.0:
+                self._note("times", line, f"it was stored {passed - record['committed_s']:.0f} s after it was given")
         if position in history.given:
             self._damage("twice", line, f"position {position} was answered already")
             return

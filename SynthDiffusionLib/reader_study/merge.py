@@ -21,7 +21,7 @@ from SynthDiffusionLib.reader_study.records import RecordFile
 from SynthDiffusionLib.reader_study.sections import counted, listing
 from SynthDiffusionLib.reader_study.study import KEY_FORMAT, PRIVATE, Presentation, Study
 from SynthDiffusionLib.reader_study.tables import Rating
-from SynthDiffusionLib.reader_study.verify import verify_record
+from SynthDiffusionLib.reader_study.verify import order_problems, verify_record
 
 COORDINATOR = "coordinator.jsonl"
 MOST_NOTES = 3  # of one kind are told of
@@ -124,11 +124,18 @@ def merge(
     private = study.folder.parent / PRIVATE
     key, key_sha256 = load_key(private / "key.json", study)
     _check_excluded(study, exclude)
+    if (private / COORDINATOR).exists() and (wrong := order_problems(study, private / COORDINATOR)):
+        raise BadInput(
+            f"The study's orders were changed: {'; '.join(wrong)}", "Put the original files back into 'orders'."
+        )
     sources = find_sources(study, extra_records)
     problems, excluded = list(sources.problems), {}
     held = [r for place in (private / "receipts", *map(Path, receipts)) for r in receipts_in(place, problems)]
     histories: dict[str, tuple[Source, History, list[str]]] = {}
     for reader, source in sources.chosen.items():
+        if not source.whole:
+            problems.append(f"{reader}: '{source.path.name}' holds no whole record: nothing was stored.")
+            continue
         damage, notes, history = _verified(study, source, held)
         if reader in sources.forked:
             damage = [sources.forked[reader], *damage]

@@ -62,8 +62,13 @@ def find_sources(study: Study, extra: Sequence[Path] = ()) -> Sources:
     for path in [*_files(own), *(path for place in extra for path in _extra_files(Path(place)))]:
         source = _source(path)
         other = _opening(source)
-        if other is not None and other.get("study_sha256") != study.sha256:
-            title = f" ('{other['study_id']}')" if isinstance(other.get("study_id"), str) else ""
+        foreign = other is not None and other.get("study_sha256") != study.sha256
+        if foreign and source.reader in known and (other or {}).get("study_id") == study.id:
+            # Of this study, but with another hash: damaged rather than foreign. The verification says so.
+            found.setdefault(source.reader, []).append(source)
+        elif foreign:
+            named = (other or {}).get("study_id")
+            title = f" ('{named}')" if isinstance(named, str) else ""
             problems.append(f"'{path}' belongs to another study{title} and is left out.")
         elif source.reader not in known:
             who = (

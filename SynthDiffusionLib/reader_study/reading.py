@@ -235,6 +235,7 @@ class Reading:
         if self.is_answered:
             raise BadInput("This case was answered already", "Change the answer, with a reason.")
         fitting = fitting_answers(self.form, answers, PER_CASE)
+        self._watch_clock()  # before the time is taken: its record may take long to store
         now = self._clock.monotonic()
         remaining = float(self.study.viewing.get("min_view_s") or 0) - timer.viewed_s(now)
         if remaining > 0:
@@ -285,6 +286,7 @@ class Reading:
         fitting = fitting_answers(self.form, answers, PER_CASE)
         if fitting == given.answers:
             raise BadInput("Nothing was changed", "Go forward without a change.")
+        self._watch_clock()
         now = self._clock.monotonic()
         self._write(
             "change",

@@ -103,7 +103,7 @@ def choose_session(
         session = unfinished[0] if unfinished else ids[-1]
     if session not in ids:
         raise BadInput(f"The study has no session '{session}'", f"Sessions are {', '.join(ids)}.")
-    if session in history.begun or session in history.overrides:
+    if session in history.begun:
         return session, None
     reason = (reason or "").strip()
     before = [s for s in ids[: ids.index(session)] if s in unfinished]

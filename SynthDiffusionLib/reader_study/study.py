@@ -6,10 +6,12 @@ record, and a study whose file was edited afterwards is refused.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -162,21 +164,26 @@ class Study:
         """Fixes the study file: reading begins. Does nothing the second time.
 
         Raises:
-            BadInput: the folder cannot be written to.
+            BadInput, RunFailed: the folder cannot be written to.
         """
         text = json.dumps({"format": FROZEN_FORMAT, "study_sha256": self.sha256, "utc": utc_now()}) + "\n"
+        if self.is_frozen:
+            return
+        # Beside and renamed: half a note would keep everybody out. Two readers who begin at once write the same.
+        temporary = self.folder / f".part-{uuid.uuid4().hex[:12]}.json"
         try:
-            with open(self.folder / "frozen.json", "x", encoding="utf-8") as file:
+            with open(temporary, "x", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-        except FileExistsError:
-            return
+            os.replace(temporary, self.folder / "frozen.json")
         except OSError as error:
-            raise BadInput(
-                f"The folder '{self.folder}' cannot be written to ({error.strerror})",
-                "Answers are stored there: choose a folder with write permission.",
-            ) from error
+            from SynthDiffusionLib.reader_study.locks import writing_error
+
+            raise writing_error(error, self.folder / "frozen.json", "Reading cannot begin") from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     @cached_property
     def volumes(self) -> dict[str, dict[str, Any]]:
@@ -220,13 +227,24 @@ class Study:
                 )
                 for p in data["presentations"]
             ]
-            if any(
-                p.position != i or p.unit not in self.units or p.task not in self.tasks for i, p in enumerate(order)
-            ):
-                raise ValueError("positions, units or tasks do not fit")
+            self._check_order(order)
         except (KeyError, TypeError, ValueError) as error:
             raise BadInput(f"The order '{path.name}' is damaged ({error})", "Copy the study again.") from error
         return order, hashlib.sha256(raw).hexdigest()
+
+    def _check_order(self, order: list[Presentation]) -> None:
+        """Raises:
+        ValueError: positions, units, volumes or tasks do not fit, or a unit is missing or there too often.
+        """
+        for i, p in enumerate(order):
+            unit = self.units.get(p.unit)
+            if unit is None or p.position != i or p.task != unit.task or p.phase != unit.phase:
+                raise ValueError(f"position {p.position} does not fit")
+            if sorted(p.volumes) != sorted(unit.volumes):
+                raise ValueError(f"position {p.position} shows volumes of another unit")
+        shown = [(p.unit, p.presentation) for p in order]
+        if len(set(shown)) < len(shown) or {u for u, n in shown if n == 1} != set(self.units):
+            raise ValueError("a unit is missing, or there twice")
 
     def readers(self) -> list[str]:
         """Readers that have an order."""

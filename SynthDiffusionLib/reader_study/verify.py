@@ -202,10 +202,36 @@ def _private(result: StudyVerification, study: Study, private: Path) -> None:
     journal, key = private / "coordinator.jsonl", private / "key.json"
     if journal.exists():
         result.coordinator = verify_record(journal, is_reading=False)
+        result.findings += [Finding("order_file", None, text, "damage") for text in order_problems(study, journal)]
+    elif key.exists():
+        result.findings.append(Finding("coordinator", None, "the coordinator's log is gone", "damage"))
     if key.exists() and hashlib.sha256(key.read_bytes()).hexdigest() != study.data.get("key_sha256"):
         result.findings.append(
             Finding("key", None, "'key.json' is not the key that the study was built with", "damage")
         )
+
+
+def order_problems(study: Study, journal: Path) -> list[str]:
+    """Orders that are not those which the coordinator's log says were made, and readers whom nobody has added.
+
+    Args:
+        study: whose orders are looked at.
+        journal: coordinator.jsonl.
+    """
+    made: dict[str, str] = {}
+    for record in read_chain(journal.read_bytes()).records:
+        if record is not None and record.get("type") == "built":
+            made |= record.get("orders") or {}
+        elif record is not None and record.get("type") == "reader_added":
+            made[str(record.get("reader"))] = str(record.get("order_sha256"))
+    problems = []
+    for reader in study.readers():
+        sha256 = hashlib.sha256((study.folder / "orders" / f"{reader}.json").read_bytes()).hexdigest()
+        if reader not in made:
+            problems.append(f"the reader '{reader}' has an order, but the coordinator has added nobody of that name")
+        elif made[reader] != sha256:
+            problems.append(f"the order of '{reader}' is not the one that was made")
+    return problems
 
 
 def _agrees(found: Verification, receipt: Receipt) -> bool:

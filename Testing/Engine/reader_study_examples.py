@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from SynthDiffusionLib.reader_study.clock import format_utc, parse_utc
+from SynthDiffusionLib.reader_study.records import RecordFile
 
 SYNTHETIC_ARM = "gen-a"
 VIEW = {"window": "Lung", "slices": [4, 5, 6]}
@@ -229,6 +230,9 @@ def make_reading_folder(
                 "presentations": presentations,
             },
         )
+    orders = {r: hashlib.sha256((reading / "orders" / f"{r}.json").read_bytes()).hexdigest() for r in readers}
+    with RecordFile.open(reading.parent / "private" / "coordinator.jsonl", clock=FakeClock()) as journal:
+        journal.append("built", study_sha256=study_sha256, orders=orders)
     return reading
 
 

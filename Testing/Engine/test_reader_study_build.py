@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -228,6 +229,32 @@ def test_feedback_of_a_pair_names_the_side_on_which_the_order_shows_it(sources):
                 side = "right" if key["volumes"][p.volumes[1]]["truth"] else "left"
                 assert study.units[p.unit].feedback == f"The one on the {side} is synthetic."
     assert all(v["arm"] == "model-x" for v in key["units"].values())
+
+
+def test_a_volume_of_which_nothing_is_left_to_see_is_refused(sources):
+    path = next((sources / "real").glob("*"))
+    blank = read_volume(path)
+    write_volume(Volume(np.full_like(blank.array, 40_000, np.float32), blank.affine, "HU"), path)
+    with pytest.raises(BadInput, match="nothing is to be seen"):
+        small(sources, blinding={"intensity": [-1000, 400]})
+
+
+def test_shared_real_volumes_and_blocks_are_warned_of(sources):
+    """Two generators whose pairs share real volumes: these are shown twice as often. And blocks that tell the arms."""
+    shutil.copytree(sources / "fake", sources / "other")
+    for path in (sources / "other").glob("*.nii.gz"):
+        volume = read_volume(path)
+        write_volume(Volume(volume.array[::-1].copy(), volume.affine, "HU"), path)
+    arms = {"a": sources / "fake", "b": sources / "other"}
+    both = design_from_folders(sources / "real", arms, form="forced-choice", readers=["R1"])
+    warnings = build_study(both, sources / "shared", permutations=19).warnings
+    assert any(w.startswith("Real volumes are shown more often than synthetic ones") for w in warnings)
+    plain = small(sources, "plain").warnings
+    assert not any("shown more often" in w or "bits" in w for w in plain)
+    blocks = json.loads(json.dumps(folders_design(sources).raw)) | {"readers": [f"R{i}" for i in range(6)]}
+    blocks["randomisation"] = {"block_size": 2, "longest_run": 2}
+    told = build_study(design_from_json(blocks, sources), sources / "blocks", permutations=19).warnings
+    assert any("bits about which volumes" in w for w in told)
 
 
 def test_a_folder_that_is_not_empty_is_left_alone(sources):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 
 import pytest
 
@@ -205,3 +206,49 @@ def test_every_schema_of_the_reader_study_is_a_schema():
 
     for name in ("form", "study-design", "study"):
         Draft202012Validator.check_schema(read_json(resource_path("Schemas", f"{name}.schema.json")))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"code": "SCT:1"}, "'code' must be an object"),
+        ({"text": "half a character \ud800"}, "lacks 'text'"),
+        ({"help": 3}, "'help' must be text"),
+        (
+            {"type": "scale", "options": [{"value": 10**400, "label": "a"}, {"value": 1, "label": "b"}]},
+            "needs a number",
+        ),
+        (
+            {"type": "scale", "options": [{"value": math.inf, "label": "a"}, {"value": 1, "label": "b"}]},
+            "needs a number",
+        ),
+        ({"type": "choice", "options": [{"value": "", "label": "a"}, {"value": 1, "label": "b"}]}, "number or text"),
+        (
+            {"type": "multiple_choice", "min": 5, "options": [{"value": 2, "label": "a"}, {"value": 1, "label": "b"}]},
+            "more options than the 2",
+        ),
+        ({"type": "text", "min": 99_999}, "longer text than is allowed"),
+        ({"type": "number", "max": 10**400}, "must be a number"),
+    ],
+)
+def test_what_would_fail_after_reading_is_refused_before(change, says):
+    with pytest.raises(BadInput, match=says):
+        Form.from_json({"id": "f", "title": "F", "items": [{"id": "a", "type": "text", "text": "?"} | change]})
+
+
+def test_a_chain_of_conditions_has_an_end():
+    items = [{"id": "q0", "type": "boolean", "text": "?"}]
+    items += [
+        {"id": f"q{i}", "type": "boolean", "text": "?", "show_if": {"item": f"q{i - 1}", "equals": True}}
+        for i in range(1, 400)
+    ]
+    with pytest.raises(BadInput, match="more than 20 conditions"):
+        Form.from_json({"id": "f", "title": "F", "items": items[::-1]})
+    with pytest.raises(BadInput, match="more than 500"):
+        Form.from_json({"id": "f", "title": "F", "items": items * 2})
+    assert Form.from_json({"id": "f", "title": "F", "items": items[:20]}).visible({f"q{i}": True for i in range(20)})
+
+
+def test_a_number_that_other_programs_cannot_hold_is_no_answer():
+    form = Form.from_json({"id": "f", "title": "F", "items": [{"id": "a", "type": "number", "text": "?"}]})
+    assert form.problems({"a": 10**400}) and form.problems({"a": float("nan")}) and not form.problems({"a": 3})

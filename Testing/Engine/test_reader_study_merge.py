@@ -95,8 +95,8 @@ def test_merging_is_logged_as_unblinding(study):
         merge(root, clock=examples.FakeClock("2026-05-01T00:00:00.000Z"))
     log = root / "private" / "coordinator.jsonl"
     records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    assert [r["type"] for r in records] == ["unblinded", "merged", "unblinded", "merged"]
-    assert records[1]["readers"]["R1"]["answered"] == 13
+    assert [r["type"] for r in records] == ["built", "unblinded", "merged", "unblinded", "merged"]
+    assert records[2]["readers"]["R1"]["answered"] == 13
     assert verify_record(log, is_reading=False).ok
 
 
@@ -160,7 +160,7 @@ def test_a_damaged_record_is_refused_unless_excluded(study):
     with pytest.raises(BadInput, match="record of R1 .* cannot be used") as caught:
         merge(root)
     assert "exclude R1" in caught.value.hint
-    assert not (root / "private" / "coordinator.jsonl").exists()  # refused before anything was joined
+    assert (root / "private" / "coordinator.jsonl").read_text(encoding="utf-8").count("\n") == 1  # nothing was joined
     merged = merge(root, exclude=["R1"])
     assert {r.reader for r in merged.ratings} == {"R2"} and set(merged.excluded) == {"R1"}
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import json
+import os
 import random
 
 import pytest
@@ -20,11 +22,12 @@ from reader_study_examples import (
     turing_form,
 )
 
-from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.errors import BadInput, SynthDiffusionError
 from SynthDiffusionLib.reader_study.answers import AnswersIncomplete, TooEarly
 from SynthDiffusionLib.reader_study.reading import Reading
 from SynthDiffusionLib.reader_study.receipts import read_receipt
 from SynthDiffusionLib.reader_study.sitting import WashoutNotOver
+from SynthDiffusionLib.reader_study.study import Study
 from SynthDiffusionLib.reader_study.verify import verify_record, verify_study
 
 
@@ -352,6 +355,34 @@ def test_a_washout_is_overridden_with_a_reason_once(tmp_path):
     assert (override["session"], override["reason"], override["days"]) == ("s2", "leaves the clinic", 18)
     found = verify_study(tmp_path)
     assert found.ok and [f.kind for f in found.readers["R1"].findings] == ["override"]
+
+
+def test_a_session_begun_out_of_turn_does_not_lift_the_washout_that_follows(tmp_path):
+    """The second session is opened with a reason while the first is not read, and left; the first is read; the second
+    is then still too early."""
+    folder = make_reading_folder(tmp_path, single=6, sessions=2, min_days=28)
+    clock = FakeClock("2026-03-01T08:00:00.000Z")
+    Reading.open(folder, "R1", session="s2", clock=clock, override_reason="by mistake").close()
+    with Reading.open(folder, "R1", clock=clock) as reading:
+        assert reading.session == "s1"
+        read_all(reading)
+    with pytest.raises(WashoutNotOver):
+        Reading.open(folder, "R1", session="s2", clock=FakeClock("2026-03-01T10:00:00.000Z", boot="b"))
+
+
+def test_no_half_note_that_reading_began_keeps_everybody_out(tmp_path, monkeypatch):
+    folder = make_reading_folder(tmp_path, single=2)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(SynthDiffusionError, match="no space left"):
+            Study.load(folder).freeze()
+    assert not (folder / "frozen.json").exists() and not list(folder.glob(".part-*"))
+    Study.load(folder).freeze()
+    assert Study.load(folder).is_frozen
 
 
 def test_setting_the_date_back_does_not_shorten_the_washout(tmp_path):

@@ -11,6 +11,7 @@ from reader_study_examples import FakeClock, answer, make_reading_folder, read_a
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.reader_study.chain import Head, head_bytes, read_chain, read_head
+from SynthDiffusionLib.reader_study.merge import merge
 from SynthDiffusionLib.reader_study.reading import Reading
 from SynthDiffusionLib.reader_study.receipts import Receipt, read_receipt
 from SynthDiffusionLib.reader_study.records import RecordFile
@@ -238,12 +239,11 @@ def test_a_session_before_its_washout_is_found(tmp_path):
 def test_a_whole_study_is_looked_over(record, tmp_path):
     (record.parent / "R9.jsonl").write_bytes(record.read_bytes())
     with RecordFile.open(tmp_path / "private" / "coordinator.jsonl", clock=FakeClock()) as journal:
-        journal.append("built", study="x")
-        journal.append("reader_added", reader="R1")
+        journal.append("merged", readers={})
     found = verify_study(tmp_path / "reading")
     assert [f.kind for f in found.findings] == ["foreign"] and found.coordinator.ok and found.coordinator.count == 2
     journal = tmp_path / "private" / "coordinator.jsonl"
-    journal.write_bytes(journal.read_bytes().replace(b"reader_added", b"reader_addet"))
+    journal.write_bytes(journal.read_bytes().replace(b'"merged"', b'"mergee"'))
     (tmp_path / "private" / "key.json").write_text("{}", encoding="utf-8")
     (record.parent / "R9.jsonl").unlink()
     record.unlink()
@@ -255,7 +255,34 @@ def test_a_whole_study_is_looked_over(record, tmp_path):
 def test_a_damaged_order_is_a_finding_and_the_chain_is_still_checked(record, tmp_path):
     (tmp_path / "reading" / "orders" / "R1.json").write_text("{", encoding="utf-8")
     found = verify_study(tmp_path)
-    assert [f.kind for f in found.findings] == ["order_file"] and found.readers["R1"].count > 10
+    kinds_found = [f.kind for f in found.findings]
+    assert kinds_found == ["order_file", "order_file"] and found.readers["R1"].count > 10
+
+
+def test_orders_are_those_that_the_coordinator_has_made(record, tmp_path):
+    """Volumes of another unit, a unit left out, one there twice: refused by the study; a sound order that is another
+    one, and a reader whom nobody has added: found against the coordinator's log; merge takes neither."""
+    path = tmp_path / "reading" / "orders" / "R1.json"
+    sound = json.loads(path.read_text(encoding="utf-8"))
+    shown = sound["presentations"]
+    a, b = shown[0], shown[1]
+    for changed in (
+        [{**a, "volumes": b["volumes"]}, {**b, "volumes": a["volumes"]}, *shown[2:]],
+        shown[:-1],
+        [{**a, "unit": b["unit"], "volumes": b["volumes"]}, *shown[1:]],
+    ):
+        path.write_text(json.dumps({**sound, "presentations": changed}), encoding="utf-8")
+        with pytest.raises(BadInput, match="damaged"):
+            Study.load(tmp_path).order("R1")
+        assert not verify_study(tmp_path).ok
+    path.write_text(json.dumps(sound), encoding="utf-8")  # the same order, other bytes
+    assert "is not the one that was made" in " ".join(f.message for f in verify_study(tmp_path).findings)
+    with pytest.raises(BadInput, match="orders were changed"):
+        merge(tmp_path)
+    path.with_name("R9.json").write_text(json.dumps({**sound, "reader": "R9"}), encoding="utf-8")
+    assert "added nobody of that name" in " ".join(f.message for f in verify_study(tmp_path).findings)
+    (tmp_path / "private" / "coordinator.jsonl").unlink()
+    assert "the coordinator's log is gone" in [f.message for f in verify_study(tmp_path).findings]
 
 
 def test_what_was_refused_on_opening_is_what_verification_finds(record, tmp_path):
