@@ -173,25 +173,28 @@ def _head_only(request: GenerateRequest) -> bool:
 
 def _crop_to_target(aligned: Volume, spec: ModelSpec, given: tuple[str, ...], box_mm: np.ndarray) -> Volume:
     """The largest box that the model can do, around the target class or, without it, around all that is drawn; moved so
-    that along each axis where all that is drawn fits, all of it is inside."""
+    that along each axis it holds all that is drawn or, where that is longer, nothing beyond it."""
     wanted = spec.label_scheme.containing(spec.target_class) if spec.target_class in given else None
     mask = np.isin(aligned.array, wanted) if wanted else aligned.array > 0
-    where = np.argwhere(mask)
-    middle = (where.min(0) + where.max(0)) // 2
     size = [
         max(1, int(min(n, np.floor(extent / own + 1e-6))))
         for n, extent, own in zip(aligned.shape, box_mm, aligned.spacing)
     ]
-    drawn = np.argwhere(aligned.array > 0)
-    first, last = drawn.min(0), drawn.max(0)
     start = []
-    for axis, (side, whole) in enumerate(zip(size, aligned.shape)):
-        corner = int(middle[axis]) - side // 2
-        if last[axis] - first[axis] < side:
-            corner = int(np.clip(corner, last[axis] - side + 1, first[axis]))
-        start.append(int(np.clip(corner, 0, whole - side)))
+    for side, whole, (a, b), (first, last) in zip(size, aligned.shape, _extent(mask), _extent(aligned.array > 0)):
+        ends = sorted((first, last - side + 1))
+        start.append(int(np.clip(np.clip((a + b) // 2 - side // 2, *ends), 0, whole - side)))
     box = tuple(slice(a, a + d) for a, d in zip(start, size))
     return Volume(aligned.array[box], shifted_affine(aligned.affine, start), "label")
+
+
+def _extent(mask: np.ndarray) -> list[tuple[int, int]]:
+    """First and last index of what is set, along each axis. Of a whole CT, positions would take gigabytes."""
+    found = []
+    for axis in range(mask.ndim):
+        where = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        found.append((int(where[0]), int(where[-1])))
+    return found
 
 
 def _cut_off(whole: Volume, cropped: Volume, spec: ModelSpec, given: tuple[str, ...]) -> list[str]:

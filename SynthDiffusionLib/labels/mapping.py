@@ -282,7 +282,9 @@ def _match_only_segment(
     accident."""
     if entry.target is not None or not says_nothing(segment):
         return entry
-    same_value = next((c for c in scheme.classes if plain and c.value == entry.value), None)
+    same_value = next((c for c in scheme.classes if c.value == entry.value), None)
+    if not plain and not (target and same_value in scheme.like(target)):
+        same_value = None  # the value of a named segment is a matter of its file, but for parts of one structure
     by_value = target is None or (
         same_value is not None
         and (same_value.role != "condition" or (same_value.name != target and same_value in scheme.like(target)))

@@ -100,8 +100,10 @@ def test_a_lone_unnamed_label_is_the_target(value):
 def test_a_lone_label_with_the_value_of_another_part_of_the_targets_structure_is_that_part():
     scheme = LabelScheme.from_json(json.loads(resource_path("LabelSchemes", "hippocampus-mr.json").read_text("utf-8")))
     for value, name, how in ((2, "posterior hippocampus", "value"), (1, "anterior hippocampus", "only-segment")):
-        mapped = map_to_model(plain(0, value), scheme, target="anterior hippocampus")
-        assert (mapped.given, mapped.report.entries[0].how) == ((name,), how)
+        named = Segmentation((blocks(0, value),), np.eye(4), (Segment(f"Segment_{value}", value),))
+        for drawn in (plain(0, value), named):
+            mapped = map_to_model(drawn, scheme, target="anterior hippocampus")
+            assert (mapped.given, mapped.report.entries[0].how) == ((name,), how)
 
 
 def test_a_lone_segment_that_nobody_has_named_is_the_target_but_another_organ_is_not():
