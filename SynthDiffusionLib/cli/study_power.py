@@ -13,7 +13,7 @@ EXAMPLES = """examples:
   synthdiffusion study power accuracy --true 0.6             can a reader tell better than by guessing?
   synthdiffusion study power equivalence --margin 0.1        are the volumes indistinguishable, within a margin?
   synthdiffusion study power mrmc --pilot RATINGS.csv --effect 0.05     two generators, several readers
-RATINGS.csv has the columns reader, treatment, case, truth, rating, as study export writes them (mrmcaov)."""
+RATINGS.csv has the columns reader, treatment, case, truth and rating; every reader has read all cases of both."""
 
 
 def add_parser(actions: argparse._SubParsersAction) -> None:
@@ -113,9 +113,13 @@ def _mrmc(args: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
             "It needs the columns reader, treatment, case, truth and rating.",
         ) from error
     pilot = readings_from_long(columns["reader"], columns["treatment"], columns["case"], truth, rating)
+    if len(pilot.treatments) != 2:
+        raise BadInput(f"The pilot has {len(pilot.treatments)} treatments", "Give one of two generators.")
     if not pilot.crossed:
         raise BadInput(
-            "In the pilot not every reader has read every case of both treatments", "Give one where they did."
+            "In the pilot not every reader has read every case of both treatments, as where two generators share the "
+            "real volumes but not the synthetic ones",
+            "Give a pilot in which both treatments are of the same cases.",
         )
     components = obuchowski_rockette(pilot.ratings, pilot.truth).components
     found = mrmc_cases(

@@ -76,6 +76,9 @@ def analyse(merged: Merged, study: Study | None = None) -> dict[str, Any]:
             section = make(data)
         except BadInput as error:  # one question that cannot be answered does not take the others with it
             section = Section(name, name.replace("_", " ").capitalize(), "exploratory", (refused(error),))
+        except (ArithmeticError, ValueError) as error:  # nor the primary endpoint
+            text = f"This part could not be calculated: {error}. Please report it as a fault of SynthDiffusion."
+            section = Section(name, name.replace("_", " ").capitalize(), "exploratory", (text,))
         if section is not None:
             sections.append(section)
     return {

@@ -123,6 +123,13 @@ def check_tasks(design: Design) -> list[str]:
             "The primary endpoint asks for the covariance 'unbiased', which cannot take a patient's volumes together",
             'Give "covariance": "delong" or "jackknife", or one volume of each patient.',
         )
+    pairs = [{c.pair for c in design.cases if c.truth == truth} for truth in (0, 1)]
+    if all(pairs) and not pairs[0] & pairs[1]:
+        notes.append(
+            f"No real and synthetic volume have one name (such as '{min(pairs[0])}' and '{min(pairs[1])}'): each is "
+            "taken for a patient of its own. If synthetic ones were made from masks of these patients, give the arm a "
+            "'suffix' or a CSV of 'patients'."
+        )
     for task in design.tasks:
         if unknown := [a for a in task.arms if a not in known]:
             raise BadInput(

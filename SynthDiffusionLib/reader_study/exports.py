@@ -106,6 +106,8 @@ def imrmc(merged: Merged, path: Path, task: str | None = None, item: str | None 
         BadInput: as `mrmc_rows`; or a name that the format cannot hold.
     """
     rows = mrmc_rows(merged, task, item)
+    asked = _question(Data(merged.study, tuple(merged.ratings)), task, item)
+    is_score = _is_score(merged.study.tasks[asked[0]], asked[1])
     for name in {row.treatment for row in rows} | {row.reader for row in rows}:
         if re.search(r"[\s,;]", name) or name in ("-1", "truth"):
             raise BadInput(f"The name '{name}' cannot be written to an iMRMC file", "It allows no blanks and commas.")
@@ -113,7 +115,8 @@ def imrmc(merged: Merged, path: Path, task: str | None = None, item: str | None 
     truth = {row.case: row.truth for row in rows}
     lines = [
         f"Study {merged.study.id}, SHA-256 {merged.study.sha256}",
-        "truth 0 = real, 1 = synthetic; scores rise with the belief that a volume is synthetic",
+        "truth 0 = real, 1 = synthetic; "
+        + ("scores rise with the belief that a volume is synthetic" if is_score else "scores as the scale has them"),
         f"N0: {sum(t == 0 for t in truth.values())}",
         f"N1: {sum(t == 1 for t in truth.values())}",
         f"NR: {len({row.reader for row in rows})}",

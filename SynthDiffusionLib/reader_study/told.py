@@ -41,14 +41,24 @@ def told_by_orders(design: Design) -> list[str]:
 
 def told_by_units(design: Design, ids: Sequence[str], units: Sequence[tuple[Unit, StudyCase]]) -> list[str]:
     """A warning where volumes of one kind are in more units than those of the other, as with shared real ones."""
+    masked = [
+        {c.truth for c in design.task_cases(task)} for task in design.tasks if task.show_mask and task.kind == "single"
+    ]
+    masks = [
+        "A task shows the masks of synthetic volumes only, or of real ones only: who looks into the folder, or "
+        "remembers an image from there, knows which they are. Show masks of both kinds, or read this task last."
+        for truths in masked
+        if len(truths) == 1
+    ][:1]
     uses = Counter(volume for unit, _ in units for volume in unit.volumes)
     shown = [[uses[name] for name, c in zip(ids, design.cases) if c.truth == t] for t in (0, 1)]
     if not all(shown) or sum(shown[0]) * len(shown[1]) == sum(shown[1]) * len(shown[0]):
-        return []
+        return masks
     kind, other = ("real", "synthetic") if sum(shown[0]) * len(shown[1]) > sum(shown[1]) * len(shown[0]) else (
         "synthetic", "real")  # fmt: skip
     return [
+        *masks,
         f"{kind.capitalize()} volumes are shown more often than {other} ones: a reader who recognises an image, or "
         "reads study.json, can tell. Let one task show all generators one volume at a time, or give each generator "
-        f"{kind} volumes of its own ('cases')."
+        f"{kind} volumes of its own ('cases').",
     ]

@@ -203,3 +203,13 @@ def test_repeatability():
     assert few.pairs == 2 and math.isnan(few.kappa.value) and len(few.notes) == 2
     with pytest.raises(BadInput, match="read twice"):
         repeatability([1.0], [_], "nominal")
+
+
+def test_an_interval_that_ends_at_the_least_possible_correlation_is_given_without_a_crash():
+    """ICC(2,1) can have -1 / (k - 1) for a lower bound, where Spearman and Brown's formula divides by nothing."""
+    form = icc(np.array([[3.0, 3.0], [1.0, 4.0]]), 0.95).form("ICC(2,k)")
+    assert form.low == -np.inf and form.high <= 1.0
+    rng = np.random.default_rng(0)
+    for _ in range(2000):
+        for found in icc(rng.integers(1, 5, (2, 2)).astype(float), 0.95).forms:
+            assert not found.low > found.high

@@ -104,8 +104,9 @@ def icc(matrix: np.ndarray, confidence: float = CONFIDENCE) -> Icc:
     two_mean = _ratio(bms - ems, bms + (jms - ems) / n)
     low2, high2 = _bounds_two(two, bms, jms, ems, n, k, tail)
 
-    def stepped(r: float) -> float:
-        return k * r / (1.0 + (k - 1.0) * r)
+    def stepped(r: float) -> float:  # Spearman and Brown; below -1/(k - 1) a single reading bears no mean
+        below = 1.0 + (k - 1.0) * r
+        return k * r / below if below > 1e-12 else -math.inf
 
     forms = (
         IccForm("ICC(1,1)", single(f1), f1, n - 1, df_w, p1, single(low1), single(high1)),

@@ -70,7 +70,11 @@ class Components(Result):
 
 @dataclass(frozen=True)
 class ArmFigure(Result):
-    """Reader-averaged figure of merit of one treatment, from this treatment's data alone."""
+    """Reader-averaged figure of merit of one treatment, from this treatment's data alone.
+
+    The interval is a symmetric one by t (Hillis 2007), cut at 0 and 1 for areas and proportions; `single_arm` makes one
+    on the logit scale, which holds its level better near the ends.
+    """
 
     name: str
     value: float
@@ -238,7 +242,9 @@ def _test(c: Components, readers: str, denominator: float, df2: float) -> tuple[
     return ratio, float(chi2.sf(ratio * df1, df1) if readers == "fixed" else fisher.sf(ratio, df1, df2))
 
 
-def _arm(name: str, row: np.ndarray, block: np.ndarray, readers: str, cases: str, confidence: float) -> ArmFigure:
+def _arm(
+    name: str, row: np.ndarray, block: np.ndarray, readers: str, cases: str, confidence: float, figure: str
+) -> ArmFigure:
     """Reader average of one arm (Hillis 2007, eq. for a single treatment)."""
     from scipy.stats import t as student
 
@@ -255,7 +261,10 @@ def _arm(name: str, row: np.ndarray, block: np.ndarray, readers: str, cases: str
     se = math.sqrt(max(variance, 0.0))
     half = float(student.ppf(0.5 + confidence / 2.0, df)) * se
     value = float(row.mean())
-    return ArmFigure(name, value, se, df, value - half, value + half)
+    low, high = value - half, value + half
+    if figure != "mean_difference":  # a proportion or an area: cut at the ends of the scale, as the docstring says
+        low, high = max(low, 0.0), min(high, 1.0)
+    return ArmFigure(name, value, se, df, low, high)
 
 
 def _two_sided(value: float, se: float, df: float, confidence: float) -> tuple[float, float, float, float]:
@@ -351,7 +360,8 @@ def _analyse(
     return ObuchowskiRockette(
         figure, covariance, readers, cases, "chi2" if readers == "fixed" else "F",
         ratio * (t - 1) if readers == "fixed" else ratio, t - 1, df2, p, confidence,
-        tuple(_arm(arms[i], values[i], block[i, :, i, :], readers, cases, confidence) for i in range(t)), differences,
+        tuple(_arm(arms[i], values[i], block[i, :, i, :], readers, cases, confidence, figure) for i in range(t)),
+        differences,
         _reader_differences(values, fitted.covariance, arms, names, confidence), c, not fitted.crossed, tuple(notes),
     )  # fmt: skip
 
