@@ -23,31 +23,54 @@ class StudyRequest:
     """What a study is made of.
 
     Args:
-        real, synthetic: folders of volumes.
-        form: id of a shipped form.
+        out: folder to write.
+        design: a design file, which says all the rest; "" if there is none.
+        real: folder of volumes.
+        synthetic: folders of volumes, one for each generator.
+        form: id of a shipped form, or the path of one.
         readers: their names.
         seed: of cases and orders.
-        out: folder to write.
+        patients: table of patients, "" if there is none.
+        masks: folder of segmentations, "" if there is none.
+        training: cases of each kind.
+        repeats: fraction that is read twice.
+        margin: of equivalence; 0 tests a difference.
     """
 
-    real: str
-    synthetic: str
-    form: str
-    readers: tuple[str, ...]
-    seed: int
     out: str
+    design: str = ""
+    real: str = ""
+    synthetic: tuple[str, ...] = ()
+    form: str = ""
+    readers: tuple[str, ...] = ()
+    seed: int = 1
+    patients: str = ""
+    masks: str = ""
+    training: int = 0
+    repeats: float = 0.0
+    margin: float = 0.0
 
     @property
     def arguments(self) -> list[str]:
         """Of `synthdiffusion`."""
+        if self.design:
+            return ["study", "new", self.design, "--out", self.out]
+        optional = (
+            ("--patients", self.patients),
+            ("--masks", self.masks),
+            ("--training", self.training),
+            ("--repeats", self.repeats),
+            ("--margin", self.margin),
+        )
         return [
             "study",
             "new",
             *("--real", self.real),
-            *("--synthetic", self.synthetic),
+            *(part for folder in self.synthetic for part in ("--synthetic", folder)),
             *("--form", self.form),
             *("--readers", ",".join(self.readers)),
             *("--seed", str(self.seed)),
+            *(part for option, value in optional if value for part in (option, str(value))),
             *("--out", self.out),
         ]
 

@@ -37,7 +37,8 @@ class NewStudy:
         self._fillForms()
         self._say("")
         ui.progressBar.setRange(0, 0)
-        for edit in (ui.realEdit, ui.syntheticEdit, ui.outEdit):
+        self._paths = (ui.realEdit, ui.syntheticEdit, ui.outEdit)
+        for edit in (*self._paths, ui.designEdit, ui.questionsEdit):
             edit.connect("currentPathChanged(QString)", self._onEdited)
         ui.readersEdit.connect("textChanged(QString)", self._onEdited)
         ui.makeButton.connect("clicked()", self._onMake)
@@ -58,9 +59,10 @@ class NewStudy:
 
     def refresh(self) -> None:
         ui, busy = self.ui, self.busy
-        given = all(str(e.currentPath).strip() for e in (ui.realEdit, ui.syntheticEdit, ui.outEdit))
+        designed, out = bool(_path(ui.designEdit)), bool(_path(ui.outEdit))
+        given = designed or (all(map(_path, self._paths)) and bool(self._readers))
         ready = self._engine.status.ready
-        ui.makeButton.enabled = ready and given and bool(self._readers) and not busy
+        ui.makeButton.enabled = ready and given and out and not busy
         tip = _(
             "Rewrites all volumes under names that tell nothing, checks whether their files give away which are"
             " synthetic, and draws the order of each reader."
@@ -68,6 +70,11 @@ class NewStudy:
         ui.makeButton.toolTip = tip if ready else _("Complete the set-up first.")
         ui.progressBar.setVisible(busy)
         ui.cancelButton.setVisible(busy)
+        said = (ui.realEdit, ui.syntheticEdit, ui.readersEdit, ui.seedBox, ui.secondEdit, ui.thirdEdit)
+        said += (ui.questionsEdit, ui.patientsEdit, ui.masksEdit, ui.trainingBox, ui.repeatsBox, ui.marginBox)
+        for widget in said:
+            widget.enabled = not designed
+        ui.formCombo.enabled = not designed and not _path(ui.questionsEdit)
 
     @property
     def _readers(self) -> list[str]:
@@ -90,14 +97,20 @@ class NewStudy:
     def _onMake(self) -> None:
         ui = self.ui
         request = StudyRequest(
-            real=str(ui.realEdit.currentPath).strip(),
-            synthetic=str(ui.syntheticEdit.currentPath).strip(),
-            form=self._forms[ui.formCombo.currentIndex],
+            out=_path(ui.outEdit),
+            design=_path(ui.designEdit),
+            real=_path(ui.realEdit),
+            synthetic=tuple(filter(None, map(_path, (ui.syntheticEdit, ui.secondEdit, ui.thirdEdit)))),
+            form=_path(ui.questionsEdit) or self._forms[ui.formCombo.currentIndex],
             readers=tuple(self._readers),
             seed=int(ui.seedBox.value),
-            out=str(ui.outEdit.currentPath).strip(),
+            patients=_path(ui.patientsEdit),
+            masks=_path(ui.masksEdit),
+            training=int(ui.trainingBox.value),
+            repeats=int(ui.repeatsBox.value) / 100,
+            margin=round(float(ui.marginBox.value), 2),
         )
-        for edit in (ui.realEdit, ui.syntheticEdit, ui.outEdit):
+        for edit in self._paths:
             edit.addCurrentPathToHistory()
         self._say(_("Starting."))
         self._command.run(request, self._onEnded)
@@ -112,7 +125,7 @@ class NewStudy:
             "rewrite the volumes": _("Rewriting the volumes"),
             "rewrite the masks": _("Rewriting the masks"),
             "leak report": _("Looking for what gives the volumes away"),
-        }.get(command.stage, _("Working"))
+        }.get(command.stage, _("Generating volumes") if command.stage.startswith("generate") else _("Working"))
         if command.total:
             text += _(", {step} of {total}").format(step=command.step, total=command.total)
         if command.etaSeconds is not None:
@@ -150,3 +163,8 @@ class NewStudy:
         ui.messageLabel.setVisible(bool(text))
         ui.reportButton.hide()
         ui.folderButton.hide()
+
+
+def _path(edit) -> str:
+    """What stands in a field for a path."""
+    return str(edit.currentPath).strip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +72,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
     add = action("verify", "check every reader's record for edits, deletions, reordering and truncation")
     add("--receipts", type=path_arg, metavar="DIR", help="more receipts that readers have handed in")
+    add("--records", type=path_arg, action="append", default=[], metavar="DIR", help="copies that readers read on")
 
     for name, text in (
         ("merge", "join the readers' records with the key into one table; this unblinds, and is logged"),
@@ -163,12 +165,22 @@ def _arms(given: list[str]) -> dict[str, Path]:
     arms: dict[str, Path] = {}
     for text in given:
         name, separator, folder = text.partition("=")
-        path = path_arg(folder if separator else text)
-        name = name if separator else path.resolve().name
+        if not separator or Path(text).is_dir():  # a folder whose name has a "="
+            name, folder = _arm_name(Path(text).resolve().name), text
+        if not folder.strip():
+            raise BadInput("A folder of synthetic volumes is empty text", "Give --synthetic NAME=DIR.")
+        path = Path(folder)
         if name in arms or name == "real":
-            raise BadInput(f"Two arms would be called '{name}'", "Give --synthetic NAME=DIR with different names.")
+            raise BadInput(
+                f"Two arms would be called '{name}'", "Rename a folder, or give --synthetic NAME=DIR with other names."
+            )
         arms[name] = path
     return arms
+
+
+def _arm_name(folder: str) -> str:
+    """A folder's name as that of an arm: names of arms become parts of file names."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", folder).strip("-_")[:40] or "synthetic"
 
 
 def _add_reader(args: argparse.Namespace) -> Outcome:
@@ -215,7 +227,7 @@ def _verify(args: argparse.Namespace) -> Outcome:
 
     problems: list[str] = []
     held = list(receipts_in(_folder(args.receipts), problems)) if args.receipts else []
-    found = verify_study(args.study, receipts=held)
+    found = verify_study(args.study, receipts=held, copies=[_folder(r) for r in args.records])
     lines = list(problems)
     for reader, result in found.readers.items():
         state = "verifies" if result.ok else "IS DAMAGED"

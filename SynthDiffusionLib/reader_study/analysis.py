@@ -152,9 +152,9 @@ def data_section(data: Data, merged: Merged) -> Section:
         "reader|Reader", "experience|Experience", "answered|Answered|int", "expected|Planned|int",
         "changes|Changes|int",
         "sittings|Sittings|int", "first_utc|First record (UTC)", "last_utc|Last record (UTC)", "records|Records|int",
-        "software|Read with", "notes|Notes",
+        "software|Read with",
     )  # fmt: skip
-    readers = [{**r.to_json(), "notes": " ".join(r.notes), "software": listing(r.software)} for r in merged.readers]
+    readers = [{**r.to_json(), "software": listing(r.software)} for r in merged.readers]
     arms: list[dict[str, Any]] = []
     for task, arm in sorted({(task, arm) for (task, _), arm in units.items()}):
         row = {"task": task, "arm": arm, "units": sum(t == task and a == arm for (t, _), a in units.items())}

@@ -31,8 +31,10 @@ SOURCES = (
 )
 COEFFICIENTS = columns(
     "task|Task", "item|Question", "level|Level", "name|Coefficient", "value|Value|number", "se|SE|number",
-    "low|from|number", "high|to|number", "observed|Observed agreement|number", "expected|Expected|number",
-    "units|Cases|int", "raters|Readers|int", "interval|Interval by", "note|Note",
+    "low|from|number", "high|to|number", "observed|Observed agreement|number",
+    "expected|Expected agreement|number", "observed_disagreement|Observed disagreement|number",
+    "expected_disagreement|Expected disagreement|number", "units|Cases|int", "raters|Readers|int",
+    "interval|Interval by", "note|Note",
 )  # fmt: skip
 PAIRS = columns(
     "task|Task", "item|Question", "first|Reader", "second|Reader", "units|Cases|int", "agreement|Same answer|percent",
@@ -215,7 +217,10 @@ def _coefficients(question: Question, matrix: Matrix, confidence: float) -> list
         return [{**place, "name": "none", "units": ratings.shape[0], "raters": ratings.shape[1], "note": note}]
     try:
         for c in agreement_table(ratings, question.level, question.categories, confidence):
-            rows.append({**place, **{k: getattr(c, k, None) for k in _FIELDS}})
+            row = {**place, **{k: getattr(c, k, None) for k in _FIELDS}}
+            if c.name.startswith("Krippendorff"):  # defined by disagreement: alpha = 1 - observed / expected
+                row |= {f"{k}_disagreement": row.pop(k) for k in ("observed", "expected")}
+            rows.append(row)
     except (BadInput, MissingExtra) as error:
         rows.append({**place, "name": "all", "note": f"Not calculated: {error.one_line()}"})
     for row in rows:

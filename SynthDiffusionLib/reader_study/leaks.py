@@ -191,6 +191,13 @@ def summary(report: Mapping[str, Any]) -> list[str]:
     return [*lines, *report.get("notes", ())]
 
 
+_MENDS = {
+    "header": "Leave out the volumes that differ, or see leaks.html for which.",
+    "intensity": "Narrow the range, coarsen the steps ('blinding' in a design file) or lock the window; what stays is "
+    "the images' own, and belongs into the paper.",
+}
+
+
 def leaking(stage: Mapping[str, Any], alpha: float = 0.05) -> list[str]:
     """What of the files that readers get gives the study away: sentences; empty if nothing was found."""
     found = []
@@ -200,7 +207,7 @@ def leaking(stage: Mapping[str, Any], alpha: float = 0.05) -> list[str]:
             top = ", ".join(f["name"] for f in leak["features"][:3] if abs(f["auc"] - 0.5) > 0.05)
             found.append(
                 f"The {GROUPS[name]} of the volumes tell real from synthetic (AUC {leak['auc']['value']:.2f}, "
-                f"P {leak['p']:.3g}): {top}."
+                f"P {leak['p']:.3g}): {top}. {_MENDS[name]}"
             )
     return found + _word_sentences("Files that readers get", stage["words"])
 

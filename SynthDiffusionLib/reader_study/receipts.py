@@ -42,7 +42,8 @@ class Receipt:
 
     @property
     def file_name(self) -> str:
-        return f"{self.reader}-{self.count}.json"
+        """Unique among the receipts of all studies, which may lie in one folder before they are sorted."""
+        return f"{self.reader}-{self.study_sha256[:8]}-{self.count}.json"
 
     def to_json(self) -> dict[str, Any]:
         """As it is stored."""

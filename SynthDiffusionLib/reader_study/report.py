@@ -14,6 +14,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.reader_study.plots import description, draw
 from SynthDiffusionLib.reader_study.sections import plain
 from SynthDiffusionLib.reader_study.tables import cell
-from SynthDiffusionLib.volumes.atomic import atomic_file
+from SynthDiffusionLib.volumes.atomic import atomic_file, files_together
 
 LONGEST_TABLE = 60  # rows shown in the HTML; the CSV has all
 LONGEST_LINE = 30  # characters of a cell that are not broken
@@ -54,7 +55,9 @@ table{font-size:.62rem}th,td{padding:.15rem .3rem}figure{break-inside:avoid}}
 
 
 def write_report(result: Mapping[str, Any], out: Path) -> dict[str, Path]:
-    """Writes `report.html`, `report.json` and `tables/<table>.csv`.
+    """Writes `report.html`, `report.json` and `tables/<table>.csv`: all of them, or none.
+
+    Tables of an earlier report in the same folder go.
 
     Args:
         result: of `analysis.analyse`.
@@ -74,17 +77,19 @@ def write_report(result: Mapping[str, Any], out: Path) -> dict[str, Path]:
     except OSError as error:
         raise BadInput(f"The folder '{out}' cannot be made ({error.strerror})", "Choose another folder.") from error
     paths = {"html": out / "report.html", "json": out / "report.json"}
-    for section in result["sections"]:
-        for table in section["tables"]:
-            path = out / "tables" / f"{table['id']}.csv"
-            with atomic_file(path) as file:
-                file.write(table_csv(table).encode("utf-8"))
-            paths[table["id"]] = path
     text = json.dumps(plain(dict(result)), indent=1, ensure_ascii=False, allow_nan=False)
-    with atomic_file(paths["json"]) as file:
-        file.write(f"{text}\n".encode())
-    with atomic_file(paths["html"]) as file:
-        file.write(page)
+    contents = {"html": page, "json": f"{text}\n".encode()}
+    for table in (table for section in result["sections"] for table in section["tables"]):
+        paths[table["id"]] = out / "tables" / f"{table['id']}.csv"
+        contents[table["id"]] = table_csv(table).encode("utf-8")
+    with files_together(paths) as staged:
+        for name, path in staged.items():
+            with atomic_file(path) as file:
+                file.write(contents[name])
+    for path in (out / "tables").glob("*.csv"):
+        if path not in paths.values():
+            with suppress(OSError):
+                path.unlink()
     return paths
 
 

@@ -102,8 +102,7 @@ _SECONDS = ("active_s", "first_touch_s", "committed_s")
 
 
 def safe_cell(text: str) -> str:
-    """Text that a spreadsheet does not run as a formula: an apostrophe goes before `=`, `+`, `-`, `@`, tab and "
-    "return."""
+    """Text that a spreadsheet does not run as a formula: an apostrophe goes before `=`, `+`, `-`, `@`, tab, return."""
     return f"'{text}" if _FORMULA.match(text) else text
 
 
@@ -133,7 +132,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
     """
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(columns)
+    writer.writerow([cell(column) for column in columns])
     writer.writerows([cell(v) for v in row] for row in rows)
     with atomic_file(Path(path)) as file:
         file.write(text.getvalue().encode("utf-8"))

@@ -7,13 +7,14 @@ receipts held elsewhere. `LIMITS` says what none of them shows.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.reader_study.chain import Chain, Head, read_chain, read_head
 from SynthDiffusionLib.reader_study.history import Finding, Given, History, replay
+from SynthDiffusionLib.reader_study.merge_sources import find_sources
 from SynthDiffusionLib.reader_study.receipts import Receipt, receipts_in
 from SynthDiffusionLib.reader_study.study import PRIVATE, Presentation, Study
 
@@ -21,10 +22,11 @@ LIMITS = (
     "What verification cannot detect. Somebody who rewrites the records and also the head file, with all hashes "
     "computed anew, is found only by a receipt that is held elsewhere, and only for the records up to that receipt: "
     "whatever was rewritten, added or cut off after the last receipt stays unseen. One record added behind the last "
-    "one looks like a kill between record and head, and is reported as a note. Without the head file and without "
-    "receipts, records cut off at the end of a line, and a rewriting that computes the hashes anew, stay unseen. Times "
-    "are those of the reader's computer: a clock that was wrong all along is not noticed. The chain says what was "
-    "stored, not who sat there."
+    "one looks like a kill between record and head, and is reported as a note. A record that is deleted "
+    "together with its head file and every receipt looks as if reading had not begun. Without the head file and "
+    "without receipts, records cut off at the end of a line, and a rewriting that computes the hashes anew, stay "
+    "unseen. Times are those of the reader's computer: a clock that was wrong all along is not noticed. The chain says "
+    "what was stored, not who sat there."
 )
 
 
@@ -150,7 +152,12 @@ def verify_record(
 
 
 def verify_study(
-    folder: Path, private: Path | None = None, *, receipts: Iterable[Receipt] = (), records: Path | None = None
+    folder: Path,
+    private: Path | None = None,
+    *,
+    receipts: Iterable[Receipt] = (),
+    records: Path | None = None,
+    copies: Sequence[Path] = (),
 ) -> StudyVerification:
     """Checks all records of a study.
 
@@ -159,9 +166,10 @@ def verify_study(
         private: the coordinator's folder, with receipts and the coordinator's own record; default: beside.
         receipts: further ones held elsewhere.
         records: folder of the record files; default: the study's own.
+        copies: folders (or files) of readers who read on copies of their own, as `merge.merge` takes them.
 
     Raises:
-        BadInput: the study cannot be read, or was changed after reading began.
+        BadInput: the study cannot be read, or was changed after reading began; a copy is missing.
     """
     study = Study.load(folder)
     private = private or study.folder.parent / PRIVATE
@@ -169,11 +177,18 @@ def verify_study(
     result = StudyVerification()
     problems: list[str] = []
     held = [*receipts, *receipts_in(private / "receipts", problems)]
-    # Those beside the records are no better a witness than the head file, but one that may have been forgotten.
-    beside = list(receipts_in(records / "receipts", problems))
-    result.findings += [Finding("receipt", None, problem.rstrip("."), "damage") for problem in problems]
     readers = study.readers()
-    for path in sorted(records.glob("*.jsonl")):
+    paths = {path.stem: path for path in sorted(records.glob("*.jsonl"))}
+    if copies:
+        sources = find_sources(study, copies)
+        paths |= {reader: source.path for reader, source in sources.chosen.items()}
+        result.findings += [Finding("copies", None, text, "damage") for text in sources.forked.values()]
+        result.findings += [Finding("copies", None, text.rstrip("."), "note") for text in sources.problems]
+    # Those beside the records are no better a witness than the head file, but one that may have been forgotten.
+    places = dict.fromkeys([records, *(path.parent for path in paths.values())])
+    beside = [receipt for place in places for receipt in receipts_in(place / "receipts", problems)]
+    result.findings += [Finding("receipt", None, problem.rstrip("."), "damage") for problem in problems]
+    for path in paths.values():
         if path.stem not in readers:
             result.findings.append(
                 Finding("foreign", None, f"'{path.name}' belongs to no reader of this study", "damage")
@@ -293,7 +308,7 @@ def _against_receipt(result: Verification, chain: Chain, receipt: Receipt, reade
     if receipt.reader != reader:
         add(None, f"{when} is one of the reader '{receipt.reader}'")
     elif study is not None and receipt.study_sha256 != study.sha256:
-        add(None, f"{when} is of another study file")
+        add(None, f"{when} is of another study file; keep the receipts of each study in a folder of their own")
     elif receipt.count > len(chain.records):
         add(None, f"it was cut off: {when} knows of {receipt.count} records, the file has {len(chain.records)}")
     elif (chain.records[receipt.count - 1] or {}).get("hash") != receipt.hash:

@@ -126,8 +126,7 @@ class Pictures:
         reading.leave()
 
     def make(self, folder: Path) -> None:
-        """The form for a new study, filled in and done."""
-
+        """The form for a new study, filled in."""
         panel = self.panel.newStudy
         self.panel.ui.newGroup.collapsed = False
         self.panel.ui.folderEdit.currentPath = ""
@@ -138,6 +137,7 @@ class Pictures:
         ):
             edit.currentPath = name
         panel.ui.readersEdit.text = "Anna, Ben, Chris"
+        panel.ui.advancedBox.collapsed = False
         self.take("reading_new", views=False)
 
     def take(self, name: str, views: bool = True) -> None:

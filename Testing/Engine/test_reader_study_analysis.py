@@ -144,6 +144,12 @@ def test_fleiss_table():
     result = analyse(examples.merged(examples.study([], {}, tasks=tasks), ratings))
     found = {row["name"]: row["value"] for row in rows(result, "agreement")}
     assert next(v for k, v in found.items() if "Fleiss" in k) == pytest.approx(0.4302445, abs=5e-8)
+    for row in rows(result, "agreement"):  # alpha is told by disagreements, all others by agreements
+        if "Krippendorff" in row["name"]:
+            of = 1 - row["observed_disagreement"] / row["expected_disagreement"]
+        else:
+            of = (row["observed"] - row["expected"]) / (1 - row["expected"])
+        assert row["value"] == pytest.approx(of)
 
 
 def test_exact_counts_of_a_reader():

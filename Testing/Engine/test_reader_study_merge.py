@@ -21,7 +21,7 @@ from SynthDiffusionLib.reader_study.tables import (
     safe_cell,
     write_ratings,
 )
-from SynthDiffusionLib.reader_study.verify import verify_record
+from SynthDiffusionLib.reader_study.verify import verify_record, verify_study
 
 
 def read(folder, reader, *, stop=None, seed=0, clock=None, close=True):
@@ -128,12 +128,15 @@ def test_a_longer_copy_is_taken_and_a_fork_refused(tmp_path):
     shutil.copytree(folder, copy)
     read(copy, "R1", seed=3, clock=examples.FakeClock("2026-03-02T08:00:00.000Z", boot="boot2"))
     merged = merge(tmp_path / "study", [copy])
+    assert verify_study(tmp_path / "study", copies=[copy]).readers["R1"].count == merged.readers[0].records
     assert len({r.position for r in merged.ratings if r.reader == "R1"}) == 6
     assert any("earlier state" in p for p in merged.problems) and any("same record" in p for p in merged.problems)
     # Both go on from the same state: two records of one reader that contradict each other.
     read(folder, "R1", stop=1, seed=9, clock=examples.FakeClock("2026-03-03T08:00:00.000Z", boot="boot3"))
     with pytest.raises(BadInput, match="contradict each other from record"):
         merge(tmp_path / "study", [copy])
+    found = verify_study(tmp_path / "study", copies=[copy])
+    assert not found.ok and [f.kind for f in found.findings if f.severity == "damage"] == ["copies"]
     merged = merge(tmp_path / "study", [copy], exclude=["R1"])
     assert {r.reader for r in merged.ratings} == {"R2"}
     assert any(p.startswith("R1 is left out of everything") and "contradict" in p for p in merged.problems)
@@ -148,6 +151,7 @@ def test_readers_on_copies_of_their_own(tmp_path):
         merge(tmp_path / "study")
     merged = merge(tmp_path / "study", [tmp_path / "R1", tmp_path / "R2" / "records" / "R2.jsonl"])
     assert {r.reader for r in merged.ratings} == {"R1", "R2"} and not merged.missing
+    assert set(verify_study(tmp_path / "study", copies=[tmp_path / "R1"]).readers) == {"R1"}
     with pytest.raises(BadInput, match="no folder"):
         merge(tmp_path / "study", [tmp_path / "R3"])
 

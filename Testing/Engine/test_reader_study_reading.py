@@ -70,7 +70,7 @@ def test_the_receipt_is_given_and_written(tmp_path, clock):
     last = record_lines(folder)[-1]
     assert (last["type"], last["count"], last["answered"]) == ("close", receipt.count, 1)
     assert (receipt.hash, receipt.count, receipt.reader, receipt.answered) == (last["hash"], last["n"] + 1, "R1", 1)
-    assert read_receipt(folder / "records" / "receipts" / f"R1-{receipt.count}.json") == receipt
+    assert read_receipt(folder / "records" / "receipts" / receipt.file_name) == receipt
     with pytest.raises(BadInput, match="closed"):
         reading.show()
 

@@ -12,7 +12,8 @@ from dataclasses import replace
 import pytest
 import reader_study_ratings as examples
 
-from SynthDiffusionLib.errors import BadInput, MissingExtra
+from SynthDiffusionLib.errors import BadInput, MissingExtra, RunFailed
+from SynthDiffusionLib.reader_study import report
 from SynthDiffusionLib.reader_study.analysis import analyse
 from SynthDiffusionLib.reader_study.plots import draw
 from SynthDiffusionLib.reader_study.report import formatted, render, write_report
@@ -156,6 +157,38 @@ def test_a_folder_that_cannot_be_made(result, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(BadInput, match="cannot be made"):
         write_report(result, tmp_path / "file")
+
+
+def test_tables_of_an_earlier_report_go(result, tmp_path):
+    paths = write_report(result, tmp_path)
+    fewer = json.loads(json.dumps(result))
+    gone = [table["id"] for table in fewer["sections"].pop()["tables"]]
+    assert gone
+    again = write_report(fewer, tmp_path)
+    assert sorted((tmp_path / "tables").iterdir()) == sorted(p for k, p in again.items() if k not in ("html", "json"))
+    assert all(not paths[name].exists() for name in gone)
+
+
+def test_a_full_disk_leaves_the_earlier_report_whole(result, tmp_path, monkeypatch):
+    write_report(result, tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    other = json.loads(json.dumps(result))
+    other["study"]["title"] = "another"
+    for section in other["sections"]:
+        for table in section["tables"]:
+            table["rows"] = table["rows"][:1]
+    write, calls = report.atomic_file, []
+
+    def fills_up(path):
+        calls.append(path)
+        if len(calls) == 5:
+            raise RunFailed("No space left", "Free some.")
+        return write(path)
+
+    monkeypatch.setattr(report, "atomic_file", fills_up)
+    with pytest.raises(RunFailed, match="No space"):
+        write_report(other, tmp_path)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
 def test_what_to_install(result, monkeypatch):

@@ -234,6 +234,56 @@ def test_a_study_is_made_and_can_be_read_next(harness, new, other_python, tmp_pa
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the fake Python is a shell script")
+def test_what_is_advanced_is_handed_on(harness, new, other_python, tmp_path, standin):
+    ui = new.ui
+    for edit, name in ((ui.secondEdit, "made = b"), (ui.patientsEdit, "p.csv"), (ui.masksEdit, "masks")):
+        edit.currentPath = str(tmp_path / name)
+    ui.questionsEdit.currentPath = str(tmp_path / "own.json")
+    assert not ui.formCombo.enabled
+    ui.trainingBox.value, ui.repeatsBox.value, ui.marginBox.value = 2, 15, 0.1
+    answer_with(harness, tmp_path, DONE)
+    ui.makeButton.click()
+    standin.wait(lambda: not new.busy, seconds=30, what="the study")
+    arguments = json.loads((tmp_path / "arguments.json").read_text())
+    arguments = arguments[arguments.index("new") + 1 : -1]
+    given = list(zip(arguments[::2], arguments[1::2], strict=True))
+    assert given[:3] == [
+        ("--real", str(tmp_path / "real ones")),
+        ("--synthetic", str(tmp_path / "made")),
+        ("--synthetic", str(tmp_path / "made = b")),
+    ]
+    assert dict(given[3:]) == {
+        "--form": str(tmp_path / "own.json"),
+        "--readers": "R1,R2,R3",
+        "--seed": "1",
+        "--patients": str(tmp_path / "p.csv"),
+        "--masks": str(tmp_path / "masks"),
+        "--training": "2",
+        "--repeats": "0.15",
+        "--margin": "0.1",
+        "--out": str(tmp_path / "out"),
+    }
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the fake Python is a shell script")
+def test_a_design_file_says_all_the_rest(harness, new, other_python, tmp_path, standin):
+    ui = new.ui
+    ui.realEdit.currentPath = ui.readersEdit.text = ""
+    assert not ui.makeButton.enabled
+    ui.designEdit.currentPath = str(tmp_path / "design.json")
+    assert ui.makeButton.enabled
+    assert not any(w.enabled for w in (ui.realEdit, ui.readersEdit, ui.formCombo, ui.secondEdit, ui.marginBox))
+    answer_with(harness, tmp_path, DONE)
+    ui.makeButton.click()
+    standin.wait(lambda: not new.busy, seconds=30, what="the study")
+    arguments = json.loads((tmp_path / "arguments.json").read_text())
+    expected = ["new", str(tmp_path / "design.json"), "--out", str(tmp_path / "out"), "--events"]
+    assert arguments[arguments.index("new") :] == expected
+    ui.designEdit.currentPath = ""
+    assert ui.readersEdit.enabled and ui.formCombo.enabled
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the fake Python is a shell script")
 def test_what_should_be_mended_comes_first(harness, new, other_python, tmp_path, standin):
     warning = "The headers of the volumes tell real from synthetic (AUC 0.97, P 0.001): spacing."
     answer_with(harness, tmp_path, DONE | {"warnings": [warning]})
@@ -265,9 +315,12 @@ def test_progress_and_cancelling(harness, new, other_python, tmp_path, standin):
 
 
 def test_a_real_study_from_the_form_to_the_first_answer(harness, new, standin, tmp_path):
-    """With the engine itself: 4 real and 4 synthetic volumes."""
+    """With the engine itself: 4 real volumes and 4 of each of two generators."""
     generator = np.random.default_rng(3)
-    for folder in ("real ones", "made"):
+    new.ui.secondEdit.currentPath = str(tmp_path / "also made")
+    new.ui.trainingBox.value = 1
+    for folder in ("real ones", "made", "also made"):
+        (tmp_path / folder).mkdir(exist_ok=True)
         for number in range(4):
             voxels = generator.integers(-1000, 400, (16, 16, 12)).astype(np.int16)
             nib.save(nib.Nifti1Image(voxels, np.diag([1.5, 1.5, 2.0, 1.0])), tmp_path / folder / f"case{number}.nii.gz")
