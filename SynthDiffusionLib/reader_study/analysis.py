@@ -12,12 +12,13 @@ same result: what is drawn at random (permutations, bootstrap) has a fixed seed,
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from SynthDiffusionLib.errors import BadInput, MissingExtra
 from SynthDiffusionLib.reader_study.merge import Merged
 from SynthDiffusionLib.reader_study.sections import Section, Table, columns, counted, listing, plain
-from SynthDiffusionLib.reader_study.selection import Data, refused
+from SynthDiffusionLib.reader_study.selection import Data, cases_text, refused
 from SynthDiffusionLib.reader_study.study import Study
 
 FORMAT = "synthdiffusion-study-analysis-1"
@@ -58,7 +59,10 @@ def analyse(merged: Merged, study: Study | None = None) -> dict[str, Any]:
         raise BadInput(
             "There is no answer outside of training to analyse", "Let the readers read, then run study merge again."
         )
-    sections = [primary_section(data), data_section(data, merged)]
+    primary = primary_section(data)
+    statement, *answer = primary.sentences
+    primary = replace(primary, sentences=(statement, *departures(merged), *answer))
+    sections = [primary, data_section(data, merged)]
     makers: tuple[tuple[str, Callable[[Data], Section | None]], ...] = (
         ("turing", turing_section),
         ("forced_choice", forced_choice_section),
@@ -97,6 +101,29 @@ def analyse(merged: Merged, study: Study | None = None) -> dict[str, Any]:
     }
 
 
+def departures(merged: Merged) -> list[str]:
+    """What of the planned readers and readings is not in the analysis: it belongs beside the primary result."""
+    sentences = []
+    analysed = len(merged.readers)
+    planned = analysed + len(merged.excluded) + len(merged.absent)
+    if planned > analysed:
+        text = f"Departure from the study: {counted(planned, 'reader')} were planned, {analysed} analysed."
+        if merged.excluded:
+            left_out = listing(f"{reader} ({why})" for reader, why in sorted(merged.excluded.items()))
+            text += f" Left out when the answers were joined with the key: {left_out}; report the result with them too."
+        if merged.absent:
+            text += f" Without a record: {listing(sorted(merged.absent))}."
+        sentences.append(text)
+    if merged.missing:
+        whole = sum(r.expected for r in merged.readers) + sum(merged.absent.values())
+        sentences.append(
+            f"This is an interim analysis: {len(merged.missing)} of {counted(whole, 'planned reading')} (training and "
+            f"repeats included) {'is' if len(merged.missing) == 1 else 'are'} missing. Whoever "
+            "looks at interim results and goes on or stops by them has a larger chance of a false positive than alpha."
+        )
+    return sentences
+
+
 def versions() -> dict[str, str]:
     """What calculates, with versions.
 
@@ -120,7 +147,7 @@ def data_section(data: Data, merged: Merged) -> Section:
     sentences = [
         f"{counted(len(data.readers), 'reader')} gave "
         f"{counted(len({(r.reader, r.position) for r in first}), 'first reading')} "
-        f"of {counted(len(units), 'case')} outside of training."
+        f"of {cases_text(data)} outside of training."
     ]
     training = {(r.reader, r.position) for r in data.ratings if r.phase == "training"}
     repeats = {(r.reader, r.position) for r in data.ratings if r.phase == "main" and r.presentation == 2}
@@ -139,22 +166,27 @@ def data_section(data: Data, merged: Merged) -> Section:
     missing = [m for m in merged.missing if m["phase"] == "main"]
     if missing:
         sentences.append(
-            f"{counted(len(missing), 'reading')} of the orders {'is' if len(missing) == 1 else 'are'} missing. "
+            f"{counted(len(missing), 'reading')} of the orders of all readers {'is' if len(missing) == 1 else 'are'} "
+            "missing. "
             "Nothing is "
             "filled in: analyses over several readers leave out a case that not every reader answered (or are "
             "refused if "
             "half of the cases would go), analyses of one reader take what there is."
         )
     else:
-        sentences.append("No reading is missing.")
+        sentences.append("No reading of the analysed readers is missing.")
     sentences += merged.problems
     reader_columns = columns(
-        "reader|Reader", "experience|Experience", "answered|Answered|int", "expected|Planned|int",
+        "reader|Reader", "state|State", "experience|Experience", "answered|Answered|int", "expected|Planned|int",
         "changes|Changes|int",
         "sittings|Sittings|int", "first_utc|First record (UTC)", "last_utc|Last record (UTC)", "records|Records|int",
         "software|Read with",
     )  # fmt: skip
-    readers = [{**r.to_json(), "software": listing(r.software)} for r in merged.readers]
+    readers: list[dict[str, Any]] = [
+        {**r.to_json(), "state": "analysed", "software": listing(r.software)} for r in merged.readers
+    ]
+    readers += [{"reader": r, "state": f"left out: {why}"} for r, why in merged.excluded.items()]
+    readers += [{"reader": r, "state": "no record", "answered": 0, "expected": n} for r, n in merged.absent.items()]
     arms: list[dict[str, Any]] = []
     for task, arm in sorted({(task, arm) for (task, _), arm in units.items()}):
         row = {"task": task, "arm": arm, "units": sum(t == task and a == arm for (t, _), a in units.items())}
@@ -176,7 +208,8 @@ def data_section(data: Data, merged: Merged) -> Section:
             "readings|Readings|int", "without|Readings without|int"), tuple(items),
             "First readings. A question that was not shown (its condition did not hold) has no answer either."),
         Table("missing", "Missing readings", columns(
-            "reader|Reader", "position|Position|int", "session|Session", "task|Task", "unit|Unit", "arm|Arm",
-            "presentation|Presentation|int", "phase|Phase"), tuple(merged.missing)),
+            "reader|Reader", "position|Position|int", "session|Session", "task|Task",
+            "presentation|Presentation|int", "phase|Phase"), tuple(merged.missing),
+            "Which volumes these are is not told: who has not finished may still read them."),
     )  # fmt: skip
     return Section("data", "Data", "data", tuple(sentences), tuple(t for t in tables if t.rows))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
-from SynthDiffusionLib.reader_study.analysis_turing import NO_DIFFERENCE, correct_value
+from SynthDiffusionLib.reader_study.analysis_turing import NO_DIFFERENCE, averaged, correct_value
 from SynthDiffusionLib.reader_study.sections import (
     Section,
     Table,
@@ -168,7 +168,13 @@ def generators_section(data: Data) -> Section | None:
                     rows.append({**place, "note": refused(error)})
                     sentences.append(f"{name} of {', '.join(here)}: {refused(error)}")
                     continue
-                add_result(place, result, notes, data, rows, arms, omnibus, by_reader)
+                add_result(place, result, notes, data, rows, omnibus, by_reader)
+                arms += values(place, data, parts, figure)
+                for row in rows[len(rows) - len(result.differences) :]:
+                    named = (row["first"], row["second"])
+                    row["is_primary"] = figure == "auc" and data.is_primary(
+                        "mrmc_auc_difference", task.id, item.id, named, 0.0
+                    )
                 results.append((name, result, len(rows) - len(result.differences)))
     if not rows:
         return None
@@ -210,7 +216,6 @@ def add_result(
     notes: Sequence[str],
     data: Data,
     rows: list[dict[str, Any]],
-    arms: list[dict[str, Any]],
     omnibus: list[dict[str, Any]],
     by_reader: list[dict[str, Any]],
 ) -> None:
@@ -229,9 +234,6 @@ def add_result(
         if d.equivalence is not None:
             row |= {"equivalence_p": d.equivalence.p, "equivalent": d.equivalence.equivalent}
         rows.append(row)
-    for arm in result.arms:
-        arms.append({**place, "arm": arm.name, **{k: getattr(arm, k) for k in ("value", "low", "high", "se")}})
-        arms[-1]["df"] = degrees(arm.df)
     c = result.components
     names = ("mst", "mstr", "msr", "error", "cov1", "cov2", "cov3", "var_r", "var_tr", "readers", "cases")
     omnibus.append(
@@ -246,6 +248,18 @@ def add_result(
     for r in result.reader_differences:
         keys = ("reader", "first", "second", "difference", "low", "high", "se", "p")
         by_reader.append({**place, **{k: getattr(r, k) for k in keys}})
+
+
+def values(place: dict[str, Any], data: Data, parts: Sequence[tuple[str, Matrix]], figure: str) -> list[dict[str, Any]]:
+    """Each generator's own figure, with the interval that it has everywhere (`analysis_turing.averaged`)."""
+    keys = ("value", "low", "high", "se", "df")
+    rows = []
+    for name, matrix in parts:
+        row, _, _ = averaged(data, matrix, figure)
+        rows.append(
+            {**place, "measure": row.get("measure", place["measure"]), "arm": name, **{k: row[k] for k in keys}}
+        )
+    return rows
 
 
 def difference_sentences(

@@ -16,7 +16,7 @@ from SynthDiffusionLib.errors import BadInput, MissingExtra
 from SynthDiffusionLib.reader_study.analysis_generators import compare, difference_sentences, parts_of
 from SynthDiffusionLib.reader_study.analysis_turing import AVERAGES, averaged, said
 from SynthDiffusionLib.reader_study.forms import Item
-from SynthDiffusionLib.reader_study.sections import Section, Table, columns, corrected, degrees, with_holm
+from SynthDiffusionLib.reader_study.sections import Section, Table, columns, corrected, degrees, family_note, with_holm
 from SynthDiffusionLib.reader_study.selection import Data, Matrix, refused
 from SynthDiffusionLib.reader_study.study import Task
 
@@ -87,7 +87,7 @@ def likert_section(data: Data) -> Section | None:
     tables = (
         Table("likert_average", "Synthetic less real, averaged over readers", AVERAGES, tuple(rows),
               "Mean difference in steps of the scale, and AUC (chance that a synthetic volume is rated higher than a "
-              f"real one). Holm's correction for the {len(rows)} tests of this table."),
+              f"real one). {family_note(rows)}"),
         Table("likert_other", "The same question by other methods", TESTS, tuple(others),
               "Checks that do not rest on the model above; Holm's correction within this table."),
         Table("likert_readers", "Each reader alone", ONE_READER, tuple(per_reader),
@@ -114,6 +114,9 @@ def _averages(data: Data, matrix: Matrix, place: dict[str, Any], item: Item) -> 
         if figure == "auc":
             what = f"{item.text} Chance that a volume of '{place['arm']}' is rated higher than a real one"
         head = {**place, "measure": name, "what": what, "as_percent": False, "chance": "no difference"}
+        if figure == "mean_difference":
+            task, item_id = place["task"].split(", ", 1)
+            head["is_primary"] = data.is_primary("likert_difference", task, item_id, (place["arm"],), 0.0)
         try:
             rows.append({**head, **averaged(data, matrix, figure, null=null, margin=margin)[0]})
         except BadInput as error:

@@ -117,10 +117,15 @@ def _one_arm(data: Data, measure: str) -> tuple[dict[str, Any], list[str], dict[
         chance = "guessing"
     elif measure == "likert_difference" and null == 0:
         chance = "no difference"
-    sentences = analysis_turing.verdict(row, _what(measure, arm), data, chance=chance, as_percent=proportion)
+    what = _what(measure, arm)
+    if row["measure"] == analysis_turing.BALANCED:
+        what = f"{analysis_turing.BALANCED} (mean of sensitivity and specificity) in telling '{arm}' from real volumes"
+    sentences = analysis_turing.verdict(row, what, data, chance=chance, as_percent=proportion)
     if p.get("test") == "equivalence":  # the stated test is named first
         stated = [s for s in sentences if s.startswith("Equivalence")]
         sentences = [sentences[0], *stated, *(s for s in sentences[1:] if s not in stated)]
+    if measure == "accuracy":
+        sentences += analysis_turing.habits(data, matrix, row.get("equivalent"))
     sentences.insert(0, _outcome(data, row.get("p"), row.get("equivalent")))
     sentences += _departures(data, row, notes)
     plots = []
@@ -236,10 +241,10 @@ def _difference(data: Data, statement: str) -> Section:
     result, notes = analysis_generators.compare(data, parts, "auc", margin=_margin(data))
     place = {"task": f"{task}, {item}", "measure": "AUC"}
     rows: list[dict[str, Any]] = []
-    arms: list[dict[str, Any]] = []
     omnibus: list[dict[str, Any]] = []
     by_reader: list[dict[str, Any]] = []
-    analysis_generators.add_result(place, result, notes, data, rows, arms, omnibus, by_reader)
+    analysis_generators.add_result(place, result, notes, data, rows, omnibus, by_reader)
+    arms = analysis_generators.values(place, data, parts, "auc")
     d = result.differences[0]
     outcome = _outcome(
         data, d.p if np.isfinite(d.p) else None, None if d.equivalence is None else d.equivalence.equivalent

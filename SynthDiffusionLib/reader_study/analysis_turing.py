@@ -22,6 +22,7 @@ from SynthDiffusionLib.reader_study.sections import (
     corrected,
     counted,
     degrees,
+    family_note,
     interval_text,
     number,
     percent,
@@ -30,9 +31,15 @@ from SynthDiffusionLib.reader_study.selection import Data, Matrix, refused, scor
 from SynthDiffusionLib.reader_study.study import Task
 from SynthDiffusionLib.reader_study.tables import Rating
 
+BALANCED = "Balanced accuracy"
 NO_DIFFERENCE = (
     "A difference that is not significant does not show that readers cannot tell the volumes apart; only a test of "
     "equivalence can show that."
+)
+HABIT = (
+    "Equivalence of accuracy does not show that the volumes look alike: a reader who calls nearly all volumes real, or "
+    "nearly all synthetic, is right in about half of them whatever is to be seen. The AUC does not depend on that "
+    "habit."
 )
 SOURCES = (
     "Obuchowski and Rockette, Commun Stat Simul Comput 1995;24:285, for one arm against a value, with the degrees of "
@@ -142,7 +149,7 @@ def averaged(
         "note": " ".join(notes),
     }
     if balanced:
-        row["measure"] = "Balanced accuracy"
+        row["measure"] = BALANCED
     if result.equivalence is not None:
         e = result.equivalence
         row |= {
@@ -165,6 +172,7 @@ def verdict(
     who = "these readers" if several else "this reader"
     if row["readers_model"] == "random" and not row["degenerate"]:
         who = "readers and cases like these"
+    what = f"{what} (the primary endpoint)" if row.get("is_primary") else what
     first = (
         f"{what}: {show(row['value'])} {'on average over' if several else 'by'} {counted(row['n_readers'], 'reader')} "
         f"({interval_text(row['low'], row['high'], data.confidence, as_percent)} for {who}); "
@@ -217,6 +225,8 @@ def turing_section(data: Data) -> Section | None:
         return None
     corrected(rows, data.alpha)
     sentences += said(rows, data)
+    if any("ccuracy" in str(row.get("measure")) and row.get("equivalent") for row in rows):
+        sentences.append(HABIT)
     sentences += mean_detection(detection, data)
     margin = data.margin("proportion")
     if margin is None:
@@ -227,8 +237,7 @@ def turing_section(data: Data) -> Section | None:
             "Accuracy and AUC, averaged over readers",
             AVERAGES,
             tuple(rows),
-            f"Obuchowski-Rockette for one arm against a value. Holm's correction for the {len(rows)} tests of this "
-            "table.",
+            f"Obuchowski-Rockette for one arm against a value. {family_note(rows)}",
         ),
         single_reader.per_reader_table(per_reader, "turing_readers", "Accuracy of each reader", data.alpha, margin),
         Table(
@@ -276,8 +285,9 @@ def _one_arm(
     for figure in ("accuracy", "auc"):
         name = "Accuracy" if figure == "accuracy" else "AUC"
         head = {**place, "measure": name, "what": f"{name} for '{arm}' ({task.id})", "as_percent": figure == "accuracy"}
+        head["is_primary"] = data.is_primary(figure, task.id, item.id, (arm,))
         try:
-            rows.append({**head, **averaged(data, matrix, figure, margin=margin)[0]})
+            rows.append(_named({**head, **averaged(data, matrix, figure, margin=margin)[0]}, arm, task))
         except BadInput as error:
             rows.append({**head, "note": refused(error)})
     accuracy, details = single_reader.sign_rows(matrix, data.alpha, margin)
@@ -286,19 +296,49 @@ def _one_arm(
     number = len(plots)
     if (plot := single_reader.roc_plot(matrix, f"roc_{number}", f"ROC curves, '{arm}' ({task.id})")) is not None:
         plots.append(plot)
-    bars = [{"reader": r["reader"], "value": r["accuracy"], "low": r["low"], "high": r["high"]} for r in accuracy]
-    mean = next((r for r in rows if r["arm"] == arm and r["measure"] == "Accuracy" and r["task"] == place["task"]), {})
+    mean = next((r for r in rows if (r["arm"], r["task"]) == (arm, place["task"]) and r["measure"] != "AUC"), {})
+    balanced = "balanced_" if mean.get("measure") == BALANCED else ""
+    bars = [
+        {
+            "reader": r["reader"],
+            "value": r[f"{balanced}accuracy"],
+            "low": r[f"{balanced}low"],
+            "high": r[f"{balanced}high"],
+        }
+        for r in accuracy
+        if f"{balanced}accuracy" in r
+    ]
     plots.append(
         {
             "id": f"accuracy_{number}",
             "kind": "intervals",
-            "title": f"Accuracy, '{arm}' ({task.id})",
+            "title": f"{BALANCED if balanced else 'Accuracy'}, '{arm}' ({task.id})",
             "rows": bars,
             "average": {k: mean.get(k) for k in ("value", "low", "high")},
             "line": 0.5,
-            "label": "Accuracy",
+            "label": BALANCED if balanced else "Accuracy",
         }
     )
+
+
+def _named(row: dict[str, Any], arm: str, task: Task) -> dict[str, Any]:
+    """A row of `averaged` whose sentence says which accuracy it is."""
+    if row["measure"] == BALANCED:
+        row["what"] = f"{BALANCED} (mean of sensitivity and specificity) for '{arm}' ({task.id})"
+    return row
+
+
+def habits(data: Data, matrix: Matrix, equivalent: bool | None) -> list[str]:
+    """What stands behind an accuracy: how often readers said "synthetic", and the AUC, which does not hang on that."""
+    whole = matrix.complete()
+    called = whole.values > 0
+    shares = [float(called[:, whole.truth == kind].mean()) for kind in (1, 0)]
+    area, _, _ = averaged(data, matrix, "auc")
+    sentences = [
+        f"Readers called {percent(shares[0])} of the synthetic and {percent(shares[1])} of the real volumes synthetic, "
+        f"on average; AUC {number(area['value'])} ({interval_text(area['low'], area['high'], data.confidence)})."
+    ]
+    return [*sentences, HABIT] if equivalent else sentences
 
 
 def forced_choice_section(data: Data) -> Section | None:
@@ -320,6 +360,7 @@ def forced_choice_section(data: Data) -> Section | None:
                     continue  # another task holds this generator
                 head = {**place, "measure": "Proportion correct", "as_percent": True}
                 head["what"] = f"The synthetic volume of a pair was found, '{arm}' ({task.id})"
+                head["is_primary"] = data.is_primary("forced_choice", task.id, item.id, (arm,))
                 mean: dict[str, Any] = {}
                 try:
                     mean, _, _ = averaged(data, matrix, "mean", margin=margin)
@@ -361,7 +402,7 @@ def forced_choice_section(data: Data) -> Section | None:
     tables = (
         Table("forced_choice_average", "Proportion correct, averaged over readers", AVERAGES, tuple(rows),
               "Obuchowski-Rockette for one arm against a value, figure of merit: mean of correct answers. "
-              f"Holm's correction for the {len(rows)} tests of this table."),
+              f"{family_note(rows)}"),
         single_reader.per_reader_table(
             per_reader, "forced_choice_readers", "Proportion correct of each reader", data.alpha, margin
         ),

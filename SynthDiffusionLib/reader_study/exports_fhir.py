@@ -264,6 +264,8 @@ def _answered(item: Item, value: Any) -> list[dict[str, Any]]:
     entry: dict[str, Any] = {"linkId": item.id, "text": item.text}
     match item.type:
         case "multiple_choice":
+            if not value:
+                return []  # FHIR has no answer of nothing: shown, and nothing ticked
             return [entry | {"answer": [{"valueCoding": _coding(item, v)} for v in value]}]
         case "confidence" | "scale" | "choice":
             return [entry | {"answer": [{"valueCoding": _coding(item, value)}]}]

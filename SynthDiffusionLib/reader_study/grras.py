@@ -13,7 +13,7 @@ from typing import Any
 from SynthDiffusionLib.reader_study.analysis_agreement import is_main
 from SynthDiffusionLib.reader_study.merge import Merged
 from SynthDiffusionLib.reader_study.sections import counted, interval_text, listing, number
-from SynthDiffusionLib.reader_study.selection import Data
+from SynthDiffusionLib.reader_study.selection import Data, cases_text
 from SynthDiffusionLib.volumes.atomic import atomic_file
 
 BLANK = "**to be filled in by the authors**"
@@ -103,20 +103,25 @@ def _raters(merged: Merged) -> str:
 
 
 def _sizes(data: Data, merged: Merged) -> str:
-    planned = [r.reader for r in merged.readers]
+    planned = [*(r.reader for r in merged.readers), *merged.excluded, *merged.absent]
     expected = sorted({r.expected for r in merged.readers})
     repeats = merged.study.randomisation.get("repeats", 0)
-    units = {u.id for u in merged.study.units.values() if u.phase == "main"}
+    units = [u for u in merged.study.units.values() if u.phase == "main"]
+    volumes = {v for u in units for v in u.volumes}
     return (
-        f"Planned: {counted(len(planned), 'reader')}, {counted(len(units), 'case')}, "
-        f"{listing(expected)} readings each with training and repeats, hidden repeats of "
-        f"{100 * float(repeats or 0):g} %."
+        f"Planned: {counted(len(planned), 'reader')}, {counted(len(units), 'case')} of "
+        f"{counted(len(volumes), 'volume')}, {listing(expected)} readings each with training and repeats, "
+        f"hidden repeats of {100 * float(repeats or 0):g} %."
     )
 
 
 def _randomisation(merged: Merged) -> str:
     rules = merged.study.randomisation
-    words = [f"{key.replace('_', ' ')} {value}" for key, value in rules.items()]
+    automatic = {"block_size": "one block, the whole list", "longest_run": "longest run chosen automatically"}
+    words = [
+        automatic[key] if key in automatic and not value else f"{key.replace('_', ' ')} {value}"
+        for key, value in rules.items()
+    ]
     return (
         f"Order of reading: random by study seed and reader, stored before reading ({'; '.join(words) or 'no rules'})."
     )
@@ -158,10 +163,11 @@ def _analysis(merged: Merged, result: Mapping[str, Any] | None) -> str:
 
 def _actual(data: Data, merged: Merged) -> str:
     first = {(r.reader, r.position) for r in data.first}
-    units = {(r.task, r.unit) for r in data.first}
     repeats = {(r.reader, r.position) for r in data.ratings if r.phase == "main" and r.presentation == 2}
+    apart = [f"{reader} left out ({why})" for reader, why in merged.excluded.items()]
+    apart += [f"{reader} without a record" for reader in merged.absent]
     return (
-        f"{counted(len(data.readers), 'reader')}, {counted(len(units), 'case')}, "
+        f"{counted(len(data.readers), 'reader')}{f' ({listing(apart)})' if apart else ''}, {cases_text(data)}, "
         f"{counted(len(first), 'first reading')}, "
         f"{counted(len(repeats), 'repeated reading')}; {counted(len(merged.missing), 'reading')} missing."
     )

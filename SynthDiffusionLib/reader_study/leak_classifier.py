@@ -4,11 +4,13 @@ Two classifiers: a linear discriminant with a ridge, which adds up many weak hin
 and Schapire 1997; trees of one split), which see what is not linear, such as a value that only one kind has. Both are
 tested on patients that they were not trained on. The P value comes from relabelling and doing everything again, the
 choice of the better classifier too (Ojala and Garriga 2010, J Mach Learn Res 11:1833), so that it needs no assumption
-on the features. Where every patient has both kinds, labels are exchanged within patients.
+on the features but that patients are drawn alike: a patient with both kinds has labels exchanged within, all volumes of
+others change their label together.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +35,8 @@ class Leak:
         classifier: which one that is, "linear" or "stumps".
         aucs: of both.
         p: by relabelling: how often the better classifier of relabelled data is as good.
+        smallest_p: that so few volumes allow; above 0.05 no leak can be found.
+        chance_mean: mean AUC of the better classifier of relabelled data.
         chance_95: AUC that chance alone stays below in 95 % of relabellings: smaller leaks cannot be seen.
         features: names, AUC and P values of single features, most telling first.
         volumes: (real, synthetic).
@@ -43,6 +47,8 @@ class Leak:
     classifier: str
     aucs: dict[str, float]
     p: float
+    smallest_p: float
+    chance_mean: float
     chance_95: float
     features: tuple[dict[str, Any], ...]
     volumes: tuple[int, int]
@@ -54,6 +60,8 @@ class Leak:
             "classifier": self.classifier,
             "aucs": self.aucs,
             "p": self.p,
+            "smallest_p": self.smallest_p,
+            "chance_mean": self.chance_mean,
             "chance_95": self.chance_95,
             "volumes": {"real": self.volumes[0], "synthetic": self.volumes[1]},
             "patients": self.patients,
@@ -111,6 +119,8 @@ def find_leak(
         best,
         found,
         float(p),
+        min(1.0, max(1 / (1 + permutations), 2 / _relabellings(truth, group))),
+        float(chance.mean()),
         float(np.quantile(chance, 0.95)),
         single_features(values, names, truth),
         (int((truth == 0).sum()), int((truth == 1).sum())),
@@ -233,13 +243,27 @@ def _fit_stumps(x: np.ndarray, truth: np.ndarray) -> Callable[[np.ndarray], np.n
 _CLASSIFIERS = {"linear": _fit_linear, "stumps": _fit_stumps}
 
 
-def _relabelled(truth: np.ndarray, patients: Sequence[Hashable], rng: np.random.Generator) -> np.ndarray:
+def _patients(truth: np.ndarray, patients: Sequence[Hashable]) -> tuple[list[list[int]], list[list[int]]]:
+    """Volumes of each patient with both kinds, and of each with one."""
     groups: dict[Hashable, list[int]] = {}
     for i, p in enumerate(patients):
         groups.setdefault(p, []).append(i)
-    if all(len(set(truth[rows])) == 2 for rows in groups.values()):
-        relabelled = truth.copy()
-        for rows in groups.values():
-            relabelled[rows] = rng.permutation(truth[rows])
-        return relabelled
-    return rng.permutation(truth)
+    both = [rows for rows in groups.values() if len(set(truth[rows])) == 2]
+    return both, [rows for rows in groups.values() if len(set(truth[rows])) == 1]
+
+
+def _relabelled(truth: np.ndarray, patients: Sequence[Hashable], rng: np.random.Generator) -> np.ndarray:
+    both, one = _patients(truth, patients)
+    relabelled = truth.copy()
+    for rows in both:
+        relabelled[rows] = rng.permutation(truth[rows])
+    for rows, label in zip(one, rng.permutation([truth[rows[0]] for rows in one])):
+        relabelled[rows] = label
+    return relabelled
+
+
+def _relabellings(truth: np.ndarray, patients: Sequence[Hashable]) -> int:
+    """How many there are. As good as the truth is at least the truth itself with both labels exchanged."""
+    both, one = _patients(truth, patients)
+    number = math.comb(len(one), sum(int(truth[rows[0]]) for rows in one))
+    return math.prod([number, *(math.comb(len(rows), int(truth[rows].sum())) for rows in both)])

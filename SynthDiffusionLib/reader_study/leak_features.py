@@ -1,7 +1,9 @@
-"""What a leak report looks at: numbers from the header, the global intensities and the texture of each volume.
+"""What a leak report looks at: numbers from the header, the global intensities, where bright and dark parts lie, and
+the texture of each volume.
 
-Header and intensities are about the format: they should say nothing. Texture is about the image, which is what readers
-are asked to judge: it is reported apart, so that nobody takes it for a fault of the blinding.
+Header and intensities are about the format: they should say nothing. Where parts lie may be the image's own, or a
+fault: volumes of one kind that are mirrored, cut elsewhere, or marked in a corner. Texture is about the image, which is
+what readers are asked to judge: it is reported apart, so that nobody takes it for a fault of the blinding.
 """
 
 from __future__ import annotations
@@ -16,8 +18,11 @@ from SynthDiffusionLib.reader_study.headers import SourceHeader
 GROUPS = {
     "header": "header and file",
     "intensity": "global intensities",
+    "place": "where bright and dark parts lie",
     "texture": "image content (texture)",
 }
+_BLOCKS = 4  # along each axis, of which means are taken
+_CORNER = 8  # part of a side that a corner takes
 _MOST_VOXELS = 2_000_000  # of which distinct values and entropy are counted
 
 
@@ -47,6 +52,7 @@ def feature_table(
     headers: Sequence[SourceHeader],
     intensities: Sequence[dict[str, float]],
     textures: Sequence[dict[str, float]],
+    places: Sequence[dict[str, float]] = (),
 ) -> FeatureTable:
     """One table of the features of all volumes; a field that a file lacks is a value of its own.
 
@@ -54,6 +60,7 @@ def feature_table(
         headers: of `read_header`.
         intensities: of `intensity_features`.
         textures: of `texture_features`.
+        places: of `place_features`.
     """
     rows: list[dict[str, float]] = [dict(h.numbers) for h in headers]
     categories = [{**h.categories, **{f"field {k}": "there" for k in h.texts}} for h in headers]
@@ -64,7 +71,12 @@ def feature_table(
             for row, category in zip(rows, categories):
                 row[f"{name}={word or 'none'}"] = float(category.get(name, "") == word)
     columns: list[tuple[str, str, list[float]]] = []
-    for group, table in (("header", rows), ("intensity", intensities), ("texture", textures)):
+    for group, table in (
+        ("header", rows),
+        ("intensity", intensities),
+        ("place", places),
+        ("texture", textures),
+    ):
         for name in sorted({k for row in table for k in row}):
             present = [row[name] for row in table if name in row]
             missing = min(present) - 1.0 - abs(min(present))
@@ -102,6 +114,35 @@ def intensity_features(array: np.ndarray) -> dict[str, float]:
         "constant_border": _constant_border(array),
     }
     found |= {f"percentile_{p}": float(v) for p, v in zip(percentiles, np.percentile(sample, percentiles))}
+    return found
+
+
+def place_features(array: np.ndarray) -> dict[str, float]:
+    """Where bright and dark parts lie, whatever the volume's mean and spread are.
+
+    Args:
+        array: (I, J, K), any real type.
+
+    Returns:
+        mean values of 4 x 4 x 4 blocks, differences between halves along each axis, and the brightest and darkest
+        voxel of the corners of slices along k (mean over the slices), all in standard deviations from the mean.
+    """
+    mean, spread = float(array.mean(dtype=np.float64)), max(float(array.std(dtype=np.float64)), 1e-6)
+    edges = [np.linspace(0, n, min(_BLOCKS, n) + 1).round().astype(int) for n in array.shape]
+    means = np.empty([len(e) - 1 for e in edges])
+    for block in np.ndindex(*means.shape):
+        part = array[tuple(slice(e[b], e[b + 1]) for e, b in zip(edges, block))]
+        means[block] = (float(part.mean(dtype=np.float64)) - mean) / spread
+    found = {f"block_{i}_{j}_{k}": float(means[i, j, k]) for i, j, k in np.ndindex(*means.shape)}
+    for axis, name in enumerate("ijk"):
+        first, second = np.array_split(means, 2, axis) if means.shape[axis] > 1 else (means, means)
+        found[f"halves_{name}"] = float(first.mean() - second.mean())
+    side = [max(1, n // _CORNER) for n in array.shape[:2]]
+    for a, i in enumerate((slice(None, side[0]), slice(-side[0], None))):
+        for b, j in enumerate((slice(None, side[1]), slice(-side[1], None))):
+            corner = array[i, j]
+            for name, extreme in (("brightest", corner.max((0, 1))), ("darkest", corner.min((0, 1)))):
+                found[f"corner_{a}{b}_{name}"] = (float(extreme.mean(dtype=np.float64)) - mean) / spread
     return found
 
 

@@ -70,10 +70,11 @@ class Merged:
         ratings: all answers, by reader and position; a study's own questions last.
         problems: what is to be known, as plain sentences.
         readers: those whose records are in.
-        missing: unanswered presentations: {"reader", "position", "session", "task", "unit", "presentation", "phase",
-            "arm"}.
+        missing: unanswered presentations: {"reader", "position", "session", "task", "presentation", "phase"}. Neither
+            volume nor arm, since who has not finished may still read them.
         arms: of the key: {"id", "truth", "model"?}.
         excluded: readers left out on request, with the reason.
+        absent: readers of the study of whom there is no record, with the number of their readings.
         key_sha256: of the key.
     """
 
@@ -84,6 +85,7 @@ class Merged:
     missing: tuple[Mapping[str, Any], ...] = ()
     arms: tuple[Mapping[str, Any], ...] = ()
     excluded: Mapping[str, str] = field(default_factory=dict)
+    absent: Mapping[str, int] = field(default_factory=dict)
     key_sha256: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -95,6 +97,7 @@ class Merged:
             "missing": [dict(m) for m in self.missing],
             "arms": [dict(arm) for arm in self.arms],
             "excluded": dict(self.excluded),
+            "absent": dict(self.absent),
             "key_sha256": self.key_sha256,
         }
 
@@ -153,8 +156,9 @@ def merge(
     if not histories:
         raise BadInput(f"There is no reader's record in '{study.folder / 'records'}'", "Let the readers read first.")
     problems += [f"{r} is left out of everything ({why})." for r, why in sorted(excluded.items())]
+    absent = [reader for reader in study.readers() if reader not in histories and reader not in excluded]
     for reader in study.readers():
-        if reader not in histories and reader not in excluded:
+        if reader in absent:
             answers = max((r.answered for r in held if r.reader == reader), default=0)
             problems.append(
                 f"{reader} has no record although a receipt speaks of {counted(answers, 'answer')}: it was not "
@@ -163,7 +167,7 @@ def merge(
                 if answers
                 else f"{reader} has no record: nothing was read, or the file was not handed in."
             )
-    merged = _joined(study, key, key_sha256, histories, excluded, problems)
+    merged = _joined(study, key, key_sha256, histories, excluded, absent, problems)
     _log(private / COORDINATOR, merged, clock)
     return merged
 
@@ -238,6 +242,7 @@ def _joined(
     key_sha256: str,
     histories: Mapping[str, tuple[Source, History, list[str]]],
     excluded: Mapping[str, str],
+    absent: Sequence[str],
     problems: list[str],
 ) -> Merged:
     ratings: list[Rating] = []
@@ -252,11 +257,7 @@ def _joined(
         for place in order:
             given = history.given.get(place.position)
             if given is None:
-                row = {
-                    name: getattr(place, name)
-                    for name in ("position", "session", "task", "unit", "presentation", "phase")
-                }
-                unanswered.append({"reader": reader, **row, "arm": key["units"][place.unit]["arm"]})
+                unanswered.append(_unanswered(reader, place))
             else:
                 ratings += _ratings(study, key, reader, place, given, reasons.get(place.position, ""))
         missing += unanswered
@@ -287,10 +288,17 @@ def _joined(
                 tuple(notes),
             )
         )
+    unread = {reader: study.order(reader)[0] for reader in absent}
+    missing += [_unanswered(reader, place) for reader, order in unread.items() for place in order]
     return Merged(
         study, tuple(ratings), tuple(dict.fromkeys(problems)), tuple(readers), tuple(missing), tuple(key["arms"]),
-        dict(excluded), key_sha256,
+        dict(excluded), {reader: len(order) for reader, order in unread.items()}, key_sha256,
     )  # fmt: skip
+
+
+def _unanswered(reader: str, place: Presentation) -> dict[str, Any]:
+    names = ("position", "session", "task", "presentation", "phase")
+    return {"reader": reader, **{name: getattr(place, name) for name in names}}
 
 
 def _ratings(
@@ -302,10 +310,15 @@ def _ratings(
     else:
         truth = key["volumes"][place.volumes[0]]["truth"]
     rows = []
+    visible = {item.id for item in task.form.visible(given.answers)}
     for item in task.form.items:
-        if item.id not in given.answers:
+        if item.id in given.answers:
+            value = given.answers[item.id]
+        elif item.type == "multiple_choice" and item.id in visible:
+            value = []  # shown, and nothing ticked: an answer too
+        else:
             continue
-        value, old = given.answers[item.id], given.first_answers.get(item.id)
+        old = given.first_answers.get(item.id, [] if item.type == "multiple_choice" else None)
         rows.append(
             Rating(
                 reader=reader,

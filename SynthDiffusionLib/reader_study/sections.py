@@ -105,13 +105,28 @@ def plain(value: Any) -> Any:
 
 
 def with_holm(rows: Sequence[dict[str, Any]], key: str = "p", into: str = "p_holm") -> None:
-    """Adds p-values that are adjusted for all tests of the rows (Holm 1979); rows without a p-value do not count."""
+    """Adds p-values that are adjusted for all tests of the rows (Holm 1979).
+
+    Rows without a p-value do not count, nor does the primary endpoint (`is_primary`), which was fixed before reading:
+    its p-value is the same wherever it stands in a report.
+    """
     from SynthDiffusionLib.reader_study.statistics.proportions import holm
 
-    values = [row.get(key) for row in rows]
+    values = [None if row.get("is_primary") else row.get(key) for row in rows]
     adjusted = holm([math.nan if v is None else float(v) for v in values]) if values else []
     for row, value in zip(rows, adjusted):
         row[into] = float(value) if math.isfinite(value) else None
+
+
+def family_note(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How many tests of rows were corrected together by `with_holm`, as a sentence."""
+    number = sum(row.get("p_holm") is not None for row in rows)
+    text = f"Holm's correction for the {number} tests of this table" if number > 1 else "One test: nothing to correct"
+    if not number:
+        text = "No test of this table is corrected"
+    if any(row.get("is_primary") for row in rows):
+        text += "; the primary endpoint is not among them and is not corrected"
+    return f"{text}."
 
 
 def corrected(rows: Sequence[dict[str, Any]], alpha: float) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.reader_study.forms import Item
-from SynthDiffusionLib.reader_study.sections import listing
+from SynthDiffusionLib.reader_study.sections import counted, listing
 from SynthDiffusionLib.reader_study.study import Study, Task
 from SynthDiffusionLib.reader_study.tables import Rating
 
@@ -165,6 +165,21 @@ class Data:
     def covariance(self) -> str:
         return str(self.study.primary.get("covariance", "delong"))
 
+    def is_primary(self, measure: str, task: str, item: str, arms: Sequence[str], null: float = 0.5) -> bool:
+        """Whether a figure is the primary endpoint, or the same test under another heading.
+
+        Args:
+            measure: one of the study file's.
+            task, item: the question.
+            arms: the generator, or both of a difference.
+            null: what the figure is compared with.
+        """
+        p = self.study.primary
+        if (p.get("measure"), p.get("task")) != (measure, task) or p.get("item", item) != item:
+            return False
+        stated = {str(p[k]) for k in ("arm", "arm2") if p.get(k)} - set(self.reals)
+        return stated <= set(arms) and float(p.get("null", null)) == null
+
     def tasks(self, kind: str) -> list[Task]:
         """Tasks of that kind that have answers, in the study's order."""
         answered = {r.task for r in self.first}
@@ -224,6 +239,15 @@ class Data:
 def score_items(data: Data, task: Task) -> list[Item]:
     """The signed confidences of a task: positive is called synthetic."""
     return data.items(task, ("confidence",))
+
+
+def cases_text(data: Data) -> str:
+    """How many cases were read, and what they are made of: volumes, and what is drawn at random, patients."""
+    cases = {(r.task, r.unit) for r in data.first if r.unit}
+    volumes = {v for r in data.first for v in (r.volume_left, r.volume_right) if v}
+    patients = {r.patient for r in data.first if r.patient}
+    of = f"{counted(len(volumes), 'volume')}, {counted(len(patients), 'patient or mask', 'patients or masks')}"
+    return f"{counted(len(cases), 'case')} ({of})"
 
 
 def refused(error: BadInput) -> str:

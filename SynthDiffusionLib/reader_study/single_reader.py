@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
-from SynthDiffusionLib.reader_study.sections import Table, columns, corrected, plain
+from SynthDiffusionLib.reader_study.sections import Table, columns, corrected, family_note, plain
 from SynthDiffusionLib.reader_study.selection import Matrix
 
 COUNT_SOURCES = (
@@ -44,6 +44,11 @@ PER_READER = columns(
 )
 
 
+BALANCED = columns(
+    "balanced_accuracy|Balanced accuracy|percent", "balanced_low|from|percent", "balanced_high|to|percent"
+)
+
+
 def accuracy_row(correct: int, n: int, alpha: float, margin: float | None, null: float = 0.5) -> dict[str, Any]:
     """Exact test against `null`, intervals, and the equivalence test if there is a margin."""
     from SynthDiffusionLib.reader_study.statistics.proportions import exact_test, tost_exact
@@ -73,9 +78,14 @@ def per_reader_table(
     shown = PER_READER if margin is not None else PER_READER[:-3]
     note = (
         "Exact binomial test against 50 %, or where real and synthetic cases are not equally many, Fisher's exact test "
-        f"of call against truth; {100 * (1 - alpha):g} % intervals for one reader alone. Holm's correction for the "
-        f"{len(rows)} tests of this table."
+        f"of call against truth; {100 * (1 - alpha):g} % intervals for one reader alone. {family_note(rows)}"
     )
+    if any("balanced_accuracy" in row for row in rows):
+        shown = (*shown[:7], *BALANCED, *shown[7:])
+        note += (
+            " Balanced accuracy is the mean of sensitivity and specificity (interval on the logit scale). Only it can "
+            "be held against 50 %: a reader who guesses, but likes one answer, gets another share right."
+        )
     if margin is not None:
         note += (
             f" Equivalence: within {100 * margin:g} percentage points of 50 % (two one-sided exact tests, Holm too)."
@@ -105,6 +115,8 @@ def sign_rows(matrix: Matrix, alpha: float, margin: float | None) -> tuple[list[
             right = {k: v for k, v in right.items() if not k.startswith("equiv")} | {
                 "p": float(fisher_exact(table).pvalue)
             }
+            if signal and noise:
+                right |= _balanced(values[there], matrix.truth[there], alpha)
         accuracy.append({"reader": reader, **right})
         row: dict[str, Any] = {"reader": reader, "signal": signal, "noise": noise}
         for name, k, n in (("sensitivity", hits, signal), ("specificity", noise - false_alarms, noise)):
@@ -120,6 +132,22 @@ def sign_rows(matrix: Matrix, alpha: float, margin: float | None) -> tuple[list[
             row["note"] = error.one_line()
         detection.append(row)
     return accuracy, detection
+
+
+def _balanced(values: np.ndarray, truth: np.ndarray, alpha: float) -> dict[str, Any]:
+    """Mean of one reader's sensitivity and specificity, 50 % for whoever guesses, whatever there is more of."""
+    from SynthDiffusionLib.reader_study.statistics.single_arm import single_arm
+
+    (own,) = single_arm(
+        values[None],
+        truth,
+        figure="balanced_accuracy",
+        readers="fixed",
+        threshold=0.0,
+        alpha=alpha,
+        confidence=1.0 - alpha,
+    ).reader_values
+    return {"balanced_accuracy": own.value, "balanced_low": own.low, "balanced_high": own.high}
 
 
 DETECTION = columns(

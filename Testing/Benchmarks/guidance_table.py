@@ -33,7 +33,7 @@ from SynthDiffusionLib.evaluation.diversity import diversity, real_to_real
 from SynthDiffusionLib.evaluation.fidelity import measure_fidelity
 from SynthDiffusionLib.evaluation.rows import Item, Row, real_items
 from SynthDiffusionLib.evaluation.samples import Settings, load_samples, make_samples
-from SynthDiffusionLib.models import load_package
+from SynthDiffusionLib.models import ModelPackage, load_package
 from SynthDiffusionLib.training.dataset import load_split, read_description
 
 
@@ -52,6 +52,36 @@ def interval(estimate: dict, form: str) -> str:
     return f"{value} [{low}, {high}]"
 
 
+def validation_data(package: ModelPackage, folder: Path, cases: int | None = None) -> EvaluationData:
+    """The validation patients, for settings that are chosen; training images serve as the other real ones.
+
+    Args:
+        package: whose classes and targets count.
+        folder: what `synthdiffusion prepare` wrote.
+        cases: only so many, at even steps.
+    """
+    spec = package.spec
+    training, validation = (load_split(folder, part) for part in ("train", "validation"))
+    if cases:
+        picked = np.unique(np.linspace(0, len(validation) - 1, cases).round().astype(int))
+        validation = [validation[n] for n in picked]
+    description = read_description(folder)
+    first = spec.target_class or description["target"]
+    return EvaluationData(
+        folder,
+        "validation",
+        validation,
+        training,
+        training[: len(validation)],
+        {c.name: c.value for c in spec.label_scheme.condition_classes},
+        first,
+        spec.intensity.range,
+        {},
+        description["unit"],
+        targets_of(spec, first),
+    )
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="what `synthdiffusion prepare` wrote")
@@ -67,35 +97,18 @@ def main(arguments: list[str] | None = None) -> None:
     package = load_package(args.model)
     spec = package.spec
     values = {c.name: c.value for c in spec.label_scheme.condition_classes}
-    training, validation = (load_split(args.data, part) for part in ("train", "validation"))
-    if args.cases:
-        picked = np.unique(np.linspace(0, len(validation) - 1, args.cases).round().astype(int))
-        validation = [validation[n] for n in picked]
-    description = read_description(args.data)
-    first = spec.target_class or description["target"]
-    data = EvaluationData(
-        args.data,
-        "validation",
-        validation,
-        training,
-        training[: len(validation)],
-        values,
-        first,
-        spec.intensity.range,
-        {},
-        description["unit"],
-        targets_of(spec, first),
-    )
+    data = validation_data(package, args.data, args.cases)
+    first = data.target
     arm = args.arm or first
     targets = data.all_targets if arm == ANATOMY else (first,)
     segments, margin = package_segmenters(package, targets), spec.inpaint.margin_mm if spec.inpaint else None
-    real = real_items(validation, spec.intensity.range)
+    real = real_items(data.evaluated, spec.intensity.range)
     scores_real = {
         name: np.mean([dice(s, i, values[name]) for i in having(real, values[name])]) for name, s in segments.items()
     }
     apart = real_to_real(Row("real", "", "real", real), values[first], data.crop)
     said = ", ".join(f"{score:.3f} ({name})" for name, score in scores_real.items())
-    print(f"{len(validation)} validation patients; Dice on their real images {said}; they differ by {apart:.0f}")
+    print(f"{len(data.evaluated)} validation cases; Dice on their real images {said}; they differ by {apart:.0f}")
     print("guidance   Dice  ratio  found    mean, interval    MMD2   AUC, interval      differ, interval")
     for guidance in (float(g) for g in args.guidance.split(",")):
         folder = args.out / f"{arm}_guidance_{guidance:g}".replace(" ", "_")

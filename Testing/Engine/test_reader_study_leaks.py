@@ -106,6 +106,41 @@ def test_without_a_difference_the_interval_holds_one_half_and_p_is_small_seldom(
     assert 0.35 < p_values.mean() < 0.65
 
 
+def test_patients_with_several_volumes_of_one_kind_do_not_make_p_small():
+    """The null: what is alike within patients, six with four real volumes each and six with four synthetic ones."""
+    small = []
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        patients = [i // 4 for i in range(48)]
+        values = rng.normal(size=(12, 8))[patients] + 0.3 * rng.normal(size=(48, 8))
+        found = find_leak(values, [f"f{i}" for i in range(8)], [0] * 24 + [1] * 24, patients, permutations=19)
+        small.append(found.p <= 0.05)
+    assert sum(small) <= 5  # P(6 or more of 30 at 5 %) = 0.003; exchanging single volumes gives about 7
+
+
+def test_so_few_volumes_that_nothing_can_be_found():
+    found = find_leak(np.array([[0.0], [0.0], [9.0], [9.0]]), ["f"], [0, 0, 1, 1], "abcd", permutations=99)
+    assert found.smallest_p == pytest.approx(2 / 6)  # of the six ways to call two of four synthetic
+    assert find_leak(np.zeros((4, 1)), ["f"], [0, 1, 0, 1], "aabb", permutations=9).smallest_p == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("fault", ["none", "mirrored", "marked"])
+def test_where_bright_and_dark_parts_lie(tmp_path, fault):
+    """Volumes that are brighter at one side; of the synthetic ones all are mirrored, or marked in a corner."""
+    for k, arm in enumerate(("real", "fake")):
+        (tmp_path / arm).mkdir()
+        for i in range(N):
+            array = noise(100 * k + i) + np.linspace(0, 150, 12).astype(np.int16)[:, None, None]
+            if k and fault == "mirrored":
+                array = array[::-1]
+            elif k and fault == "marked":
+                array[0, 0, :] = 400
+            write_volume(Volume(array, np.eye(4), "HU", {}), tmp_path / arm / f"p{i}.nii.gz")
+    built = build_study(design_from_folders(tmp_path / "real", tmp_path / "fake", suffix=None), tmp_path / "study")
+    told = any("Where bright and dark parts lie tells" in warning for warning in built.warnings)
+    assert told == (fault != "none")
+
+
 def test_real_differences_are_found_by_either_classifier():
     x, truth, patients = draw(3, 20, 15, False)
     truth_array = np.array(truth)

@@ -200,7 +200,8 @@ def test_missing_and_foreign_records(tmp_path):
     text = " ".join(merged.problems)
     assert "belongs to another study" in text and "'R7' is no reader of this study" in text
     assert "R2 has no record although a receipt" not in text and "R2 has no record" in text
-    assert {m["reader"] for m in merged.missing} == {"R3"} and len(merged.missing) == 2
+    assert [sum(m["reader"] == r for m in merged.missing) for r in ("R1", "R2", "R3")] == [0, 4, 2]
+    assert merged.absent == {"R2": 4} and not any({"arm", "unit"} & set(m) for m in merged.missing)
     receipt = next((folder / "records" / "receipts").glob("R2-*.json"))
     shutil.copy(receipt, tmp_path / "study" / "private" / "receipts")
     assert "R2 has no record although a receipt speaks of 4 answers" in " ".join(merge(tmp_path / "study").problems)

@@ -152,19 +152,14 @@ def _trials(fitted: Figures, clusters: object) -> int:
 
 
 def _equivalence(
-    value: float, se: float, df: float, null: float, margin: float, alpha: float, scale: str, bounded: bool, trials: int
+    value: float, se: float, df: float, null: float, margin: float, alpha: float, scale: str, bounded: bool
 ) -> Equivalence:
     lower, upper = null - margin, null + margin
     if not bounded:
         return equivalence_t(value, se, df, lower, upper, alpha)
     if not 0.0 < lower < upper < 1.0:
         raise BadInput(f"Limits of equivalence {lower:g} and {upper:g} are of no use", "Give a smaller margin above 0.")
-    if not se > 0 or (scale == "logit" and not 0.0 < value < 1.0):
-        p_lower, p_upper = _binomial_tails(value, trials, lower)[0], _binomial_tails(value, trials, upper)[1]
-        low, high = _binomial_bounds(value, trials, 1.0 - 2.0 * alpha)
-        p = max(p_lower, p_upper)
-        return Equivalence(value, lower, upper, p_lower, p_upper, p, low, high, alpha, p < alpha)
-    if scale == "identity":
+    if scale == "identity" or not se > 0 or not 0.0 < value < 1.0:  # without variation, never equivalent
         return equivalence_t(value, se, df, lower, upper, alpha)
     e = equivalence_t(logit(value), se / (value * (1.0 - value)), df, logit(lower), logit(upper), alpha)
     return Equivalence(
@@ -256,7 +251,9 @@ def single_arm(
         notes.append(f"{r} readers tell little about readers at large; the interval is wide for that reason.")
     equivalence = None
     if margin is not None:
-        equivalence = _equivalence(value, se, df, null, margin, alpha, used_scale, bounded, trials)
+        equivalence = _equivalence(value, se, df, null, margin, alpha, used_scale, bounded)
+        if degenerate:
+            notes.append("Answers that do not vary say nothing about equivalence, and none is shown.")
     names = reader_names or [f"reader {j + 1}" for j in range(r)]
     return SingleArm(
         figure, covariance, readers, cases, value, null, se, df, t, p, low, high, confidence, equivalence,
