@@ -56,6 +56,7 @@ class ReadingPanel:
         self._presets: list = []
         self._retry: Callable[[], None] | None = None
         self._fitted, self._endFailed = "", False
+        self._drafts: dict[int, dict] = {}  # answers that were begun and not stored, by position
         self.page = ""
         ui.nextButton.connect("clicked()", self.goOn)
         ui.backButton.connect("clicked()", self.goBack)
@@ -169,7 +170,8 @@ class ReadingPanel:
     def _makeForm(self, task) -> None:
         reading = self._reading
         places = (_("left"), _("right")) if len(reading.current.volumes) == 2 else ()
-        form = ReadingForm(task.form, answers=reading.previous_answers, places=places, volumes=reading.current.volumes)
+        answers = self._drafts.get(reading.current.position, reading.previous_answers)
+        form = ReadingForm(task.form, answers=answers, places=places, volumes=reading.current.volumes)
         self._putForm(form)
         self._marks.follow(form)
 
@@ -217,8 +219,19 @@ class ReadingPanel:
         if self.page in (CASE, PAUSED):
             self._attempt(self._resume if self.page == PAUSED else self._pause)
 
+    @property
+    def _unstored(self) -> dict | None:
+        """Answers on the panel that differ from those that are stored."""
+        if self.page not in (CASE, PAUSED) or self._form is None:
+            return None
+        answers = self._form.answers
+        return None if answers == (self._reading.previous_answers or {}) else answers
+
     def _stepBack(self) -> None:
+        unstored, position = self._unstored, self._reading.current.position
         self._reading.back()
+        if unstored is not None:
+            self._drafts[position] = unstored
         self._showCase()
 
     def _pause(self) -> None:
@@ -249,10 +262,13 @@ class ReadingPanel:
                     self._say(_("Nothing was changed: a change needs a reason."))
                     return
                 reading.change(form.answers, reason, self._views.state())
+            self._drafts.pop(reading.current.position, None)
             reading.forward()
             self._showCase()
             return
+        position = reading.current.position
         feedback = reading.commit(form.answers, self._views.state())
+        self._drafts.pop(position, None)
         if feedback:
             self.ui.feedbackLabel.text = feedback
             form.widget.enabled = False
@@ -319,6 +335,8 @@ class ReadingPanel:
 
     def _onAnswered(self) -> None:
         self._onTouched()
+        if self._retry is None and self._form.isComplete:
+            self._say("")
         self._refreshButtons()
 
     def _onNumber(self, number: int) -> None:
@@ -333,7 +351,11 @@ class ReadingPanel:
     def _onLeave(self) -> None:
         box = qt.QMessageBox(self.widget)
         box.setWindowTitle(_("Leave the reading"))
-        box.setText(_("What you have answered is stored. You can go on another time."))
+        text = _("What you have answered is stored. You can go on another time.")
+        if self._unstored is not None or self._drafts:
+            text = _("The answers to this case are not stored yet: stay and go on to the next one to keep them.")
+            text += "\n" + _("All answers before are stored. You can go on another time.")
+        box.setText(text)
         leave = box.addButton(_("Leave"), qt.QMessageBox.AcceptRole)
         unblinded = box.addButton(_("I learned which is synthetic..."), qt.QMessageBox.DestructiveRole)
         stay = box.addButton(_("Stay"), qt.QMessageBox.RejectRole)
@@ -391,15 +413,25 @@ class ReadingPanel:
                 stack.callback(self._keys.close)
             stack.callback(self._dropForm)
         self._views = self._marks = self._keys = None
-        self._fitted, self._endFailed = "", False
+        self._fitted, self._endFailed, self._drafts = "", False, {}
 
     def _farewell(self, reading) -> str:
+        from SynthDiffusionLib.reader_study.sitting import following_session
+
         done, total = reading.progress
         if done < total:
             text = _("{done} of {total} cases of this session are read. You can go on another time.")
-        else:
-            text = _("All {total} cases of this session are read. Thank you.")
-        return text.format(done=done, total=total)
+            return text.format(done=done, total=total)
+        text = _("All {total} cases of this session are read. Thank you.").format(total=total)
+        try:
+            session, day = following_session(reading.study, reading.reader)
+        except SynthDiffusionError:  # the disk is gone; what is stored was said
+            return text
+        if session is None:
+            return text
+        if day is None:
+            return text + " " + _("Another session follows.")
+        return text + " " + _("Another session follows, from {date} on.").format(date=day.isoformat())
 
     # What is seen
 
@@ -441,7 +473,7 @@ class ReadingPanel:
         if page == PAUSED:
             return _("Paused")
         if page == STUDY_QUESTIONS:
-            return _("Last questions")
+            return _("Closing questions")
         text = self._reading.position_text
         if not self._reading.study.viewing.get("show_position", True):
             text = text.split(" ")[0]
@@ -459,7 +491,8 @@ class ReadingPanel:
         ui.nextButton.text = text
         ui.backButton.setVisible(self.page == CASE and reading.study.viewing.get("back") == "session")
         ui.backButton.enabled = reading.can_go_back
-        keys = [answerKeysText(self._form) if self._form is not None and self.page != FEEDBACK else ""]
+        asked = self._form is not None and self.page in (CASE, STUDY_QUESTIONS)
+        keys = [answerKeysText(self._form) if asked else ""]
         keys.append(_("Enter: {button}").format(button=text.lower().rstrip(".")) if self.page != PAUSED else "")
         keys.append({CASE: _("P: pause"), PAUSED: _("P: go on")}.get(self.page, ""))
         keys.append(_("Backspace: back") if ui.backButton.enabled and self.page == CASE else "")

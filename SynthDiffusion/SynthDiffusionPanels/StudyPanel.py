@@ -41,6 +41,7 @@ class StudyPanel:
         self.widget.layout().insertWidget(0, self.reading.widget)
         ui.newGroup.layout().addWidget(self.newStudy.widget)
         self._study = None
+        self._isRead = False
         self._receipt = ""
         self.reading.widget.hide()
         ui.folderEdit.connect("currentPathChanged(QString)", self._onFolder)
@@ -78,7 +79,7 @@ class StudyPanel:
         ui.newGroup.setVisible(not reading)
         self.reading.widget.setVisible(reading)
         busy = self._session.queue.current is not None
-        ui.beginButton.enabled = self._study is not None and bool(self._reader) and not busy
+        ui.beginButton.enabled = self._study is not None and bool(self._reader) and not busy and not self._isRead
         tip = _("Slicer hides everything but the images and the questions until you are done or leave.")
         ui.beginButton.toolTip = _("Wait until the image is made.") if busy else tip
         self.newStudy.refresh()
@@ -116,14 +117,26 @@ class StudyPanel:
     def _onReader(self, index: int = 0) -> None:
         ui = self.ui
         study, text, begun = self._study, "", False
+        self._isRead = False
         if study is not None:
-            text = study.title
+            text = "\n".join(filter(None, [study.title, str(study.data.get("description") or "")]))
             begun = bool(self._reader) and (study.folder / "records" / f"{self._reader}.jsonl").is_file()
-        ui.beginButton.text = _("Continue") if begun else _("Begin")
+            self._isRead = begun and self._everythingIsRead()
+        ui.beginButton.text = _("All is read") if self._isRead else _("Continue") if begun else _("Begin")
         ui.studyLabel.text = text
         ui.studyLabel.setVisible(bool(text))
         self._offer()
         self.refresh()
+
+    def _everythingIsRead(self) -> bool:
+        """Whether this reader has nothing left to read, and may change nothing."""
+        from SynthDiffusionLib.reader_study.sitting import following_session
+
+        try:
+            left, _day = following_session(self._study, self._reader)
+        except SynthDiffusionError:
+            return False  # beginning says what is wrong
+        return left is None and self._study.viewing.get("back", "none") != "session"
 
     def _onBegin(self) -> None:
         self._open()

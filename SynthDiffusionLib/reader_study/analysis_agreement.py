@@ -33,8 +33,8 @@ COEFFICIENTS = columns(
     "task|Task", "item|Question", "level|Level", "name|Coefficient", "value|Value|number", "se|SE|number",
     "low|from|number", "high|to|number", "observed|Observed agreement|number",
     "expected|Expected agreement|number", "observed_disagreement|Observed disagreement|number",
-    "expected_disagreement|Expected disagreement|number", "units|Cases|int", "raters|Readers|int",
-    "interval|Interval by", "note|Note",
+    "expected_disagreement|Expected disagreement|number", "units|Cases|int", "compared|of them with two answers|int",
+    "raters|Readers|int", "interval|Interval by", "note|Note",
 )  # fmt: skip
 PAIRS = columns(
     "task|Task", "item|Question", "first|Reader", "second|Reader", "units|Cases|int", "agreement|Same answer|percent",
@@ -99,9 +99,9 @@ def agreement_section(data: Data) -> Section | None:
         plots.append({"id": "agreement", "kind": "agreement", "title": "Agreement between readers", "rows": bars})
     tables = (
         Table("agreement", "Agreement between all readers", COEFFICIENTS, tuple(rows),
-              "Over the cases that are drawn; kappa-like coefficients take the cases that at least two readers "
-              "answered. "
-              "No test is made: that agreement differs from chance is not the question."),
+              "Over the cases that are drawn. Agreement is that of cases with two answers or more; how often an "
+              "answer is given by chance is taken from all. A question under a condition is compared only where two "
+              "readers were asked. No test is made: that agreement differs from chance is not the question."),
         Table("agreement_pairs", "Agreement of each two readers (Cohen)", PAIRS, tuple(pairs),
               "Quadratic weights for ordered answers."),
     )  # fmt: skip
@@ -208,9 +208,10 @@ def _coefficients(question: Question, matrix: Matrix, confidence: float) -> list
     from SynthDiffusionLib.reader_study.statistics.agreement import agreement_table
     from SynthDiffusionLib.reader_study.statistics.icc import icc
 
-    place = {"task": question.task.id, "item": question.name, "level": question.level}
+    place: dict[str, Any] = {"task": question.task.id, "item": question.name, "level": question.level}
     rows: list[dict[str, Any]] = []
     ratings = matrix.values.T
+    place["compared"] = int((np.isfinite(ratings).sum(axis=1) > 1).sum())
     there = ratings[np.isfinite(ratings)]
     if len(np.unique(there)) < 2:
         note = "All answers are the same: chance agreement is complete, and no coefficient is defined."
@@ -273,7 +274,7 @@ def _pairs(question: Question, matrix: Matrix, confidence: float) -> list[dict[s
             try:
                 with np.errstate(invalid="ignore", divide="ignore"):  # constant answers give no kappa
                     c = cohen_kappa(a, b, weights, question.categories, confidence)
-                row |= {"kappa": c.value, "low": c.low, "high": c.high}
+                row |= {"kappa": c.value, **_with_width("low", c.low, "high", c.high)}
             except (BadInput, MissingExtra) as error:
                 row["note"] = f"Not calculated: {error.one_line()}"
         rows.append(row)
@@ -284,7 +285,14 @@ def _repeat(result: Any) -> dict[str, Any]:
     row = {k: getattr(result, k) for k in ("agreement", "low", "high", "within_sd", "repeatability_coefficient")}
     row["note"] = " ".join(result.notes)
     if result.kappa is not None:
-        row |= {"kappa": result.kappa.value, "kappa_low": result.kappa.low, "kappa_high": result.kappa.high}
-    if result.icc is not None:
-        row |= {"icc": result.icc.value, "icc_low": result.icc.low, "icc_high": result.icc.high}
+        row["kappa"] = result.kappa.value
+        row |= _with_width("kappa_low", result.kappa.low, "kappa_high", result.kappa.high)
+    if result.icc is not None:  # of two readings, which cannot agree less than -1
+        row["icc"] = max(result.icc.value, -1.0)
+        row |= _with_width("icc_low", max(result.icc.low, -1.0), "icc_high", result.icc.high)
     return row
+
+
+def _with_width(low_key: str, low: float, high_key: str, high: float) -> dict[str, float]:
+    """An interval for a row; none where it has no width, which is not precision."""
+    return {low_key: low, high_key: high} if high > low else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -150,17 +150,22 @@ def marks_section(data: Data) -> Section | None:
             ras = point.get("ras", [None] * 3)
             rows.append(
                 {"reader": r.reader, "task": r.task, "item": r.item, "unit": r.unit, "presentation": r.presentation,
-                 "arm": r.arm, "volume": point.get("volume"), "r": ras[0], "a": ras[1], "s": ras[2]}
+                 "arm": _arm_of(r, point), "volume": point.get("volume"), "r": ras[0], "a": ras[1], "s": ras[2]}
             )  # fmt: skip
     first = [r for r in marks if r.is_first]
-    for key in sorted({(r.task, r.item, r.arm) for r in first}):
-        own = [r for r in first if (r.task, r.item, r.arm) == key]
-        asked = {(r.reader, r.position) for r in data.first if r.task == key[0] and r.arm == key[2]}
-        points = sum(len(r.value) for r in own)
-        row = {"task": key[0], "item": key[1], "arm": key[2], "readings": len(asked), "marked": len(own)}
-        summary.append({**row, "points": points, "part": len(own) / len(asked)})
+    for key in sorted({(r.task, r.item, _arm_of(r, point)) for r in first for point in r.value}):
+        counts = [sum(_arm_of(r, point) == key[2] for point in r.value) for r in first if (r.task, r.item) == key[:2]]
+        asked = {
+            (r.reader, r.position)
+            for r in data.first
+            if r.task == key[0] and (r.kind == "forced_choice" or r.arm == key[2])
+        }
+        points, marked = sum(counts), sum(c > 0 for c in counts)
+        row = {"task": key[0], "item": key[1], "arm": key[2], "readings": len(asked), "marked": marked}
+        summary.append({**row, "points": points, "part": marked / len(asked)})
     sentences = [
-        f"'{r['arm']}': {counted(r['points'], 'mark')} in {r['marked']} of {counted(r['readings'], 'reading')}."
+        f"'{r['arm']}' ({r['task']}, {r['item']}): {counted(r['points'], 'mark')} in {r['marked']} of "
+        f"{counted(r['readings'], 'reading')}."
         for r in summary
     ]
     tables = (
@@ -174,6 +179,14 @@ def marks_section(data: Data) -> Section | None:
             "RAS coordinates of the volumes as shown."),
     )  # fmt: skip
     return Section("marks", "Where did readers put marks?", "exploratory", tuple(sentences), tables)
+
+
+def _arm_of(rating: Rating, point: Mapping[str, Any]) -> str:
+    """Of the volume that a mark is on: beside a synthetic one, a forced choice shows a real one."""
+    if rating.kind != "forced_choice":
+        return rating.arm
+    synthetic = rating.volume_right if rating.truth == 1 else rating.volume_left
+    return rating.arm if point.get("volume") == synthetic else "real"
 
 
 def comments_section(data: Data) -> Section | None:
@@ -230,7 +243,7 @@ def _t_interval(values: Sequence[float], confidence: float) -> dict[str, Any]:
     if len(values) < 2:
         return row | {"note": "One reader: no interval over readers can be given."}
     se, df = float(np.std(values, ddof=1)) / math.sqrt(len(values)), len(values) - 1
-    if se == 0:
+    if se < 1e-9:  # rounding is no variation
         return row | {"note": "All readers have the same value: no interval can be given."}
     half = float(student.ppf(0.5 + confidence / 2, df)) * se
     t = row["value"] / se

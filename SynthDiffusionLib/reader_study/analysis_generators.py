@@ -103,7 +103,7 @@ def compare(
         figure = "balanced_accuracy"
         notes = (*notes, "Real and synthetic cases are not equally many: accuracy is the mean of sensitivity and "
                  "specificity.")  # fmt: skip
-    rows = [row for name, matrix in parts for row in _long(name, matrix, _pairing(parts))]
+    rows = [row for name, matrix in parts for row in _long(name, matrix, is_paired(parts))]
     reader, treatment, case, truth, rating, cluster = (list(column) for column in zip(*rows))
     owner: dict[str, str] = {}
     for c, k in zip(case, cluster):
@@ -296,7 +296,7 @@ def difference_sentences(
     return sentences
 
 
-def _pairing(parts: Sequence[tuple[str, Matrix]]) -> bool:
+def is_paired(parts: Sequence[tuple[str, Matrix]]) -> bool:
     """Whether a pair's name says which synthetic volumes belong together: no generator has two of one pair."""
     for _, matrix in parts:
         names = [p for p, truth in zip(matrix.pairs, matrix.truth) if truth == 1]

@@ -123,7 +123,8 @@ def _one_arm(data: Data, measure: str) -> tuple[dict[str, Any], list[str], dict[
     sentences = analysis_turing.verdict(row, what, data, chance=chance, as_percent=proportion)
     if p.get("test") == "equivalence":  # the stated test is named first
         stated = [s for s in sentences if s.startswith("Equivalence")]
-        sentences = [sentences[0], *stated, *(s for s in sentences[1:] if s not in stated)]
+        others = [f"Not the stated test, and not corrected: {s}" for s in sentences[1:] if s not in stated]
+        sentences = [sentences[0], *stated, *others]
     if measure == "accuracy":
         sentences += analysis_turing.habits(data, matrix, row.get("equivalent"))
     sentences.insert(0, _outcome(data, row.get("p"), row.get("equivalent")))

@@ -247,7 +247,7 @@ def turing_section(data: Data) -> Section | None:
             tuple(detection),
             "Positive: called synthetic. d' with the log-linear correction (0.5 added to each count, 1 to each total), "
             "applied to all readers alike. Intervals of proportions are exact; of the AUC, DeLong's on the logit "
-            "scale.",
+            "scale, with patients as clusters.",
         ),
     )
     return Section(

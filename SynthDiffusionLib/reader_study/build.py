@@ -42,7 +42,7 @@ from SynthDiffusionLib.reader_study.equalise import (
 )
 from SynthDiffusionLib.reader_study.generated import with_generated
 from SynthDiffusionLib.reader_study.order import ALGORITHM
-from SynthDiffusionLib.reader_study.order_files import add_reader, json_bytes, write_bytes, write_order
+from SynthDiffusionLib.reader_study.order_files import add_reader, json_bytes, order_content, write_bytes
 from SynthDiffusionLib.reader_study.study import (
     FORMAT,
     KEY_FORMAT,
@@ -412,7 +412,9 @@ class _Builder:
         write_bytes(self.reading / "README.txt", (NOTICE + "\n").encode())
         study = Study.load(self.reading)
         for index, reader in enumerate(design.readers):
-            write_order(study, reader["id"], index, key)
+            write_bytes(
+                self.reading / "orders" / f"{reader['id']}.json", order_content(study, reader["id"], index, key)
+            )
         return study
 
     def _write_private(self, study: Study) -> None:

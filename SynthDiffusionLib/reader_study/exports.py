@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.reader_study.analysis_generators import is_paired
 from SynthDiffusionLib.reader_study.merge import Merged
 from SynthDiffusionLib.reader_study.selection import Data, Matrix
 from SynthDiffusionLib.reader_study.study import Task
@@ -89,10 +91,10 @@ def mrmc_rows(merged: Merged, task: str | None = None, item: str | None = None) 
     generators = sorted({r.arm for r in data.of(*chosen)} & set(data.generators))
     if not generators:
         raise BadInput(f"The task '{chosen[0]}' has no synthetic volume with an answer", "Choose another task.")
-    rows: list[MrmcRow] = []
-    for arm in generators:
-        rows += _rows_of(arm, data.arm_matrix(*chosen, arm))
-    return rows
+    parts = [(arm, data.arm_matrix(*chosen, arm)) for arm in generators]
+    made = Counter(p for _, matrix in parts for p, truth in zip(matrix.pairs, matrix.truth) if truth == 1)
+    shared = {pair for pair, number in made.items() if number > 1} if is_paired(parts) else set()
+    return [row for arm, matrix in parts for row in _rows_of(arm, matrix, shared)]
 
 
 def imrmc(merged: Merged, path: Path, task: str | None = None, item: str | None = None) -> Path:
@@ -148,7 +150,7 @@ def mrmcaov_csv(merged: Merged, path: Path, task: str | None = None, item: str |
 
 
 def write_cases(rows: Sequence[MrmcRow], path: Path) -> Path:
-    """Which volume each case number is."""
+    """Which volume each case number is, or which pair, of synthetic volumes of one mask."""
     truth = {row.case: row.truth for row in rows}
     return write_csv(path, ("case", "volume", "truth"), ([n, c, truth[c]] for c, n in _case_numbers(rows).items()))
 
@@ -182,9 +184,14 @@ def _is_score(task: Task, item: str) -> bool:
     return task.form.item(item).type == "confidence"
 
 
-def _rows_of(arm: str, matrix: Matrix) -> list[MrmcRow]:
+def _rows_of(arm: str, matrix: Matrix, shared: Collection[str]) -> list[MrmcRow]:
+    """A case is a volume; synthetic ones of one mask are one case, read in several treatments."""
+    names = [
+        f"pair {pair}" if truth == 1 and pair in shared else volume
+        for pair, volume, truth in zip(matrix.pairs, matrix.volumes, matrix.truth)
+    ]
     return [
-        MrmcRow(reader, arm, matrix.volumes[j], int(matrix.truth[j]), float(matrix.values[i, j]))
+        MrmcRow(reader, arm, names[j], int(matrix.truth[j]), float(matrix.values[i, j]))
         for i, reader in enumerate(matrix.readers)
         for j in range(len(matrix.cases))
         if np.isfinite(matrix.values[i, j])

@@ -90,7 +90,7 @@ class History:
         sittings: number of log-ins.
         overrides: sessions whose washout or order was overridden.
         begun: sessions with a case shown or answered.
-        washout_from: by session, the latest UTC seen up to its last answer.
+        washout_from: by session, the latest UTC seen when one of its cases was last answered or looked at again.
         latest_utc: the latest UTC of any record.
         is_open: a sitting was begun and not closed.
         unblinded: whether the reader was unblinded.
@@ -144,7 +144,10 @@ def earliest_date(study: Study, history: History, session: str) -> datetime.date
     if not days or not before:
         return None
     last = max([*before, study.data.get("created_utc") or ""])
-    return parse_utc(last).date() + datetime.timedelta(days=days)
+    try:
+        return parse_utc(last).date() + datetime.timedelta(days=days)
+    except OverflowError:  # a clock in the year 9999
+        return datetime.date.max
 
 
 class Replay:
@@ -183,7 +186,7 @@ class Replay:
         """
         try:
             self._take(line, record)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             self._damage("fields", line, f"a record of the type '{record.get('type')}' lacks or misuses {error}")
 
     def _take(self, line: int, record: Mapping[str, Any]) -> None:
@@ -273,7 +276,10 @@ class Replay:
     def _on_shown(self, line: int, record: Mapping[str, Any]) -> None:
         there = self._at(line, record)
         self._shown.setdefault(record["position"], record)
-        if there is None or self._study is None or there.session in self.history.begun:
+        if there is None or self._study is None:
+            return
+        if there.session in self.history.begun:
+            self._seen(there.session)
             return
         self.history.begun.add(there.session)
         first = earliest_date(self._study, self.history, there.session)
@@ -317,7 +323,11 @@ class Replay:
             record=record,
         )
         history.begun.add(session)
-        history.washout_from[session] = history.latest_utc
+        self._seen(session)
+
+    def _seen(self, session: str) -> None:
+        """The washout counts from the last time that a case of a session was answered, changed, or looked at again."""
+        self.history.washout_from[session] = self.history.latest_utc
 
     def _on_change(self, line: int, record: Mapping[str, Any]) -> None:
         there, given = self._at(line, record), self.history.given.get(record["position"])
@@ -337,6 +347,7 @@ class Replay:
                 self._damage("change", line, "a training case was changed after its feedback")
             self._fits(line, there.task, record["answers"], ("case", "pair"))
         given.answers, given.changes = dict(record["answers"]), given.changes + 1
+        self._seen(given.session)
 
     def _on_study_answer(self, line: int, record: Mapping[str, Any]) -> None:
         self._in_sitting(line)

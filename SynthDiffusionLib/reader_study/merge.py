@@ -7,13 +7,14 @@ one is refused, unless the reader is excluded by name, which the report then say
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.reader_study.chain import AnyClock, read_chain
+from SynthDiffusionLib.reader_study.coordinator import COORDINATOR, Journal, order_problems, read_journal
 from SynthDiffusionLib.reader_study.history import Finding, Given, History
 from SynthDiffusionLib.reader_study.merge_sources import Source, find_sources
 from SynthDiffusionLib.reader_study.receipts import Receipt, receipts_in
@@ -21,9 +22,8 @@ from SynthDiffusionLib.reader_study.records import RecordFile
 from SynthDiffusionLib.reader_study.sections import counted, listing
 from SynthDiffusionLib.reader_study.study import KEY_FORMAT, PRIVATE, Presentation, Study
 from SynthDiffusionLib.reader_study.tables import Rating
-from SynthDiffusionLib.reader_study.verify import order_problems, verify_record
+from SynthDiffusionLib.reader_study.verify import verify_record
 
-COORDINATOR = "coordinator.jsonl"
 MOST_NOTES = 3  # of one kind are told of
 
 
@@ -76,6 +76,7 @@ class Merged:
         excluded: readers left out on request, with the reason.
         absent: readers of the study of whom there is no record, with the number of their readings.
         key_sha256: of the key.
+        log: number and hash of the last record of the coordinator's log, this merge included.
     """
 
     study: Study
@@ -87,6 +88,7 @@ class Merged:
     excluded: Mapping[str, str] = field(default_factory=dict)
     absent: Mapping[str, int] = field(default_factory=dict)
     key_sha256: str = ""
+    log: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """All but the answers, which are in the long table."""
@@ -99,6 +101,7 @@ class Merged:
             "excluded": dict(self.excluded),
             "absent": dict(self.absent),
             "key_sha256": self.key_sha256,
+            "log": dict(self.log),
         }
 
 
@@ -126,20 +129,28 @@ def merge(
     study = Study.load(out)
     private = study.folder.parent / PRIVATE
     key, key_sha256 = load_key(private / "key.json", study)
-    _check_excluded(study, exclude)
-    if (private / COORDINATOR).exists() and (wrong := order_problems(study, private / COORDINATOR)):
+    journal = _checked_journal(private / COORDINATOR)
+    _check_excluded({*study.readers(), *journal.orders}, exclude)
+    wrong = order_problems(study, journal)
+    if sentences := [text for reader, text in wrong.items() if reader not in exclude]:
         raise BadInput(
-            f"The study's orders were changed: {'; '.join(wrong)}", "Put the original files back into 'orders'."
+            f"The study's orders were changed: {'; '.join(sentences)}",
+            "Put the original files back into 'orders' (study add-reader writes one again that was lost), or leave the "
+            "reader out with --exclude, which is reported.",
         )
     sources = find_sources(study, extra_records)
-    problems, excluded = list(sources.problems), {}
+    problems, excluded = list(sources.problems), {r: wrong[r] for r in exclude if r in wrong}
     held = [r for place in (private / "receipts", *map(Path, receipts)) for r in receipts_in(place, problems)]
     histories: dict[str, tuple[Source, History, list[str]]] = {}
     for reader, source in sources.chosen.items():
-        if not source.whole:
-            problems.append(f"{reader}: '{source.path.name}' holds no whole record: nothing was stored.")
+        if reader in excluded:
+            continue
+        if not source.raw and not _traces(study, reader, held):
+            problems.append(f"{reader}: '{source.path.name}' is empty: nothing was stored.")
             continue
         damage, notes, history = _verified(study, source, held)
+        if not source.whole:
+            damage = [*damage, "it holds no whole record"]
         if reader in sources.forked:
             damage = [sources.forked[reader], *damage]
         if reader in exclude:
@@ -147,29 +158,29 @@ def merge(
         elif damage:
             raise BadInput(
                 f"The record of {reader} ('{source.path}') cannot be used: {damage[0]}",
-                f"Run study verify; put back a sound copy, or leave the reader out with exclude {reader}, which is "
+                f"Run study verify; put back a sound copy, or leave the reader out with --exclude {reader}, which is "
                 "reported.",
             )
         else:
             histories[reader] = (source, history, notes)
     excluded |= {reader: "left out on request; there is no record" for reader in exclude if reader not in excluded}
-    if not histories:
-        raise BadInput(f"There is no reader's record in '{study.folder / 'records'}'", "Let the readers read first.")
-    problems += [f"{r} is left out of everything ({why})." for r, why in sorted(excluded.items())]
     absent = [reader for reader in study.readers() if reader not in histories and reader not in excluded]
-    for reader in study.readers():
-        if reader in absent:
-            answers = max((r.answered for r in held if r.reader == reader), default=0)
-            problems.append(
-                f"{reader} has no record although a receipt speaks of {counted(answers, 'answer')}: it was not "
-                "handed in, or "
-                "is lost."
-                if answers
-                else f"{reader} has no record: nothing was read, or the file was not handed in."
+    for reader in absent:
+        if traces := _traces(study, reader, held):
+            raise BadInput(
+                f"The record of {reader} is not here, but {traces}",
+                f"Give the copy that was read on with --records, or leave the reader out with --exclude {reader}, "
+                "which is reported.",
             )
+    if not histories:
+        hint = "Leave out fewer." if excluded else "Let the readers read first."
+        raise BadInput(f"There is no reader's record in '{study.folder / 'records'}' that counts", hint)
+    problems += [f"{r} is left out of everything ({why})." for r, why in sorted(excluded.items())]
+    problems += [f"{r} has no record: nothing was read, or the file was not handed in." for r in absent]
+    problems += journal.after_unblinding({r: len(history.given) for r, (_, history, _) in histories.items()})
+    problems += journal.other_merges(excluded)
     merged = _joined(study, key, key_sha256, histories, excluded, absent, problems)
-    _log(private / COORDINATOR, merged, clock)
-    return merged
+    return replace(merged, log=_log(private / COORDINATOR, merged, clock))
 
 
 def load_key(path: Path, study: Study) -> tuple[dict[str, Any], str]:
@@ -209,10 +220,39 @@ def load_key(path: Path, study: Study) -> tuple[dict[str, Any], str]:
     return key, sha256
 
 
-def _check_excluded(study: Study, exclude: Sequence[str]) -> None:
+def _check_excluded(readers: Collection[str], exclude: Sequence[str]) -> None:
     for reader in exclude:
-        if reader not in study.readers():
-            raise BadInput(f"'{reader}' is no reader of this study", f"Readers are {listing(study.readers())}.")
+        if reader not in readers:
+            raise BadInput(f"'{reader}' is no reader of this study", f"Readers are {listing(sorted(readers))}.")
+
+
+def _checked_journal(path: Path) -> Journal:
+    """The coordinator's log.
+
+    Raises:
+        BadInput: it is missing, or damaged.
+    """
+    if not path.is_file():
+        raise BadInput(
+            f"The coordinator's log '{path}' is missing: it says which readers and orders there are, and when the "
+            "truth was known",
+            "Put it back from a copy of the folder 'private'.",
+        )
+    if damage := verify_record(path, is_reading=False).damage:
+        raise BadInput(
+            f"The coordinator's log '{path}' was changed: {damage[0].message}", "Put it back from a copy of 'private'."
+        )
+    return read_journal(path)
+
+
+def _traces(study: Study, reader: str, held: Sequence[Receipt]) -> str:
+    """What speaks of a record that is not there, or is empty; "" if nothing does."""
+    records = study.folder / "records"
+    mine = [r for r in [*held, *receipts_in(records / "receipts", [])] if r.reader == reader]
+    if mine:
+        return f"a receipt speaks of {counted(max(r.answered for r in mine), 'answer')}"
+    head = records / f"{reader}.head"
+    return f"its head file '{head.name}' is" if head.exists() else ""
 
 
 def _verified(study: Study, source: Source, held: Sequence[Receipt]) -> tuple[list[str], list[str], History]:
@@ -392,7 +432,8 @@ def _experience(study: Study) -> dict[str, str]:
     return {str(r["id"]): ", ".join(str(r[k]) for k in ("experience", "role") if r.get(k)) for r in entries}
 
 
-def _log(path: Path, merged: Merged, clock: AnyClock | None) -> None:
+def _log(path: Path, merged: Merged, clock: AnyClock | None) -> dict[str, Any]:
+    """Says in the coordinator's log what was joined; count and hash of its last record, as its receipt."""
     with RecordFile.open(path, clock=clock) as file:
         file.append("unblinded", reason="merge: the answers were joined with the key")
         file.append(
@@ -403,3 +444,4 @@ def _log(path: Path, merged: Merged, clock: AnyClock | None) -> None:
             excluded=dict(merged.excluded),
             problems=list(merged.problems),
         )
+        return {"records": file.head.count, "hash": file.head.hash}

@@ -58,13 +58,14 @@ def find_sources(study: Study, extra: Sequence[Path] = ()) -> Sources:
     problems: list[str] = []
     found: dict[str, list[Source]] = {}
     known = set(study.readers())
-    own = study.folder / "records"
-    for path in [*_files(own), *(path for place in extra for path in _extra_files(Path(place)))]:
+    own = list(_files(study.folder / "records"))
+    for path in [*own, *(path for place in extra for path in _extra_files(Path(place)))]:
         source = _source(path)
         other = _opening(source)
         foreign = other is not None and other.get("study_sha256") != study.sha256
-        if foreign and source.reader in known and (other or {}).get("study_id") == study.id:
-            # Of this study, but with another hash: damaged rather than foreign. The verification says so.
+        if foreign and source.reader in known and (path in own or (other or {}).get("study_id") == study.id):
+            # Of this study, but with another hash, or put in the place of a reader's record: damaged rather than
+            # foreign. The verification says so.
             found.setdefault(source.reader, []).append(source)
         elif foreign:
             named = (other or {}).get("study_id")
@@ -87,7 +88,7 @@ def find_sources(study: Study, extra: Sequence[Path] = ()) -> Sources:
 
 
 def _files(folder: Path) -> Iterable[Path]:
-    return sorted(folder.glob("*.jsonl")) if folder.is_dir() else []
+    return sorted(path for path in folder.glob("*.jsonl") if path.is_file()) if folder.is_dir() else []
 
 
 def _extra_files(place: Path) -> list[Path]:

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.reader_study.coordinator import COORDINATOR
 from SynthDiffusionLib.reader_study.order import ALGORITHM, realise_order
 from SynthDiffusionLib.reader_study.study import ORDER_FORMAT, PRIVATE, Study, reading_folder, safe_name
 from SynthDiffusionLib.volumes.atomic import atomic_file
 
 
 def add_reader(out: str | Path, reader: str, experience: str | None = None) -> Path:
-    """Makes the order of one more reader.
+    """Makes the order of one more reader, or once more that of a reader whose order was lost.
 
     Args:
         out: folder of the study, with its private part.
@@ -40,7 +41,7 @@ def add_reader(out: str | Path, reader: str, experience: str | None = None) -> P
     reading = reading_folder(Path(out))
     private = reading.parent / PRIVATE
     study = Study.load(reading)
-    if reader.casefold() in {r.casefold() for r in study.readers()}:
+    if reader.casefold() in {r.casefold() for r in study.readers()}:  # whose order is written
         raise BadInput(f"The reader '{reader}' is there already", f"Readers are {', '.join(study.readers())}.")
     try:
         raw = (private / "key.json").read_bytes()
@@ -51,16 +52,23 @@ def add_reader(out: str | Path, reader: str, experience: str | None = None) -> P
         ) from error
     if hashlib.sha256(raw).hexdigest() != study.data["key_sha256"]:
         raise BadInput("The key is not the one that the study was built with", "Put the original key.json back.")
-    with RecordFile.open(private / "coordinator.jsonl") as record:
-        index = 1 + max((_order_index(reading, name) for name in study.readers()), default=-1)
-        path = write_order(study, reader, index, key)
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        record.append("reader_added", reader=reader, index=index, order_sha256=sha256, experience=experience)
+    path = reading / "orders" / f"{reader}.json"
+    with RecordFile.open(private / COORDINATOR) as record:
+        # Logged first: if what follows fails, `verify` knows of the reader, and the same call again writes the order.
+        planned = [r["id"] if isinstance(r, dict) else r for r in study.data.get("readers_planned", ())]
+        known = {name: index for index, name in enumerate(planned)}
+        known |= {r["reader"]: int(r["index"]) for r in record.records if r["type"] == "reader_added"}
+        index = known.get(reader, 1 + max(known.values(), default=-1))
+        content = order_content(study, reader, index, key)
+        if reader not in known:
+            sha256 = hashlib.sha256(content).hexdigest()
+            record.append("reader_added", reader=reader, index=index, order_sha256=sha256, experience=experience)
+        write_bytes(path, content)
     return path
 
 
-def write_order(study: Study, reader: str, index: int, key: dict[str, Any]) -> Path:
-    """Makes the order of a reader and writes it.
+def order_content(study: Study, reader: str, index: int, key: dict[str, Any]) -> bytes:
+    """Makes the order of a reader.
 
     Args:
         study: as built.
@@ -69,7 +77,7 @@ def write_order(study: Study, reader: str, index: int, key: dict[str, Any]) -> P
         key: content of key.json.
 
     Returns:
-        path of the order.
+        content of its file.
     """
     units = {u: entry["arm"] for u, entry in key["units"].items()}
     truth = {v: entry["truth"] for v, entry in key["volumes"].items()}
@@ -93,18 +101,7 @@ def write_order(study: Study, reader: str, index: int, key: dict[str, Any]) -> P
         "algorithm": ALGORITHM,
         "presentations": [{**vars(p), "volumes": list(p.volumes)} for p in presentations],
     }
-    path = study.folder / "orders" / f"{reader}.json"
-    write_bytes(path, json_bytes(data))
-    return path
-
-
-def _order_index(reading: Path, reader: str) -> int:
-    from SynthDiffusionLib.schemas import read_json
-
-    try:
-        return int(read_json(reading / "orders" / f"{reader}.json")["index"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"The order of '{reader}' is damaged", "Put the original back.") from error
+    return json_bytes(data)
 
 
 def json_bytes(data: Any) -> bytes:

@@ -42,8 +42,8 @@ class Receipt:
 
     @property
     def file_name(self) -> str:
-        """Unique among the receipts of all studies, which may lie in one folder before they are sorted."""
-        return f"{self.reader}-{self.study_sha256[:8]}-{self.count}.json"
+        """Unique among all receipts, also those of other studies: none ever takes the place of another."""
+        return f"{self.reader}-{self.study_sha256[:8]}-{self.count}-{self.hash[:8]}.json"
 
     def to_json(self) -> dict[str, Any]:
         """As it is stored."""

@@ -24,6 +24,8 @@ from SynthDiffusionLib.reader_study.sections import plain
 from SynthDiffusionLib.reader_study.tables import cell
 from SynthDiffusionLib.volumes.atomic import atomic_file, files_together
 
+# Control characters, and marks that turn the direction of what follows.
+_UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 LONGEST_TABLE = 60  # rows shown in the HTML; the CSV has all
 LONGEST_LINE = 30  # characters of a cell that are not broken
 _LABELS = {
@@ -239,8 +241,8 @@ def _there(value: Any) -> bool:
 
 
 def _text(value: Any) -> str:
-    return html.escape(str(value), quote=True)
+    return html.escape(_UNSEEN.sub("\ufffd", str(value)), quote=True)
 
 
 def _attribute(value: Any) -> str:
-    return html.escape(" ".join(str(value).split()), quote=True)
+    return html.escape(_UNSEEN.sub("\ufffd", " ".join(str(value).split())), quote=True)

@@ -4,13 +4,16 @@ independent, so that binomial tests hold here; pooled over readers they would no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.reader_study.sections import Table, columns, corrected, family_note, plain
 from SynthDiffusionLib.reader_study.selection import Matrix
+
+if TYPE_CHECKING:
+    from SynthDiffusionLib.reader_study.statistics.single_arm import ReaderFigure
 
 COUNT_SOURCES = (
     "Clopper and Pearson, Biometrika 1934;26:404 (exact interval); Wilson, JASA 1927;22:209 (score interval).",
@@ -95,7 +98,6 @@ def per_reader_table(
 
 def sign_rows(matrix: Matrix, alpha: float, margin: float | None) -> tuple[list[dict], list[dict]]:
     """Of signed confidences: rows of accuracy, and rows of sensitivity, specificity, AUC and d', one per reader."""
-    from SynthDiffusionLib.reader_study.statistics.curves import auc_interval
     from SynthDiffusionLib.reader_study.statistics.detection import d_prime_yes_no
     from SynthDiffusionLib.reader_study.statistics.proportions import exact_test
 
@@ -116,7 +118,8 @@ def sign_rows(matrix: Matrix, alpha: float, margin: float | None) -> tuple[list[
                 "p": float(fisher_exact(table).pvalue)
             }
             if signal and noise:
-                right |= _balanced(values[there], matrix.truth[there], alpha)
+                own = _alone(matrix.of_cases(there), reader, "balanced_accuracy", alpha)
+                right |= {"balanced_accuracy": own.value, "balanced_low": own.low, "balanced_high": own.high}
         accuracy.append({"reader": reader, **right})
         row: dict[str, Any] = {"reader": reader, "signal": signal, "noise": noise}
         for name, k, n in (("sensitivity", hits, signal), ("specificity", noise - false_alarms, noise)):
@@ -126,7 +129,7 @@ def sign_rows(matrix: Matrix, alpha: float, margin: float | None) -> tuple[list[
         try:
             d = d_prime_yes_no(hits, signal, false_alarms, noise, confidence=1.0 - alpha)
             row |= {"d_prime": d.d_prime, "d_low": d.low, "d_high": d.high, "criterion": d.criterion, "beta": d.beta}
-            area = auc_interval(values[there], matrix.truth[there], 1.0 - alpha)
+            area = _alone(matrix.of_cases(there), reader, "auc", alpha)
             row |= {"auc": area.value, "auc_se": area.se, "auc_low": area.low, "auc_high": area.high}
         except BadInput as error:
             row["note"] = error.one_line()
@@ -134,20 +137,22 @@ def sign_rows(matrix: Matrix, alpha: float, margin: float | None) -> tuple[list[
     return accuracy, detection
 
 
-def _balanced(values: np.ndarray, truth: np.ndarray, alpha: float) -> dict[str, Any]:
-    """Mean of one reader's sensitivity and specificity, 50 % for whoever guesses, whatever there is more of."""
+def _alone(matrix: Matrix, reader: str, figure: str, alpha: float) -> ReaderFigure:
+    """One reader's figure with its interval over cases, patients as clusters, as where it stands beside the average."""
     from SynthDiffusionLib.reader_study.statistics.single_arm import single_arm
 
-    (own,) = single_arm(
-        values[None],
-        truth,
-        figure="balanced_accuracy",
+    row = matrix.readers.index(reader)
+    result = single_arm(
+        matrix.values[row : row + 1],
+        matrix.truth,
+        figure=figure,
         readers="fixed",
-        threshold=0.0,
+        threshold=0.0 if figure == "balanced_accuracy" else None,
+        clusters=matrix.clusters,
         alpha=alpha,
         confidence=1.0 - alpha,
-    ).reader_values
-    return {"balanced_accuracy": own.value, "balanced_low": own.low, "balanced_high": own.high}
+    )
+    return result.reader_values[0]
 
 
 DETECTION = columns(

@@ -10,9 +10,11 @@ from typing import Any
 
 from SynthDiffusionLib import __version__
 from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.reader_study.chain import read_chain
 from SynthDiffusionLib.reader_study.clock import LARGEST_JUMP_S, parse_utc
-from SynthDiffusionLib.reader_study.history import History, Replay, earliest_date
+from SynthDiffusionLib.reader_study.history import History, Replay, earliest_date, replay
 from SynthDiffusionLib.reader_study.locks import host_name, writing_error
+from SynthDiffusionLib.reader_study.receipts import receipts_in
 from SynthDiffusionLib.reader_study.records import RecordFile
 from SynthDiffusionLib.reader_study.study import Presentation, Study
 
@@ -31,8 +33,8 @@ class WashoutNotOver(BadInput):
     def __init__(self, session: str, earliest: datetime.date, today: datetime.date) -> None:
         days = (earliest - today).days
         super().__init__(
-            f"The session '{session}' may be read from {earliest.isoformat()} on, in {days} day(s): the study asks for "
-            "a pause after the session before",
+            f"The session '{session}' may be read from {earliest.isoformat()} on, in {days} "
+            f"day{'' if days == 1 else 's'}: the study asks for a pause after the session before",
             "Come back then. If the coordinator decides otherwise, begin it with a reason, which is recorded.",
         )
         self.session, self.earliest = session, earliest
@@ -58,8 +60,10 @@ def checked_replay(
     """The record so far, replayed.
 
     Raises:
-        BadInput: something in it cannot have been written by a reading of this study.
+        BadInput: something in it cannot have been written by a reading of this study, or it is not the one that the
+            receipts beside it know.
     """
+    _check_receipts(file, study, reader)
     replay = Replay(study, order, order_sha256, reader)
     for line, record in enumerate(file.records):
         replay.take(line, record)
@@ -124,6 +128,35 @@ def choose_session(
     return session, None
 
 
+def following_session(study: Study, reader: str) -> tuple[str | None, datetime.date | None]:
+    """What a reader's record on the disk leaves to read.
+
+    Args:
+        study: which.
+        reader: its id.
+
+    Returns:
+        the first session that is not finished, and its first day if it is not begun and has a washout. None: all is
+        read.
+
+    Raises:
+        BadInput: the order or the record cannot be read.
+    """
+    order, _ = study.order(reader)
+    path = study.folder / "records" / f"{reader}.jsonl"
+    try:
+        history = replay(read_chain(path.read_bytes()).records, study, order)
+    except OSError as error:
+        raise BadInput(f"The record '{path}' cannot be read ({error.strerror})", "Check its permissions.") from error
+    asked = {task.id for task in study.tasks.values() if any(item.per == "study" for item in task.form.items)}
+    for session in study.sessions:
+        cases = any(p.session == session["id"] and p.position not in history.given for p in order)
+        if cases or (asked & set(session["tasks"])) - set(history.study_answers):
+            begun = session["id"] in history.begun
+            return session["id"], None if begun else earliest_date(study, history, session["id"])
+    return None, None
+
+
 def begin_session(
     file: RecordFile,
     study: Study,
@@ -163,3 +196,20 @@ def begin_session(
     if override is not None:
         file.append("override", **override)
     file.append("login", sitting=history.sittings + 1, session=session, software=versions, host=host_name())
+
+
+def _check_receipts(file: RecordFile, study: Study, reader: str) -> None:
+    """Holds a record against the receipts beside it, before anything is added to it.
+
+    Raises:
+        BadInput: it was shortened, or another took its place.
+    """
+    for receipt in receipts_in(file.path.parent / "receipts", []):
+        if (receipt.reader, receipt.study_sha256) != (reader, study.sha256):
+            continue
+        if receipt.count > file.count or file.records[receipt.count - 1]["hash"] != receipt.hash:
+            raise BadInput(
+                f"The record of '{reader}' is not the one that was read before: the receipt of {receipt.utc} knows of "
+                f"{receipt.answered} answers in {receipt.count} records, the file has {file.count} records or others",
+                "Put the record and its head file back, from a copy if there is one, or tell the coordinator.",
+            )

@@ -248,7 +248,8 @@ class Study:
 
     def readers(self) -> list[str]:
         """Readers that have an order."""
-        return sorted(path.stem for path in (self.folder / "orders").glob("*.json"))
+        files = (path for path in (self.folder / "orders").glob("*.json") if path.is_file())
+        return sorted(path.stem for path in files if safe_name(path.stem))
 
     def _inside(self, name: str) -> Path:
         parts = PurePosixPath(name).parts

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.reader_study.chain import Chain, Head, read_chain, read_head
+from SynthDiffusionLib.reader_study.coordinator import COORDINATOR, order_problems, read_journal
 from SynthDiffusionLib.reader_study.history import Finding, Given, History, replay
 from SynthDiffusionLib.reader_study.merge_sources import find_sources
 from SynthDiffusionLib.reader_study.receipts import Receipt, receipts_in
@@ -134,7 +135,7 @@ def verify_record(
     if use_head:
         try:
             known = read_head(head or path.with_suffix(".head"))
-            _against_head(result, chain, known)
+            _against_head(result, chain, known, is_reading)
         except BadInput as error:
             result.findings.append(Finding("head", None, error.message, "damage"))
     _tail(result, chain, known)
@@ -195,11 +196,17 @@ def verify_study(
             )
             continue
         mine = [r for r in [*held, *beside] if r.reader == path.stem]
+        if not path.is_file():
+            result.findings.append(Finding("missing", None, f"'{path.name}' is no file", "damage"))
+            continue
         try:
             found = verify_record(path, receipts=mine, study=study)
         except BadInput as error:  # the order's file is damaged or foreign; the chain can still be checked
             result.findings.append(Finding("order_file", None, error.message, "damage"))
-            found = verify_record(path, receipts=mine)
+            try:
+                found = verify_record(path, receipts=mine)
+            except BadInput:  # it cannot be read at all, as the finding says; the other readers are still checked
+                continue
         found.confirmed = max((r.count for r in held if r.reader == path.stem and _agrees(found, r)), default=0)
         result.readers[path.stem] = found
     for reader in readers:
@@ -207,17 +214,25 @@ def verify_study(
             continue
         result.not_begun.append(reader)
         gone = (records / f"{reader}.head").exists() or any(r.reader == reader for r in [*held, *beside])
-        if gone:
-            result.findings.append(Finding("missing", None, f"the record of the reader '{reader}' is gone", "damage"))
+        if gone and not any(f.message.startswith(f"'{reader}.jsonl'") for f in result.findings):
+            text = f"the record of '{reader}' is not here, though a receipt or head file is: was it read on a copy?"
+            result.findings.append(Finding("missing", None, text, "damage"))
+    for other in sorted({r.reader for r in [*held, *beside]} - set(readers)):
+        result.findings.append(
+            Finding("foreign", None, f"there is a receipt of '{other}', who is no reader of this study", "damage")
+        )
     _private(result, study, private)
     return result
 
 
 def _private(result: StudyVerification, study: Study, private: Path) -> None:
-    journal, key = private / "coordinator.jsonl", private / "key.json"
+    journal, key = private / COORDINATOR, private / "key.json"
     if journal.exists():
         result.coordinator = verify_record(journal, is_reading=False)
-        result.findings += [Finding("order_file", None, text, "damage") for text in order_problems(study, journal)]
+        log = read_journal(journal)
+        result.findings += [Finding("order_file", None, s, "damage") for s in order_problems(study, log).values()]
+        answered = {reader: len(found.answers) for reader, found in result.readers.items()}
+        result.findings += [Finding("unblinded", None, s.rstrip("."), "note") for s in log.after_unblinding(answered)]
     elif key.exists():
         result.findings.append(Finding("coordinator", None, "the coordinator's log is gone", "damage"))
     if key.exists() and hashlib.sha256(key.read_bytes()).hexdigest() != study.data.get("key_sha256"):
@@ -226,42 +241,19 @@ def _private(result: StudyVerification, study: Study, private: Path) -> None:
         )
 
 
-def order_problems(study: Study, journal: Path) -> list[str]:
-    """Orders that are not those which the coordinator's log says were made, and readers whom nobody has added.
-
-    Args:
-        study: whose orders are looked at.
-        journal: coordinator.jsonl.
-    """
-    made: dict[str, str] = {}
-    for record in read_chain(journal.read_bytes()).records:
-        if record is not None and record.get("type") == "built":
-            made |= record.get("orders") or {}
-        elif record is not None and record.get("type") == "reader_added":
-            made[str(record.get("reader"))] = str(record.get("order_sha256"))
-    problems = []
-    for reader in study.readers():
-        sha256 = hashlib.sha256((study.folder / "orders" / f"{reader}.json").read_bytes()).hexdigest()
-        if reader not in made:
-            problems.append(f"the reader '{reader}' has an order, but the coordinator has added nobody of that name")
-        elif made[reader] != sha256:
-            problems.append(f"the order of '{reader}' is not the one that was made")
-    return problems
-
-
 def _agrees(found: Verification, receipt: Receipt) -> bool:
     """Whether nothing was found that speaks against the records up to a receipt."""
     return not any(f.line is None or f.line < receipt.count for f in found.damage)
 
 
-def _against_head(result: Verification, chain: Chain, head: Head | None) -> None:
+def _against_head(result: Verification, chain: Chain, head: Head | None, is_reading: bool) -> None:
     count = len(chain.records)
 
     def add(kind: str, line: int | None, message: str, severity: str) -> None:
         result.findings.append(Finding(kind, line, message, severity))
 
     if head is None:
-        if count > 1:
+        if count > 1 or (count and not is_reading):  # `study new` gives the coordinator's log its name with the head
             add("head", None, "the head file is missing: nothing shows whether the end was cut off", "damage")
         elif count == 1:
             add("head_behind", 0, "the head file is missing, as after a kill right after the first record", "note")

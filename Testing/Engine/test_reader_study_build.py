@@ -364,6 +364,12 @@ def test_a_reader_can_join_later(sources):
     for name, said in (("r3", "is there already"), ("a b", "cannot be the name")):
         with pytest.raises(BadInput, match=said):
             add_reader(result.folder, name)
+    for name in ("R2", "R3"):  # planned, and added: an order that was lost is made again, and logged once
+        lost = result.reading / "orders" / f"{name}.json"
+        before = lost.read_bytes()
+        lost.unlink()
+        assert add_reader(result.folder, name).read_bytes() == before
+    assert (result.private / "coordinator.jsonl").read_text().count('"reader_added"') == 1
     key = (result.private / "key.json").read_text()
     (result.private / "key.json").write_text(key.replace('"truth": 1', '"truth": 0', 1))
     with pytest.raises(BadInput, match="not the one that the study was built with"):

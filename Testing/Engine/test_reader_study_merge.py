@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import reader_study_examples as examples
@@ -196,15 +197,23 @@ def test_missing_and_foreign_records(tmp_path):
     read(other, "R2")
     read(folder, "R2")
     (folder / "records" / "R2.jsonl").rename(folder / "records" / "R7.jsonl")
+    with pytest.raises(BadInput, match="R2 is not here, but a receipt speaks of 4 answers"):
+        merge(tmp_path / "study", [other])
+    kept = Path(shutil.move(folder / "records" / "receipts", tmp_path / "kept"))
+    with pytest.raises(BadInput, match="R2 is not here, but its head file"):
+        merge(tmp_path / "study", [other])
+    (folder / "records" / "R2.head").unlink()
     merged = merge(tmp_path / "study", [other])
     text = " ".join(merged.problems)
     assert "belongs to another study" in text and "'R7' is no reader of this study" in text
     assert "R2 has no record although a receipt" not in text and "R2 has no record" in text
     assert [sum(m["reader"] == r for m in merged.missing) for r in ("R1", "R2", "R3")] == [0, 4, 2]
     assert merged.absent == {"R2": 4} and not any({"arm", "unit"} & set(m) for m in merged.missing)
-    receipt = next((folder / "records" / "receipts").glob("R2-*.json"))
-    shutil.copy(receipt, tmp_path / "study" / "private" / "receipts")
-    assert "R2 has no record although a receipt speaks of 4 answers" in " ".join(merge(tmp_path / "study").problems)
+    # The coordinator holds the receipt.
+    shutil.copy(next(kept.glob("R2-*.json")), tmp_path / "study" / "private" / "receipts")
+    with pytest.raises(BadInput, match="R2 is not here, but a receipt speaks of 4 answers"):
+        merge(tmp_path / "study")
+    assert merge(tmp_path / "study", exclude=["R2"]).excluded["R2"] == "left out on request; there is no record"
 
 
 def test_a_renamed_record_is_refused(study):

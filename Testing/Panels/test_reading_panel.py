@@ -194,7 +194,7 @@ def test_questions_on_the_whole_study_come_at_its_end(standin, tmp_path):
         assert [q.item.id for q in reader.form.questions] == ["score", "why"]
         reader.answer()
         reader.next()
-    assert reader.panel.page == "study questions" and reader.ui.caseLabel.text == "Last questions"
+    assert reader.panel.page == "study questions" and reader.ui.caseLabel.text == "Closing questions"
     assert standin.scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 0
     reader.next()
     assert reader.form.question("overall").problemLabel.text == "⚠ An answer is needed."
