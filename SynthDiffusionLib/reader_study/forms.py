@@ -286,8 +286,8 @@ def _item(data: Any, index: int, where: str) -> Item:
     if not isinstance(item_id, str) or not item_id.strip():
         raise _bad(where, f"item {index + 1} lacks its 'id'")
     place = f"{where}, item '{shortened(item_id, 60)}'"
-    if len(item_id) > LONGEST_ID:
-        raise _bad(place, f"its 'id' is longer than {LONGEST_ID} characters")
+    if len(item_id) > LONGEST_ID or not item_id.isprintable():
+        raise _bad(place, f"its 'id' is longer than {LONGEST_ID} characters, or holds some that do not print")
     fields = ("id", "type", "text", "per", "required", "options", "min", "max", "step", "show_if", "help", "code")
     _known(data, fields, place)
     if data.get("type") not in TYPES:

@@ -120,7 +120,7 @@ def check_study(data: Mapping[str, Any], name: str = "study.json") -> None:
         if twice := next((x for x in ids if ids.count(x) > 1), None) if len(set(ids)) < len(ids) else None:
             raise check.error(f"'{part}' has '{shortened(twice, 60)}' twice")
     for i, reader in enumerate(data.get("readers_planned", ())):
-        if not isinstance(reader, str):  # a name alone is one too
+        if not _NAME.fits(reader):  # a name alone is one too
             check.entries(reader, _READER, f"readers_planned[{i}]")
     check.entries(data["viewing"], {k: rule.optional() for k, rule in _VIEWING.items()}, "viewing")
     for i, window in enumerate(data["viewing"].get("windows", ())):

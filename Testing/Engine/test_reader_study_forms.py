@@ -215,6 +215,7 @@ def test_every_schema_of_the_reader_study_is_a_schema():
         ({"text": "half a character \ud800"}, "holds half a character"),
         ({"text": "a\0b"}, "'items.0..text' holds the character NUL"),
         ({"id": "a" * 81}, "'id' is longer than 80"),
+        ({"id": "a\nb"}, "item 'a..nb': .* do not print"),
         ({"type": "info", "required": True}, "'required', but an 'info' takes no answer"),
         ({"type": "info"}, "it asks nothing"),
         ({"help": 3}, "'help' must be text"),
