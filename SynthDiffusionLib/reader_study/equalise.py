@@ -22,12 +22,12 @@ import numpy as np
 
 from SynthDiffusionLib.errors import BadInput, shortened
 from SynthDiffusionLib.volumes import Volume, read_segmentation, read_volume, write_segmentation, write_volume
+from SynthDiffusionLib.volumes.checks import MAX_VOXELS
 from SynthDiffusionLib.volumes.volume import Segment, Segmentation
 
 PERCENTILES = (0.5, 99.5)
 PERCENTILE_LEVELS = 1000  # what the percentiles become
 SMALLEST_RANGE = 100  # grey values: with fewer, rounding to whole numbers shows
-MOST_VOXELS = 2**31  # of one volume of a study: 4 GiB in the 16 bits that it is written in
 _RIGHT_ANGLE = 0.01  # cosine of two axes, 0.6 degrees: below it, the shear moves no voxel visibly
 _SAME_SPACING = 1e-3  # relative: below it, a voxel is said to be of the other size, and nothing is interpolated
 _MEMBER = struct.pack("<4BIBB", 0x1F, 0x8B, 8, 4, 0, 0, 255)  # RFC 1952: deflate, with an extra field, no time, unknown
@@ -170,10 +170,10 @@ def choose_target(
             f"At a spacing of {_mm(spacing)} mm the volumes have {'x'.join(str(n) for n in size)} voxels in common",
             "Give a finer spacing_mm, or leave out the volumes that are so small.",
         )
-    if (voxels := math.prod(int(n) for n in size)) > MOST_VOXELS:
+    if (voxels := math.prod(int(n) for n in size)) > MAX_VOXELS:
         raise BadInput(
             f"At a spacing of {_mm(spacing)} mm the volumes would have {'x'.join(str(n) for n in size)} = {voxels:.3g} "
-            f"voxels, more than {MOST_VOXELS:.3g}",
+            f"voxels, more than the {MAX_VOXELS:,} that can be read",
             "Give a coarser spacing_mm, or a smaller size.",
         )
     if (fields > 2 * size).any():

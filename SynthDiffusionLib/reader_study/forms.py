@@ -232,6 +232,8 @@ def answer_problem(item: Item, value: Any) -> str | None:
         case "text":
             if not isinstance(value, str):
                 return "It must be text."
+            if "\0" in value or not _is_text(value):
+                return "It holds a character that cannot be stored."
             if len(value) > (item.max or LONGEST_TEXT):
                 return f"It is longer than {int(item.max or LONGEST_TEXT)} characters."
             if item.min is not None and len(value.strip()) < item.min:

@@ -109,7 +109,7 @@ def test_what_is_asked_of_a_study_is_not_asked_of_a_case():
             [1, [1, 1], [4], [1, 2, 3]],
         ),
         ({"type": "forced_choice", "per": "pair"}, ["left", "right"], ["both", 1]),
-        ({"type": "text", "max": 5, "min": 2}, ["abc"], ["abcdef", "a", 5]),
+        ({"type": "text", "max": 5, "min": 2}, ["abc"], ["abcdef", "a", 5, "a\0b", "ab\ud800"]),
         ({"type": "number", "min": 0, "max": 10}, [0, 2.5], [-1, 11, "3", True, float("nan")]),
         ({"type": "boolean"}, [True, False], [1, "yes"]),
         (
@@ -215,7 +215,7 @@ def test_every_schema_of_the_reader_study_is_a_schema():
         ({"text": "half a character \ud800"}, "holds half a character"),
         ({"text": "a\0b"}, "'items.0..text' holds the character NUL"),
         ({"id": "a" * 81}, "'id' is longer than 80"),
-        ({"id": "a\nb"}, "item 'a..nb': .* do not print"),
+        ({"id": "a\nb"}, "item 'a.nb': .* do not print"),
         ({"type": "info", "required": True}, "'required', but an 'info' takes no answer"),
         ({"type": "info"}, "it asks nothing"),
         ({"help": 3}, "'help' must be text"),
