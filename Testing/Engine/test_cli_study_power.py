@@ -9,6 +9,7 @@ import pytest
 
 from SynthDiffusionLib.cli import main
 
+make_pipe = getattr(os, "mkfifo", None)  # Windows has none
 HEAD = "reader,treatment,case,truth,rating\n"
 
 
@@ -54,9 +55,9 @@ def test_a_pilot_that_is_no_table_of_ratings_is_refused(capsys, tmp_path, rows, 
     assert code == 2 and said in text and text.isprintable() and len(text) < 600
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in the file system")
+@pytest.mark.skipif(make_pipe is None, reason="no pipes in the file system")
 def test_a_pilot_that_never_ends_is_refused(capsys, tmp_path):
-    os.mkfifo(tmp_path / "pilot.csv")
+    make_pipe(tmp_path / "pilot.csv")
     code, text = power(capsys, "mrmc", "--pilot", tmp_path / "pilot.csv", "--effect", "0.05")
     assert code == 2 and "no regular file" in text
 

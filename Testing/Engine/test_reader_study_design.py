@@ -17,6 +17,8 @@ from SynthDiffusionLib.reader_study.design_cases import pair_name
 from SynthDiffusionLib.schemas import first_problem
 from SynthDiffusionLib.volumes import Volume, write_volume
 
+make_pipe = getattr(os, "mkfifo", None)  # Windows has none
+
 
 def write_image(path: Path, seed: int, metadata: dict | None = None) -> None:
     array = np.random.default_rng(seed).integers(-1000, 400, (6, 6, 6)).astype(np.int16)
@@ -333,9 +335,9 @@ def test_a_file_name_that_is_not_utf8_is_refused(folder):
     assert "odd\\udcff.nii.gz' is not UTF-8" in said and said.encode("utf-8")
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in the file system")
+@pytest.mark.skipif(make_pipe is None, reason="no pipes in the file system")
 def test_a_table_of_patients_that_never_ends_is_refused(folder):
-    os.mkfifo(folder / "who.csv")
+    make_pipe(folder / "who.csv")
     assert "is not a regular file" in refusal(folder, changed(patients="who.csv"))
     if Path("/dev/zero").exists():
         assert "is not a regular file" in refusal(folder, changed(patients="/dev/zero"))
