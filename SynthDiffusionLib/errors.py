@@ -7,6 +7,30 @@ both on one line and exits with `exit_code`; a job writes them as its `error` ev
 from __future__ import annotations
 
 
+def shortened(value: object, most: int = 120) -> str:
+    """A value from outside as a message shows it: its middle left out where it is long, what does not print escaped.
+
+    Control characters could drive a terminal, and right-to-left marks turn the rest of a line around.
+
+    Args:
+        value: text, or anything that has one.
+        most: characters of the result, about; escapes count as several.
+    """
+    if isinstance(value, int) and value.bit_length() > 1000:  # Python refuses to spell the largest ones
+        return "a number with hundreds of digits"
+    text = value if isinstance(value, str) else str(value)
+    if len(text) > most:
+        text = f"{text[: most * 2 // 3]}...{text[len(text) - most // 3 + 3 :]}"
+    return escaped(text)
+
+
+def escaped(text: str) -> str:
+    """Text in which everything that does not print is spelled as in Python: \\n, \\x00, \\u202e, \\ud800."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 class SynthDiffusionError(Exception):
     """Base of all errors that are reported without a traceback.
 
@@ -26,7 +50,7 @@ class SynthDiffusionError(Exception):
     def one_line(self) -> str:
         """Message and hint as a single line."""
         text = self.message if not self.hint else f"{self.message.rstrip('.')}. {self.hint}"
-        return " ".join(text.split())
+        return escaped(" ".join(text.split()))
 
 
 class BadInput(SynthDiffusionError):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import stat
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from SynthDiffusionLib.errors import shortened
 from SynthDiffusionLib.resources import resource_path
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
 
 LARGEST_JSON_BYTES = 16 * 1024 * 1024
+MOST_DIGITS = 300  # of a whole number: a longer one fits into no other number, nor into a calculation
+DEEPEST = 100  # objects and lists within one another, in what a person writes
 
 _KINDS = {
     "object": "an object",
@@ -30,7 +34,8 @@ _KINDS = {
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Strict JSON: no NaN or Infinity, no key twice in one object, UTF-8 with or without a byte order mark.
+    """Strict JSON: no NaN or Infinity, no number that is too large for a double, no key twice in one object, UTF-8 with
+    or without a byte order mark.
 
     Raises:
         ValueError: with one line that says what is wrong and where.
@@ -44,18 +49,79 @@ def parse_json(text: str | bytes) -> Any:
         if len(found) < len(pairs):
             keys = [key for key, _ in pairs]
             twice = next(key for key in keys if keys.count(key) > 1)
-            raise ValueError(f"the key '{twice}' is there twice")
+            raise ValueError(f"the key '{shortened(twice)}' is there twice")
         return found
 
     try:
         text = text.decode("utf-8-sig") if isinstance(text, bytes) else text.removeprefix("\ufeff")
-        return json.loads(text, parse_constant=no_constant, object_pairs_hook=no_duplicates)
+        return json.loads(
+            text,
+            parse_constant=no_constant,
+            object_pairs_hook=no_duplicates,
+            parse_int=whole_number,
+            parse_float=finite_number,
+        )
     except UnicodeDecodeError as error:
         raise ValueError("it is not UTF-8 text") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"line {error.lineno}, column {error.colno}: {error.msg}") from error
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def whole_number(text: str) -> int:
+    """A whole number of a JSON text (`parse_int` of json.loads).
+
+    Raises:
+        ValueError: it has more than `MOST_DIGITS` digits.
+    """
+    if len(text.lstrip("-")) > MOST_DIGITS:
+        raise ValueError(f"it holds a number of {len(text)} digits, and {MOST_DIGITS} are the most")
+    return int(text)
+
+
+def finite_number(text: str) -> float:
+    """A number of a JSON text with a point or an exponent (`parse_float` of json.loads).
+
+    Raises:
+        ValueError: a double cannot hold it.
+    """
+    if math.isinf(value := float(text)):
+        raise ValueError(f"the number {shortened(text, 40)} is too large")
+    return value
+
+
+def unusable(data: Any) -> str | None:
+    """What no file of a person should hold and no schema says, in one line, or None.
+
+    Args:
+        data: parsed JSON, or the like made in Python.
+
+    Returns:
+        for example "'title' holds the character NUL"; also half characters (lone surrogates), numbers that are not
+        finite or too large for a double, and more than `DEEPEST` levels.
+    """
+    stack: list[tuple[tuple[str | int, ...], Any]] = [((), data)]
+    while stack:
+        path, value = stack.pop()
+        if isinstance(value, str):
+            if "\0" in value:
+                return f"{_place(path)} holds the character NUL"
+            if any(0xD800 <= ord(c) <= 0xDFFF for c in value):
+                return f"{_place(path)} holds half a character, which UTF-8 does not have"
+        elif isinstance(value, float) and not math.isfinite(value):
+            return f"{_place(path)} must be a finite number, not {value}"
+        elif isinstance(value, int) and abs(value) >= 10**MOST_DIGITS:
+            return f"{_place(path)} is too large a number"
+        elif isinstance(value, dict | list | tuple):
+            if len(path) >= DEEPEST:
+                return f"{_place(path[:3])} is nested too deeply"
+            pairs = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
+            for key, inner in reversed(pairs):
+                if isinstance(key, str) and key != shortened(key, 10**6):
+                    return f"{_place(path)} has an entry '{shortened(key)}', whose name does not print"
+                stack.append(((*path, key), inner))
+    return None
 
 
 def read_json(path: Path) -> Any:
@@ -109,13 +175,16 @@ def closest(name: str, known: Iterable[str]) -> str | None:
 def _place(path: Iterable[str | int]) -> str:
     place = ""
     for part in path:
-        place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else str(part)
+        name = shortened(part, 60)
+        place += f"[{part}]" if isinstance(part, int) else f".{name}" if place else name
     return f"'{place}'" if place else "the top level"
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."
+    try:
+        return shortened(json.dumps(value, ensure_ascii=False), 60)
+    except (ValueError, TypeError, RecursionError):  # no JSON: made in Python, or nested too deeply to be spelled
+        return _kind(value)
 
 
 def _kind(value: Any) -> str:
@@ -140,7 +209,7 @@ def _plain(error: ValidationError) -> str:
             known = list(error.schema.get("properties", {}))
             extra = next((name for name in value if name not in known), "")
             near = closest(extra, known)
-            return f"{where} has an unknown entry '{extra}'" + (f" (did you mean '{near}'?)" if near else "")
+            return f"{where} has an unknown entry '{shortened(extra)}'" + (f" (did you mean '{near}'?)" if near else "")
         case "type":
             kinds = [_KINDS[k] for k in ([rule] if isinstance(rule, str) else rule)]
             return f"{where} must be {' or '.join(kinds)}, not {_kind(value)} ({_shown(value)})"
@@ -170,5 +239,4 @@ def _plain(error: ValidationError) -> str:
         case "pattern":
             wanted = error.schema.get("description", f"of the form {rule}")
             return f"{where} must be {wanted}, not {_shown(value)}"
-    text = " ".join(error.message.split())
-    return f"{where}: {text if len(text) <= 160 else text[:157] + '...'}"
+    return f"{where}: {shortened(' '.join(error.message.split()), 160)}"

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import math
+import stat
 from typing import Any
 
 from SynthDiffusionLib.cli.paths import path_arg
-from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.errors import BadInput, shortened
+
+MOST_READERS = 1000
+MOST_PILOT_BYTES = 64 * 1024 * 1024
 
 EXAMPLES = """examples:
   synthdiffusion study power accuracy --true 0.6             can a reader tell better than by guessing?
@@ -59,6 +63,13 @@ def run(args: argparse.Namespace) -> tuple[list[str], dict[str, Any], int]:
     """Carries out `study power`; lines, outcome, exit code."""
     if not (0 < args.power < 1 and 0 < args.alpha < 1):
         raise BadInput("Power and alpha lie between 0 and 1", "Give --power 0.8 --alpha 0.05.")
+    if not 1 <= args.readers <= MOST_READERS:
+        raise BadInput(f"--readers {shortened(args.readers)} is not between 1 and {MOST_READERS}", "Give --readers 5.")
+    if args.power_kind == "mrmc" and not 0 < abs(args.effect) < 1:
+        raise BadInput(
+            f"--effect {args.effect:g} is no difference of two areas under a curve",
+            "Give one between 0 and 1, such as --effect 0.05.",
+        )
     lines, outcome = {"accuracy": _binomial, "equivalence": _binomial, "mrmc": _mrmc}[args.power_kind](args)
     return lines, outcome, 0
 
@@ -98,21 +109,33 @@ def _mrmc(args: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
     from SynthDiffusionLib.reader_study.statistics.power import mrmc_cases
 
     columns: dict[str, list[str]] = {name: [] for name in ("reader", "treatment", "case", "truth", "rating")}
+    what = f"The pilot '{shortened(args.pilot)}'"
     try:
+        status = args.pilot.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_PILOT_BYTES:  # a pipe or a device may never end
+            raise BadInput(
+                f"{what} is no regular file of at most {MOST_PILOT_BYTES // 1024**2} MiB", "Give a CSV of ratings."
+            )
         with open(args.pilot, newline="", encoding="utf-8-sig") as file:
             for row in csv.DictReader(file):
                 for name, values in columns.items():
                     values.append(row[name])
-        truth = [int(float(t)) for t in columns["truth"]]
+        truth = [float(t) for t in columns["truth"]]
         rating = [float(r) for r in columns["rating"]]
+        if odd := [t for t in truth if t not in (0.0, 1.0)]:
+            raise ValueError(f"a truth is {odd[0]:g}, neither 0 nor 1")
+        if not all(map(math.isfinite, rating)):
+            raise ValueError("a rating is not finite")
     except OSError as error:
-        raise BadInput(f"The pilot '{args.pilot}' cannot be read ({error.strerror})", "Check the path.") from error
-    except (KeyError, ValueError, TypeError) as error:
+        raise BadInput(f"{what} cannot be read ({error.strerror})", "Check the path.") from error
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise BadInput(
-            f"The pilot '{args.pilot}' is no table of ratings ({error})",
+            f"{what} is no table of ratings ({shortened(error)})",
             "It needs the columns reader, treatment, case, truth and rating.",
         ) from error
-    pilot = readings_from_long(columns["reader"], columns["treatment"], columns["case"], truth, rating)
+    pilot = readings_from_long(
+        columns["reader"], columns["treatment"], columns["case"], [int(t) for t in truth], rating
+    )
     if len(pilot.treatments) != 2:
         raise BadInput(f"The pilot has {len(pilot.treatments)} treatments", "Give one of two generators.")
     if not pilot.crossed:
@@ -125,6 +148,11 @@ def _mrmc(args: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
     found = mrmc_cases(
         components, args.effect, args.readers, args.power, args.reader_model, args.case_model, args.alpha
     )
+    if found is None:
+        raise BadInput(
+            f"More than 2000 cases would be needed with {args.readers} readers",
+            "Plan for a larger effect or more readers.",
+        )
     lines = [
         f"{found.cases} cases with {args.readers} readers find a difference of {args.effect:g} in the area under the "
         f"curve with a power of {found.power:.3f} (readers {args.reader_model}, cases {args.case_model}; the share of "

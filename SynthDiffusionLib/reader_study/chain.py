@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.errors import BadInput, shortened
+from SynthDiffusionLib.schemas import finite_number, whole_number
 
 HEAD_FORMAT = "synthdiffusion-study-head-1"
 NO_PREVIOUS = "0" * 64
@@ -121,7 +122,12 @@ def make_line(n: int, previous_line: bytes, kind: str, clock: AnyClock, fields: 
         "boot": clock.boot,
         **fields,
     }
-    return canonical(record | {"hash": record_hash(record)})
+    line = canonical(record | {"hash": record_hash(record)})
+    try:
+        _loads(line)
+    except ValueError as error:  # what could not be read again must not be written
+        raise BadInput(f"This cannot be stored: {error}", "Change the answer.") from error
+    return line
 
 
 def read_chain(raw: bytes) -> Chain:
@@ -159,8 +165,10 @@ def parse_head(raw: bytes, name: str) -> Head:
         BadInput: they are none.
     """
     try:
-        data = json.loads(raw)
+        data = _loads(raw)
         if data["format"] != HEAD_FORMAT or not isinstance(data["hash"], str) or type(data["count"]) is not int:
+            raise ValueError
+        if data["count"] < 0:
             raise ValueError
         if raw != head_bytes(Head(data["count"], data["hash"])):
             raise ValueError
@@ -174,10 +182,15 @@ def head_bytes(head: Head) -> bytes:
     return canonical({"count": head.count, "format": HEAD_FORMAT, "hash": head.hash}) + b"\n"
 
 
+def _loads(raw: bytes) -> Any:
+    """JSON without numbers that no calculation can take: a line that holds one was not written by this program."""
+    return json.loads(raw, parse_int=whole_number, parse_float=finite_number)
+
+
 def _line_faults(line: bytes, n: int, previous_line: bytes) -> tuple[dict[str, Any] | None, list[Fault]]:
     """A line as a record, and what is wrong with it."""
     try:
-        record = json.loads(line)
+        record = _loads(line)
         if not isinstance(record, dict):
             raise ValueError
     except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
@@ -194,7 +207,7 @@ def _line_faults(line: bytes, n: int, previous_line: bytes) -> tuple[dict[str, A
     if record["hash"] != record_hash(record):
         faults.append(Fault("content", n, "its content does not fit its own hash"))
     if type(record["n"]) is not int or record["n"] != n:
-        faults.append(Fault("number", n, f"it says that it is record {record['n']}"))
+        faults.append(Fault("number", n, f"it says that it is record {shortened(record['n'], 40)}"))
     if record["previous"] != (hashlib.sha256(previous_line).hexdigest() if n else NO_PREVIOUS):
         faults.append(Fault("chain", n, "it does not follow from the line before it"))
     return record, faults

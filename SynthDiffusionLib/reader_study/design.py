@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.errors import BadInput, shortened
 from SynthDiffusionLib.reader_study.design_cases import (
     Arm,
     StudyCase,
@@ -20,7 +20,13 @@ from SynthDiffusionLib.reader_study.design_cases import (
     resolved,
     with_phases,
 )
-from SynthDiffusionLib.reader_study.design_checks import check_primary, check_sessions, check_tasks, completed_primary
+from SynthDiffusionLib.reader_study.design_checks import (
+    check_layout,
+    check_primary,
+    check_sessions,
+    check_tasks,
+    completed_primary,
+)
 from SynthDiffusionLib.reader_study.forms import Form, load_form, shipped_forms
 from SynthDiffusionLib.reader_study.study import safe_name
 
@@ -129,13 +135,15 @@ def load_design(path: str | Path) -> Design:
     """
     from SynthDiffusionLib.schemas import read_json
 
-    path = Path(path).expanduser()
+    path = resolved(Path.cwd(), str(path))
     try:
         data = read_json(path)
     except OSError as error:
-        raise BadInput(f"The design '{path}' cannot be read ({error.strerror})", "Check the path.") from error
+        raise BadInput(
+            f"The design '{shortened(path)}' cannot be read ({error.strerror})", "Check the path."
+        ) from error
     except ValueError as error:
-        raise BadInput(f"The design '{path}' is damaged: {error}", "Mend the file.") from error
+        raise BadInput(f"The design '{shortened(path)}' is damaged: {error}", "Mend the file.") from error
     return design_from_json(data, path.resolve().parent)
 
 
@@ -149,9 +157,9 @@ def design_from_json(data: Any, base: Path) -> Design:
     Raises:
         BadInput: as `load_design`.
     """
-    from SynthDiffusionLib.schemas import first_problem
+    from SynthDiffusionLib.schemas import first_problem, unusable
 
-    problem = first_problem(data, "study-design")
+    problem = unusable(data) or first_problem(data, "study-design")
     if problem is not None:
         raise BadInput(f"The design: {problem}", "Docs/READER_STUDIES.md shows one.")
     data = _absolute(data, base)
@@ -188,6 +196,7 @@ def design_from_json(data: Any, base: Path) -> Design:
     )
     check_primary(primary, tasks, arms)
     notes += check_tasks(design)
+    notes += check_layout(design)
     notes += check_sessions(design)
     return Design(**{**vars(design), "notes": tuple(notes)})
 
@@ -348,7 +357,8 @@ def _form(given: str | Mapping[str, Any], base: Path) -> Form:
         near = closest(Path(given).name, shipped)
         hint = f"Did you mean '{near}'? " if near else ""
         raise BadInput(
-            f"The form '{given}' does not exist", f"{hint}Give the path of one, or one of {', '.join(shipped)}."
+            f"The form '{shortened(given)}' does not exist",
+            f"{hint}Give the path of one, or one of {', '.join(shipped)}.",
         )
     return load_form(path)
 
@@ -357,7 +367,7 @@ def _unique(names: Sequence[str], what: str) -> None:
     for name in names:
         if not safe_name(name):
             raise BadInput(
-                f"'{name}' cannot be a name among the {what}",
+                f"'{shortened(name)}' cannot be a name among the {what}",
                 "Use up to 40 letters without accents, digits, - and _: names become parts of file names.",
             )
     folded = [name.casefold() for name in names]

@@ -7,13 +7,16 @@ import fnmatch
 import hashlib
 import random
 import re
+import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from SynthDiffusionLib.errors import BadInput
-from SynthDiffusionLib.reader_study.headers import image_files, read_header, stem_of
+from SynthDiffusionLib.errors import BadInput, shortened
+from SynthDiffusionLib.reader_study.headers import check_image_name, image_files, read_header, stem_of
+
+LARGEST_TABLE_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -105,34 +108,40 @@ def collect_cases(
             folder = Path(arm.generate["segmentations"])
             for path in segmentation_files(folder):
                 pair = pair_name(stem_of(path), arm.suffix)
-                cases.append(StudyCase(None, arm.id, 1, pair, pair, mask=path, segmentation=path))
+                cases.append(StudyCase(None, arm.id, 1, pair, "", mask=path, segmentation=path))
         elif arm.images is not None:
             for path in image_files(arm.images):
                 pair = pair_name(stem_of(path), arm.suffix)
                 mask = _mask_for(arm, path, pair)
-                cases.append(StudyCase(path, arm.id, int(arm.is_synthetic), pair, pair, mask=mask))
+                cases.append(StudyCase(path, arm.id, int(arm.is_synthetic), pair, "", mask=mask))
     by_id = {arm.id: arm for arm in arms}
     for entry in explicit:
         arm = by_id.get(entry["arm"])
         if arm is None:
             raise BadInput(
-                f"The case '{entry['image']}' names the arm '{entry['arm']}', which the design does not have",
+                f"The case '{shortened(entry['image'], 60)}' names the arm '{entry['arm']}', which the design does not "
+                "have",
                 f"Arms are {', '.join(by_id)}.",
             )
         path = resolved(base, entry["image"])
         if not path.exists():
-            raise BadInput(f"The image '{path}' does not exist", "Check the path; it is relative to the design file.")
+            raise BadInput(
+                f"The image '{shortened(path)}' does not exist", "Check the path; it is relative to the design file."
+            )
         pair = entry.get("pair") or pair_name(stem_of(path), arm.suffix)
         mask = resolved(base, entry["mask"]) if "mask" in entry else _mask_for(arm, path, pair)
         if mask is not None and not mask.exists():
-            raise BadInput(f"The mask '{mask}' does not exist", "Check the path; it is relative to the design file.")
+            raise BadInput(
+                f"The mask '{shortened(mask)}' does not exist", "Check the path; it is relative to the design file."
+            )
         patient, phase = entry.get("patient", ""), entry.get("phase", "")
         cases.append(StudyCase(path, arm.id, int(arm.is_synthetic), pair, patient, phase, mask))
     for arm in arms:
         if not any(c.arm == arm.id for c in cases):
             where = arm.images or (arm.generate or {}).get("segmentations")
             raise BadInput(
-                f"The arm '{arm.id}' has no cases" + (f": there are no images in '{where}'" if where else ""),
+                f"The arm '{arm.id}' has no cases"
+                + (f": there are no images in '{shortened(where)}'" if where else ""),
                 "Give it a folder with NIfTI, NRRD or MetaImage files, or folders of DICOM series.",
             )
     return _with_patients(cases, patients)
@@ -144,19 +153,32 @@ def segmentation_files(folder: Path) -> list[Path]:
     Raises:
         BadInput: the folder does not exist.
     """
-    from SynthDiffusionLib.reader_study.headers import IMAGE_SUFFIXES
+    from SynthDiffusionLib.reader_study.headers import IMAGE_SUFFIXES, folder_entries
 
-    if not folder.is_dir():
-        raise BadInput(f"The folder '{folder}' does not exist", "Check the path; it is relative to the design file.")
-    return [
-        p for p in sorted(folder.iterdir()) if p.name.lower().endswith(IMAGE_SUFFIXES) and not p.name.startswith(".")
-    ]
+    found = []
+    for path in folder_entries(folder):
+        if path.name.lower().endswith(IMAGE_SUFFIXES) and not path.name.startswith("."):
+            check_image_name(path)
+            found.append(path)
+    return found
 
 
 def resolved(base: Path, name: str) -> Path:
-    """A path of a design, relative to the folder of the design."""
-    path = Path(name).expanduser()
-    return path if path.is_absolute() else base / path
+    """A path of a design, relative to the folder of the design; it need not exist.
+
+    Raises:
+        BadInput: no file could have it: too long, a name that the system does not take, a folder that is closed to us.
+    """
+    try:
+        path = Path(name).expanduser()
+        path = path if path.is_absolute() else base / path
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~ of somebody whom the system does not know
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise BadInput(f"The path '{shortened(name)}' cannot be used ({why})", "Check the path.") from error
+    return path
 
 
 def check_sources(cases: Sequence[StudyCase], on_file: Callable[[int, int], None] = lambda done, total: None) -> None:
@@ -285,8 +307,7 @@ def _with_patients(cases: list[StudyCase], table: Path | None) -> list[StudyCase
         names: Iterable[str] = (case.pair,)
         if case.image is not None:
             names = (str(case.image), case.image.name, stem_of(case.image), case.pair)
-        given = case.patient if case.patient and case.patient != case.pair else None
-        patient = given or next((known[n] for n in names if n in known), None)
+        patient = case.patient or next((known[n] for n in names if n in known), None)
         if patient is None:
             raise BadInput(
                 f"'{table.name}' does not say which patient '{case.name}' is of",
@@ -297,11 +318,18 @@ def _with_patients(cases: list[StudyCase], table: Path | None) -> list[StudyCase
 
 
 def _read_patients(path: Path) -> dict[str, str]:
+    what = f"The table of patients '{shortened(path)}'"
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe or a device might never end
+            raise BadInput(f"{what} is not a regular file", "Give a CSV file.")
+        if status.st_size > LARGEST_TABLE_BYTES:
+            raise BadInput(f"{what} is larger than {LARGEST_TABLE_BYTES // 1024**2} MiB", "Is it the right file?")
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(f"The table of patients '{path}' cannot be read ({error})", "Check the path.") from error
+    except (OSError, ValueError, csv.Error) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise BadInput(f"{what} cannot be read ({shortened(why or error)})", "Check the path.") from error
     if not rows or not {"file", "patient"} <= set(rows[0]):
         raise BadInput(f"'{path.name}' lacks the columns file and patient", "Its first line must be: file,patient")
     known: dict[str, str] = {}
@@ -312,7 +340,8 @@ def _read_patients(path: Path) -> dict[str, str]:
         for name in {file, stem_of(Path(file))}:
             if known.setdefault(name, patient) != patient:
                 raise BadInput(
-                    f"'{path.name}', line {number}: '{file}' belongs to '{known[name]}' and to '{patient}'",
+                    f"'{path.name}', line {number}: '{shortened(file, 60)}' belongs to "
+                    f"'{shortened(known[name], 60)}' and to '{shortened(patient, 60)}'",
                     "Leave one of them.",
                 )
     return known

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.errors import BadInput, shortened
 from SynthDiffusionLib.reader_study.design_cases import Arm
 from SynthDiffusionLib.reader_study.study import MEASURE_TYPES
 
@@ -68,13 +68,16 @@ def check_primary(primary: Mapping[str, Any], tasks: Sequence[TaskDesign], arms:
     measure = primary["measure"]
     task = next((t for t in tasks if t.id == primary["task"]), None)
     if task is None:
-        raise _primary(f"names the task '{primary['task']}', which the design does not have", _listed(tasks))
+        raise _primary(f"names the task '{shortened(primary['task'])}', which the design does not have", _listed(tasks))
     wanted = "forced_choice" if measure == "forced_choice" else "single"
     if task.kind != wanted:
         raise _primary(f"'{measure}' needs a task of the kind '{wanted}', and '{task.id}' is '{task.kind}'")
     if not task.form.has(primary["item"]):
         names = ", ".join(item.id for item in task.form.items)
-        raise _primary(f"names the question '{primary['item']}', which the task '{task.id}' does not ask", names)
+        raise _primary(
+            f"names the question '{shortened(primary['item'])}', which the task '{task.id}' does not ask",
+            f"It asks {shortened(names, 200)}.",
+        )
     item = task.form.item(primary["item"])
     if item.type not in MEASURE_TYPES[measure]:
         raise _primary(
@@ -142,6 +145,11 @@ def check_tasks(design: Design) -> list[str]:
                 f"The form of the task '{task.id}' asks to choose between two volumes, but it shows one",
                 'Give the task the kind "forced_choice".',
             )
+        if "forced_choice" not in types and task.kind == "forced_choice":
+            raise BadInput(
+                f"The task '{task.id}' shows two volumes, but its form does not ask to choose between them",
+                'Give it a form with a question of the type "forced_choice", or the kind "single".',
+            )
         cases = design.task_cases(task)
         if task.kind == "forced_choice":
             notes += _check_pairs(design, task)
@@ -167,6 +175,29 @@ def check_tasks(design: Design) -> list[str]:
             'Set "start_slice" to "middle": a slice chosen by a hidden mask gives the place of the finding away.',
         )
     return notes
+
+
+def check_layout(design: Design) -> list[str]:
+    """Refuses a layout that no task is shown in; returns notes on tasks that are not shown in it.
+
+    Pairs are always shown side by side, in axial slices; single volumes in three planes, or axial if that is asked.
+
+    Raises:
+        BadInput: "side_by_side" without pairs.
+    """
+    layout = design.raw.get("viewing", {}).get("layout")  # only what was asked for: the default fits both kinds
+    single = [t.id for t in design.tasks if t.kind == "single"]
+    pairs = [t.id for t in design.tasks if t.kind == "forced_choice"]
+    if layout == "side_by_side" and not pairs:
+        raise BadInput(
+            "The layout 'side_by_side' is for pairs, and no task shows pairs",
+            'Give "layout": "three_planes" or "axial" under "viewing", or leave it out.',
+        )
+    if layout == "side_by_side" and single:
+        return [f"The layout 'side_by_side' is for pairs: the task '{t}' is shown in three planes." for t in single]
+    if layout in ("three_planes", "axial"):
+        return [f"The layout '{layout}' is for single volumes: the task '{t}' is shown side by side." for t in pairs]
+    return []
 
 
 def check_sessions(design: Design) -> list[str]:

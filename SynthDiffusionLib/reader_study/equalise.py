@@ -11,6 +11,7 @@ interpolation where the volumes of one arm had to be resampled and those of anot
 from __future__ import annotations
 
 import io
+import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,13 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.errors import BadInput, shortened
 from SynthDiffusionLib.volumes import Volume, read_segmentation, read_volume, write_segmentation, write_volume
+from SynthDiffusionLib.volumes.checks import MAX_VOXELS
 from SynthDiffusionLib.volumes.volume import Segment, Segmentation
 
 PERCENTILES = (0.5, 99.5)
 PERCENTILE_LEVELS = 1000  # what the percentiles become
 SMALLEST_RANGE = 100  # grey values: with fewer, rounding to whole numbers shows
+_RIGHT_ANGLE = 0.01  # cosine of two axes, 0.6 degrees: below it, the shear moves no voxel visibly
 _SAME_SPACING = 1e-3  # relative: below it, a voxel is said to be of the other size, and nothing is interpolated
 _MEMBER = struct.pack("<4BIBB", 0x1F, 0x8B, 8, 4, 0, 0, 255)  # RFC 1952: deflate, with an extra field, no time, unknown
 _EMPTY = b"\x03\x00" + bytes(8)  # an empty deflate block, the CRC-32 and the length of nothing
@@ -96,11 +99,21 @@ def read_turned(path: Path) -> Volume:
     """A source volume as float32 with its axes turned nearest to R, A, S.
 
     Raises:
-        BadInput: as `read_volume`.
+        BadInput: as `read_volume`; axes that are not at right angles, as of a series with a tilted gantry: it is shown
+            on a rectangular grid, which would distort it.
     """
     from SynthDiffusionLib.volumes.resample import reorient
 
     volume = read_volume(path)
+    directions = volume.affine[:3, :3] / volume.spacing
+    cosine = float(np.abs(directions.T @ directions - np.eye(3)).max())
+    if cosine > _RIGHT_ANGLE:
+        angle = float(np.degrees(np.arccos(min(1.0, cosine))))
+        raise BadInput(
+            f"'{shortened(path.name)}' is sheared: two of its axes stand at {angle:.1f} degrees instead of 90, as with "
+            "a tilted gantry, and it would be shown distorted",
+            "Resample it to a grid with right angles first, or leave it out.",
+        )
     return reorient(volume.with_array(volume.array.astype(np.float32)), "RAS")
 
 
@@ -156,6 +169,12 @@ def choose_target(
         raise BadInput(
             f"At a spacing of {_mm(spacing)} mm the volumes have {'x'.join(str(n) for n in size)} voxels in common",
             "Give a finer spacing_mm, or leave out the volumes that are so small.",
+        )
+    if (voxels := math.prod(int(n) for n in size)) > MAX_VOXELS:
+        raise BadInput(
+            f"At a spacing of {_mm(spacing)} mm the volumes would have {'x'.join(str(n) for n in size)} = {voxels:.3g} "
+            f"voxels, more than the {MAX_VOXELS:,} that can be read",
+            "Give a coarser spacing_mm, or a smaller size.",
         )
     if (fields > 2 * size).any():
         notes.append(

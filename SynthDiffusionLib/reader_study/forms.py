@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.errors import BadInput, shortened
 
 # What an answer is, as JSON:
 #   confidence, scale, choice   the value of an option (scale and confidence: a number)
@@ -49,6 +49,7 @@ PER = ("case", "pair", "study")
 CONDITIONS = ("equals", "in", "at_least", "at_most", "answered")
 LONGEST_TEXT = 10_000
 LARGEST_NUMBER = 1e15  # of options, limits and answers: whole numbers up to here are exact in every program
+LONGEST_ID = 80  # of a question: it becomes the name of a column
 MOST_ITEMS, DEEPEST_CONDITION = 500, 20
 
 
@@ -127,8 +128,12 @@ class Form:
         Raises:
             BadInput: something is missing, there twice, unknown, or asks for itself in a circle.
         """
+        from SynthDiffusionLib.schemas import unusable
+
         if not isinstance(data, Mapping):
             raise _bad(where, "it must be an object with 'id', 'title' and 'items'")
+        if (fault := unusable(data)) is not None:
+            raise _bad(where, fault)
         _known(data, ("format", "id", "title", "description", "source", "items", "version"), where)
         if data.get("format", FORMAT) != FORMAT:
             raise _bad(where, f"its format is '{data['format']}', not {FORMAT}")
@@ -149,6 +154,8 @@ class Form:
             if item.id in seen:
                 raise _bad(where, f"two items have the id '{item.id}'", "Give each item an id of its own.")
             seen.add(item.id)
+        if all(item.type == "info" for item in items):
+            raise _bad(where, "it asks nothing: all of its items are of the type 'info'", "Add a question.")
         _check_conditions(items, where)
         return cls(data["id"], data["title"], items, data.get("description", ""), data.get("source", ""), dict(data))
 
@@ -225,6 +232,8 @@ def answer_problem(item: Item, value: Any) -> str | None:
         case "text":
             if not isinstance(value, str):
                 return "It must be text."
+            if "\0" in value or not _is_text(value):
+                return "It holds a character that cannot be stored."
             if len(value) > (item.max or LONGEST_TEXT):
                 return f"It is longer than {int(item.max or LONGEST_TEXT)} characters."
             if item.min is not None and len(value.strip()) < item.min:
@@ -259,10 +268,10 @@ def load_form(path: Path) -> Form:
     try:
         data = read_json(Path(path))
     except OSError as error:
-        raise BadInput(f"The form '{path}' cannot be read ({error.strerror})", "Check the path.") from error
+        raise BadInput(f"The form '{shortened(path)}' cannot be read ({error.strerror})", "Check the path.") from error
     except ValueError as error:
-        raise BadInput(f"The form '{path}' is damaged: {error}", "Mend the file.") from error
-    return Form.from_json(data, f"The form '{path}'")
+        raise BadInput(f"The form '{shortened(path)}' is damaged: {error}", "Mend the file.") from error
+    return Form.from_json(data, f"The form '{shortened(path)}'")
 
 
 def shipped_forms() -> dict[str, Path]:
@@ -278,7 +287,9 @@ def _item(data: Any, index: int, where: str) -> Item:
     item_id = data.get("id")
     if not isinstance(item_id, str) or not item_id.strip():
         raise _bad(where, f"item {index + 1} lacks its 'id'")
-    place = f"{where}, item '{item_id}'"
+    place = f"{where}, item '{shortened(item_id, 60)}'"
+    if len(item_id) > LONGEST_ID or not item_id.isprintable():
+        raise _bad(place, f"its 'id' is longer than {LONGEST_ID} characters, or holds some that do not print")
     fields = ("id", "type", "text", "per", "required", "options", "min", "max", "step", "show_if", "help", "code")
     _known(data, fields, place)
     if data.get("type") not in TYPES:
@@ -292,6 +303,8 @@ def _item(data: Any, index: int, where: str) -> Item:
         raise _bad(place, f"'per' is '{data['per']}'", f"It can be {', '.join(PER)}.")
     if not isinstance(data.get("required", False), bool):
         raise _bad(place, "'required' must be true or false")
+    if data["type"] == "info" and data.get("required", False):
+        raise _bad(place, "it is 'required', but an 'info' takes no answer", "Leave 'required' out.")
     for key in ("min", "max", "step"):
         value = data.get(key)
         if value is not None and not _is_number(value):
@@ -359,6 +372,8 @@ def _options(data: Mapping[str, Any], place: str) -> tuple[Option, ...]:
 
 
 def _check_conditions(items: Sequence[Item], where: str) -> None:
+    from SynthDiffusionLib.reader_study.form_conditions import never_holds
+
     by_id = {item.id: item for item in items}
     for item in items:
         rule, place = item.show_if, f"{where}, item '{item.id}'"
@@ -376,8 +391,12 @@ def _check_conditions(items: Sequence[Item], where: str) -> None:
         for key in ("at_least", "at_most"):
             if key in rule and not _is_number(rule[key]):
                 raise _bad(place, f"'show_if': '{key}' must be a number")
+        if not isinstance(rule.get("answered", True), bool):
+            raise _bad(place, "'show_if': 'answered' must be true or false")
         if by_id[rule["item"]].type == "info":
             raise _bad(place, f"'show_if' names '{rule['item']}', which takes no answer")
+        if (problem := never_holds(rule, by_id[rule["item"]])) is not None:
+            raise _bad(place, f"'show_if' can never hold: {problem}", "Give a value that can be answered.")
     for item in items:
         chain, current = [item.id], item
         while current.show_if is not None:
@@ -462,7 +481,7 @@ def _known(data: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
 
 
 def _bad(where: str, message: str, hint: str = "Mend the form; Docs/READER_STUDIES.md shows one.") -> BadInput:
-    return BadInput(f"{where}: {message}", hint)
+    return BadInput(f"{shortened(where, 200)}: {shortened(message, 240)}", shortened(hint, 240))
 
 
 def _missing(item_id: str) -> Item:

@@ -6,6 +6,7 @@ only the authors know is marked so; nothing is made up.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,12 @@ def write_grras(merged: Merged, path: Path, result: Mapping[str, Any] | None = N
 
 def _device(merged: Merged) -> str:
     models = [f"{a['id']} (model {a['model']})" for a in merged.arms if a.get("model")]
+    axial = merged.study.viewing.get("layout") == "axial"  # pairs are shown side by side whatever it says
+    kinds = {t.kind for t in merged.study.tasks.values()}
+    layouts = [f"single volumes in {'axial slices' if axial else 'three planes'}"] if "single" in kinds else []
+    layouts += ["pairs side by side, in axial slices"] if "forced_choice" in kinds else []
     parts = [
-        f"Volumes were shown in the layout '{merged.study.viewing.get('layout', '')}'",
+        f"Shown were {listing(layouts)}",
         f"windows {listing(_window(w) for w in merged.study.viewing.get('windows', ()))}",
         "window locked" if merged.study.viewing.get("window_locked") else "window free",
         f"forms {listing(t.form.title for t in merged.study.tasks.values())}",
@@ -91,9 +96,20 @@ def _window(window: Mapping[str, Any]) -> str:
 
 
 def _arms(data: Data, merged: Merged) -> str:
-    units = {(r.task, r.unit): r.arm for r in data.first}
-    counts = {a["id"]: sum(arm == a["id"] for arm in units.values()) for a in merged.arms}
-    words = [f"{a['id']} ({a['truth']}, {counts[a['id']]} read)" for a in merged.arms]
+    arm_of: dict[str, str] = {}
+    reals = [a["id"] for a in merged.arms if a["truth"] == "real"]
+    for r in data.first:
+        if not r.volume_left:
+            continue  # a question of the study
+        if r.kind == "single":
+            arm_of[r.volume_left] = r.arm
+        elif r.volume_right:
+            synthetic, real = (r.volume_right, r.volume_left) if r.truth else (r.volume_left, r.volume_right)
+            arm_of[synthetic] = r.arm
+            if len(reals) == 1:  # else nothing here says which of them the real one is of
+                arm_of.setdefault(real, reals[0])
+    counts = Counter(arm_of.values())
+    words = [f"{a['id']} ({a['truth']}, {counted(counts[a['id']], 'volume')} read)" for a in merged.arms]
     return f"Arms: {listing(words)}."
 
 
@@ -149,10 +165,18 @@ def _independence(merged: Merged) -> str:
 
 def _analysis(merged: Merged, result: Mapping[str, Any] | None) -> str:
     p = merged.study.primary
+    task = merged.study.tasks.get(p.get("task", ""))
+    item = next((i for i in task.form.items if i.id == p.get("item")), None) if task is not None else None
+    asked = f"question '{p.get('item')}'" + (f' ("{item.text}")' if item is not None else "")
+    arms = [str(p[key]) for key in ("arm", "arm2") if p.get(key)]
+    against = f" against {' and '.join(arms[1:])}" if arms[1:] else ""
+    test = f"test of {p.get('test', 'difference')}, null value {p.get('null', 'not stated')}"
+    if p.get("margin") is not None:
+        test += f", margin {p['margin']}"
     text = (
-        f"Primary endpoint, fixed before reading: {p.get('measure')} (test of {p.get('test', 'difference')}, alpha "
-        f"{p.get('alpha', 0.05)}, readers {p.get('readers', 'random')}, cases {p.get('cases', 'random')}); all else "
-        "exploratory."
+        f"Primary endpoint, fixed before reading: {p.get('measure')} of the arm {arms[0] if arms else 'not stated'}"
+        f"{against}, task '{p.get('task')}', {asked} ({test}, alpha {p.get('alpha', 0.05)}, readers "
+        f"{p.get('readers', 'random')}, cases {p.get('cases', 'random')}); all else exploratory."
     )
     if result is None:
         return f"{text} The analysis was not given to this export."

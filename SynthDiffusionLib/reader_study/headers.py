@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.errors import BadInput, shortened
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 
@@ -64,22 +64,64 @@ def image_files(folder: Path) -> list[Path]:
     hidden files and what lies beside images (.json, .png) are left out.
 
     Raises:
-        BadInput: the folder does not exist.
+        BadInput: the folder does not exist; something in it is named like an image and is none (a link to nothing, a
+            folder without DICOM), or has a name that is not UTF-8.
     """
     from SynthDiffusionLib.volumes.files import is_dicom
 
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise BadInput(f"The folder '{folder}' does not exist", "Check the path; it is relative to the design file.")
     found = []
-    for path in sorted(folder.iterdir()):
+    for path in folder_entries(Path(folder)):
         name = path.name.lower()
         if name.startswith("."):
             continue
-        is_file = path.is_file() and name.endswith(IMAGE_SUFFIXES) and not name.endswith(".seg.nrrd")
-        if is_file or (path.is_dir() and any(is_dicom(p) for p in sorted(path.iterdir())[:3])):
+        if path.is_dir() and any(is_dicom(p) for p in folder_entries(path)[:3]):
+            check_image_name(path, is_series=True)
+            found.append(path)
+        elif name.endswith(IMAGE_SUFFIXES) and not name.endswith(".seg.nrrd"):
+            check_image_name(path)
             found.append(path)
     return found
+
+
+def folder_entries(folder: Path) -> list[Path]:
+    """What a folder holds, sorted.
+
+    Raises:
+        BadInput: it does not exist, or cannot be read.
+    """
+    try:
+        if not folder.is_dir():
+            raise BadInput(
+                f"The folder '{shortened(folder)}' does not exist", "Check the path; it is relative to the design file."
+            )
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise BadInput(
+            f"The folder '{shortened(folder)}' cannot be read ({error.strerror})", "Check the path and its permissions."
+        ) from error
+
+
+def check_image_name(path: Path, *, is_series: bool = False) -> None:
+    """Refuses what is named like an image and would be left out without a word, or could not be written down.
+
+    Args:
+        path: entry of a folder of images.
+        is_series: it is a folder that holds a series.
+
+    Raises:
+        BadInput: says what it is.
+    """
+    shown = shortened(path)
+    try:
+        path.name.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadInput(f"The name of '{shown}' is not UTF-8", "Rename the file; a copy will do.") from error
+    if is_series or path.is_file():
+        return
+    if path.is_symlink() and not path.exists():
+        raise BadInput(f"'{shown}' is a link to nothing", "Mend the link, or take it out of the folder.")
+    what = "a folder without DICOM files" if path.is_dir() else "no regular file"
+    raise BadInput(f"'{shown}' is named like an image, and is {what}", "Take it out of the folder.")
 
 
 def read_header(path: Path) -> SourceHeader:

@@ -16,10 +16,11 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from SynthDiffusionLib.errors import BadInput, RunFailed
+from SynthDiffusionLib.errors import BadInput, RunFailed, shortened
 
 _EMPTY_WAIT_S = 1.0  # a lock that is being written is empty for a moment
 _SETTLE_S = 0.1
+_LARGEST_PID = 2**32 - 1  # Windows has the widest ones
 _held: set[str] = set()  # tokens of this process's locks
 
 
@@ -80,12 +81,22 @@ class FileLock:
             holder = _read(path)
             if holder is None:
                 continue  # released in this moment
-            note = _stale_note(holder, path)
+            if damage := _damage(holder):
+                if not take_over:
+                    raise Locked(
+                        f"The lock '{shortened(path)}' is damaged: {damage}",
+                        f"If nobody reads as '{path.stem}' anywhere, delete this file, or take the reading over.",
+                        {},
+                        True,
+                    )
+                note = f"The damaged lock '{path.name}' ({damage}) was taken over on request."
+            else:
+                note = _stale_note(holder, path)
             if not note and not take_over:
                 raise _locked(path, holder)
             note = note or (
-                f"The lock of process {holder.get('pid')} on {holder.get('host')} (since {holder.get('utc')}) was "
-                "taken over on request."
+                f"The lock of process {holder.get('pid')} on {_text(holder, 'host')} (since {_text(holder, 'utc')}) "
+                "was taken over on request."
             )
             _remove(path, holder)
         raise BadInput(f"'{path}' changes hands all the time", "Close the other windows that read as this reader.")
@@ -104,8 +115,8 @@ class FileLock:
             holder = _read(self.path) or {}
         if holder.get("token") != self._content["token"]:
             raise Locked(
-                f"'{self.path.stem}' is now written by process {holder.get('pid', '?')} on "
-                f"{holder.get('host', 'another computer')}, which took it over at {holder.get('utc', '?')}",
+                f"'{self.path.stem}' is now written by process {_text(holder, 'pid', '?')} on "
+                f"{_text(holder, 'host', 'another computer')}, which took it over at {_text(holder, 'utc', '?')}",
                 "Close this window and read on there. What was committed here is kept.",
                 holder,
                 holder.get("host") != host_name(),
@@ -206,20 +217,40 @@ def _create(path: Path, content: dict[str, Any]) -> bool:
 
 
 def _read(path: Path, wait_s: float = _EMPTY_WAIT_S) -> dict[str, Any] | None:
-    """Content of a lock; {} if it makes no sense (its writer was killed in between); None: there is none."""
+    """Content of a lock; {} if its writer was killed in between; None: there is none. See `_damage`."""
     end = time.monotonic() + wait_s
     while True:
         try:
             data = json.loads(path.read_bytes())
-            if isinstance(data, dict):
-                return data
+            return data if isinstance(data, dict) else {"damaged": "it is no JSON object"}
         except FileNotFoundError:
-            return None
+            return {"damaged": "it is a link to nothing"} if path.is_symlink() else None
+        except RecursionError:
+            return {"damaged": "it is nested too deeply"}
         except (OSError, ValueError):
             pass  # being written, or held for a moment by a virus scanner
         if time.monotonic() >= end:
             return {}
         time.sleep(0.05)
+
+
+def _damage(holder: dict[str, Any]) -> str:
+    """What in a lock cannot be from this program; "" if nothing is, or if it is empty, as after a power cut."""
+    if not holder or "damaged" in holder:
+        return str(holder.get("damaged", ""))
+    pid, started = holder.get("pid"), holder.get("started")
+    if type(pid) is not int or not 0 < pid <= _LARGEST_PID:
+        return f"'pid' is no number of a process ({shortened(pid, 40)})"
+    if started is not None and (isinstance(started, bool) or not isinstance(started, int | float)):
+        return f"'started' is no time ({shortened(started, 40)})"
+    for key in ("host", "utc", "token"):
+        if not isinstance(holder.get(key, ""), str):
+            return f"'{key}' is no text ({shortened(holder[key], 40)})"
+    return ""
+
+
+def _text(holder: dict[str, Any], key: str, missing: str = "unknown") -> str:
+    return shortened(holder.get(key, missing), 60)
 
 
 def _stale_note(holder: dict[str, Any], path: Path) -> str:
@@ -236,13 +267,14 @@ def _stale_note(holder: dict[str, Any], path: Path) -> str:
         if started is None or now_started is None or abs(started - now_started) < 2.0:
             return ""
     return (
-        f"The last sitting ended without a log-out (process {pid}, since {holder.get('utc')}); its lock was taken over."
+        f"The last sitting ended without a log-out (process {pid}, since {_text(holder, 'utc')}); its lock was taken "
+        "over."
     )
 
 
 def _locked(path: Path, holder: dict[str, Any]) -> Locked:
-    pid, host, since = holder.get("pid"), holder.get("host"), holder.get("utc")
-    other = host != host_name()
+    pid, host, since = holder.get("pid"), _text(holder, "host"), _text(holder, "utc")
+    other = holder.get("host") != host_name()
     if other:
         hint = (
             "If nobody reads there any more (ask, or look at that computer), take the reading over; "

@@ -20,6 +20,7 @@ from typing import Any
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.reader_study.forms import Form
+from SynthDiffusionLib.reader_study.study_checks import check_study
 
 FORMAT = "synthdiffusion-study-1"
 ORDER_FORMAT = "synthdiffusion-study-order-1"
@@ -147,6 +148,7 @@ class Study:
                     f"{str(fixed)[:12]}...)",
                     "Put the original file back; for another design, build another study.",
                 )
+        check_study(data, str(folder / "study.json"))
         try:
             study = cls(folder, data, sha256)
             study._check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import gzip
 import hashlib
@@ -22,6 +23,7 @@ from SynthDiffusionLib.reader_study import equalise
 from SynthDiffusionLib.reader_study.build import NOTICE, add_reader, build_study
 from SynthDiffusionLib.reader_study.design import design_from_folders, design_from_json
 from SynthDiffusionLib.reader_study.study import Study
+from SynthDiffusionLib.reader_study.study_checks import check_key, check_study
 from SynthDiffusionLib.schemas import first_problem, read_json
 from SynthDiffusionLib.volumes import Volume, read_segmentation, read_volume, write_volume
 
@@ -237,6 +239,76 @@ def test_a_volume_of_which_nothing_is_left_to_see_is_refused(sources):
     write_volume(Volume(np.full_like(blank.array, 40_000, np.float32), blank.affine, "HU"), path)
     with pytest.raises(BadInput, match="nothing is to be seen"):
         small(sources, blinding={"intensity": [-1000, 400]})
+
+
+@pytest.mark.parametrize("shear", [0.05, -0.4])
+def test_a_volume_whose_axes_are_not_at_right_angles_is_refused(sources, shear):
+    """A tilted gantry: k is not along the normal of the slices. The angle is that of the two columns."""
+    path = sources / "real" / "pat2_n.nii.gz"
+    image = read_volume(path)
+    affine = np.diag([1.0, 1.0, 2.0, 1.0])
+    affine[1, 2] = 2.0 * shear
+    nib.save(nib.Nifti1Image(image.array, affine), path)
+    angle = 90 - abs(np.degrees(np.arctan(shear)))
+    with pytest.raises(BadInput, match=rf"pat2_n\.nii\.gz' is sheared: .* at {angle:.1f} degrees"):
+        small(sources)
+
+
+def test_a_spacing_that_would_fill_the_memory_is_refused():
+    surveys = [equalise.Survey((512, 512, 300), (1.0, 1.0, 1.0), -1000.0, 400.0, 0.0)] * 2
+    with pytest.raises(BadInput, match=r"51200x51200x30000 = 7.86e\+13 voxels, more than the 1,073,741,824"):
+        equalise.choose_target(surveys, [0, 1], {"spacing_mm": [0.01, 0.01, 0.01]})
+    assert equalise.choose_target(surveys, [0, 1], {}).size == (512, 512, 300)
+
+
+WRONG = (None, True, -1, 0, 10**30, 2.5, "", "x", [], [[]], {}, {"a": 1})
+
+
+def test_study_and_key_are_refused_where_a_value_is_of_another_type(sources):
+    """With the hashes of the files computed anew, as by somebody who wants to do harm: each entry in turn, and whatever
+    is taken has the type that it had."""
+    result = small(sources, training_cases=1)
+    study_file, key = result.reading / "study.json", read_json(result.private / "key.json")
+    study = read_json(study_file)
+    check_study(study)
+    check_key(key)
+    assert first_problem(study, "study") is None
+
+    def places(data, path=()):
+        entries = data.items() if isinstance(data, dict) else enumerate(data[:1]) if isinstance(data, list) else ()
+        for name, value in entries:
+            yield (*path, name)
+            if path[:1] != ("tasks",) and name not in ("software",):  # the form has its own checks
+                yield from places(value, (*path, name))
+
+    def kind(value):
+        return float if isinstance(value, int | float) and not isinstance(value, bool) else type(value)
+
+    refused = 0
+    for data, check in ((study, check_study), (key, check_key)):
+        for path in places(data):
+            before = data
+            for name in path:
+                before = before[name]
+            for wrong in WRONG:
+                changed = copy.deepcopy(data)
+                inner = changed
+                for name in path[:-1]:
+                    inner = inner[name]
+                inner[path[-1]] = wrong
+                try:
+                    check(changed)
+                except BadInput as error:
+                    assert error.hint and "damaged" in error.message
+                    refused += 1
+                else:
+                    known = path[-1] not in ("software", "format", "notice") and wrong not in (before, "x")
+                    assert not known or kind(wrong) is kind(before), (path, wrong)
+    assert refused > 500
+    for name, value in (("viewing", ["a"]), ("randomisation", "x"), ("primary", [[]])):
+        study_file.write_text(json.dumps(study | {name: value}), encoding="utf-8")
+        with pytest.raises(BadInput, match=f"study.json' is damaged: '{name}' must be an object"):
+            Study.load(result.reading)
 
 
 def test_shared_real_volumes_and_blocks_are_warned_of(sources):

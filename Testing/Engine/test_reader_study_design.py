@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,8 @@ from SynthDiffusionLib.reader_study.design import design_from_folders, load_desi
 from SynthDiffusionLib.reader_study.design_cases import pair_name
 from SynthDiffusionLib.schemas import first_problem
 from SynthDiffusionLib.volumes import Volume, write_volume
+
+make_pipe = getattr(os, "mkfifo", None)  # Windows has none
 
 
 def write_image(path: Path, seed: int, metadata: dict | None = None) -> None:
@@ -247,6 +251,24 @@ PRIMARY = "primary endpoint"
         ({"primary": {"measure": "mrmc_auc_difference"}}, "compares two arms"),
         ({"primary": {"measure": "mrmc_auc_difference", "arm2": "real"}}, "'arm2' is real"),
         ({"primary": {"measure": "forced_choice", "task": "turing", "item": "score"}}, "needs a task of the kind"),
+        ({"title": "a\0b"}, "'title' holds the character NUL"),
+        ({"description": "\ud800"}, "'description' holds half a character"),
+        ({"primary": {"measure": "accuracy", "null": 10**400}}, "holds a number of 401 digits"),
+        ({"primary": {"measure": "accuracy", "null": float("nan")}}, "NaN is not a JSON number"),
+        ({"patients": "p" * 5000}, "cannot be used"),
+        ({"cases": [{"image": "x" * 300, "arm": "real"}]}, "cannot be used"),
+        ({"tasks": [{"id": "t", "kind": "single", "form": "f" * 300}]}, "cannot be used"),
+        ({"arms": [{**DESIGN["arms"][0], "images": "~nobody-of-that-name/x"}, DESIGN["arms"][1]]}, "cannot be used"),
+        ({"viewing": {"min_view_s": 1e308}}, "'viewing.min_view_s' must be at most 3600"),
+        ({"viewing": {"idle_cap_s": 1e9}}, "must be at most 86400"),
+        ({"blinding": {"spacing_mm": [1, 1, 1e-4]}}, "'blinding.spacing_mm"),
+        ({"sessions": [{"id": "s", "tasks": ["turing"], "min_days_after_previous": 10**9}]}, "at most 3650"),
+        ({"tasks": [{"id": "t", "kind": "forced_choice", "form": "turing"}]}, "0 tasks fit"),
+        (
+            {"tasks": [DESIGN["tasks"][0], {"id": "t", "kind": "forced_choice", "form": "turing"}]},
+            "its form does not ask to choose between them",
+        ),
+        ({"viewing": {"layout": "side_by_side"}}, "no task shows pairs"),
     ],
 )
 def test_what_cannot_be_is_refused_with_a_reason(folder, changes, said):
@@ -271,3 +293,79 @@ def test_two_folders_are_enough(folder):
         assert rated.primary["measure"] == "likert_difference" and rated.primary["arm2"] == "real"
     # The design that it stands for is one that the schema knows.
     assert first_problem(dict(design.raw), "study-design") is None
+
+
+def test_numbers_that_are_none_are_refused_where_no_file_is_read(folder):
+    with pytest.raises(BadInput, match="'randomisation.repeats' must be a finite number"):
+        design_from_folders(folder / "real", folder / "fake", repeats=float("nan"))
+
+
+def test_a_layout_that_a_task_is_not_shown_in_is_told(folder):
+    both = [DESIGN["tasks"][0], {"id": "2afc", "kind": "forced_choice", "form": "forced-choice"}]
+    for layout, task in (("axial", "2afc"), ("three_planes", "2afc"), ("side_by_side", "turing")):
+        notes = load(folder, changed(tasks=both, viewing={"layout": layout})).notes
+        assert [n for n in notes if f"The layout '{layout}'" in n and f"'{task}'" in n]
+    assert not any("layout" in n for n in load(folder, changed(tasks=both)).notes)
+    assert not any("layout" in n for n in load(folder, changed(viewing={"layout": "axial"})).notes)
+
+
+def test_what_is_named_like_an_image_and_is_none_is_not_left_out_silently(folder):
+    odd = folder / "real" / "odd.nii.gz"
+    odd.mkdir()
+    assert "odd.nii.gz' is named like an image, and is a folder without DICOM files" in refusal(folder, DESIGN)
+    odd.rmdir()
+    try:
+        odd.symlink_to("nowhere.nii.gz")
+    except OSError:
+        pytest.skip("links cannot be made here")
+    assert "odd.nii.gz' is a link to nothing" in refusal(folder, DESIGN)
+    odd.unlink()
+    odd.symlink_to(odd.name)
+    assert "odd.nii.gz' is a link to nothing" in refusal(folder, DESIGN)
+    odd.unlink()
+    write_image(folder / "elsewhere.nii.gz", 60)
+    odd.symlink_to(folder / "elsewhere.nii.gz")
+    assert len(load(folder, DESIGN).cases) == 17
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are UTF-8")
+def test_a_file_name_that_is_not_utf8_is_refused(folder):
+    (folder / "real" / os.fsdecode(b"odd\xff.nii.gz")).write_bytes((folder / "real" / "p0_n1.nii.gz").read_bytes())
+    said = refusal(folder, DESIGN)
+    assert "odd\\udcff.nii.gz' is not UTF-8" in said and said.encode("utf-8")
+
+
+@pytest.mark.skipif(make_pipe is None, reason="no pipes in the file system")
+def test_a_table_of_patients_that_never_ends_is_refused(folder):
+    make_pipe(folder / "who.csv")
+    assert "is not a regular file" in refusal(folder, changed(patients="who.csv"))
+    if Path("/dev/zero").exists():
+        assert "is not a regular file" in refusal(folder, changed(patients="/dev/zero"))
+
+
+def test_a_patient_given_with_a_case_counts_also_where_it_is_the_name_of_its_pair(folder):
+    (folder / "who.csv").write_text("\n".join(["file,patient", *(f"p{i}_n1,person {i}" for i in range(8))]))
+    write_image(folder / "x.nii.gz", 70)
+    extra = {"image": "x.nii.gz", "arm": "real", "pair": "p3_n1", "patient": "p3_n1"}
+    design = load(folder, changed(patients="who.csv", cases=[extra]))
+    assert next(c.patient for c in design.cases if c.name == "x.nii.gz") == "p3_n1"
+    del extra["patient"]
+    design = load(folder, changed(patients="who.csv", cases=[extra]))
+    assert next(c.patient for c in design.cases if c.name == "x.nii.gz") == "person 3"
+    design = load(folder, changed(cases=[extra]))
+    assert next(c.patient for c in design.cases if c.name == "x.nii.gz") == "p3_n1"
+
+
+@pytest.mark.parametrize("value", ["x" * 10**5, "\u202e\x1b[2J", "9" * 5000])
+def test_refusals_show_what_was_given_short_and_escaped(folder, value):
+    designs = [
+        changed(patients=value),
+        changed(tasks=[{"id": "t", "kind": "single", "form": value}]),
+        changed(cases=[{"image": value, "arm": "real"}]),
+        changed(primary={"measure": "accuracy", "task": value}),
+        changed(readers=[value]),
+        changed(**{value: 1}),
+    ]
+    for data in designs:
+        said = refusal(folder, data)
+        assert len(said) < 600 and said.isprintable(), said

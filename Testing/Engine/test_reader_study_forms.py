@@ -109,7 +109,7 @@ def test_what_is_asked_of_a_study_is_not_asked_of_a_case():
             [1, [1, 1], [4], [1, 2, 3]],
         ),
         ({"type": "forced_choice", "per": "pair"}, ["left", "right"], ["both", 1]),
-        ({"type": "text", "max": 5, "min": 2}, ["abc"], ["abcdef", "a", 5]),
+        ({"type": "text", "max": 5, "min": 2}, ["abc"], ["abcdef", "a", 5, "a\0b", "ab\ud800"]),
         ({"type": "number", "min": 0, "max": 10}, [0, 2.5], [-1, 11, "3", True, float("nan")]),
         ({"type": "boolean"}, [True, False], [1, "yes"]),
         (
@@ -121,7 +121,7 @@ def test_what_is_asked_of_a_study_is_not_asked_of_a_case():
     ],
 )
 def test_answers(fields, good, bad):
-    (asked,) = form({"id": "a", "text": "x", **fields}).items
+    asked = form({"id": "a", "text": "x", **fields}, SCALE | {"id": "other"}).items[0]
     assert [answer_problem(asked, v) for v in good] == [None] * len(good)
     assert all(answer_problem(asked, v) for v in bad)
     assert fields["type"] in TYPES
@@ -212,15 +212,24 @@ def test_every_schema_of_the_reader_study_is_a_schema():
     ("change", "says"),
     [
         ({"code": "SCT:1"}, "'code' must be an object"),
-        ({"text": "half a character \ud800"}, "lacks 'text'"),
+        ({"text": "half a character \ud800"}, "holds half a character"),
+        ({"text": "a\0b"}, "'items.0..text' holds the character NUL"),
+        ({"id": "a" * 81}, "'id' is longer than 80"),
+        ({"id": "a\nb"}, "item 'a.nb': .* do not print"),
+        ({"type": "info", "required": True}, "'required', but an 'info' takes no answer"),
+        ({"type": "info"}, "it asks nothing"),
         ({"help": 3}, "'help' must be text"),
         (
             {"type": "scale", "options": [{"value": 10**400, "label": "a"}, {"value": 1, "label": "b"}]},
+            "too large a number",
+        ),
+        (
+            {"type": "scale", "options": [{"value": 1e300, "label": "a"}, {"value": 1, "label": "b"}]},
             "needs a number",
         ),
         (
             {"type": "scale", "options": [{"value": math.inf, "label": "a"}, {"value": 1, "label": "b"}]},
-            "needs a number",
+            "must be a finite number",
         ),
         ({"type": "choice", "options": [{"value": "", "label": "a"}, {"value": 1, "label": "b"}]}, "number or text"),
         (
@@ -228,7 +237,7 @@ def test_every_schema_of_the_reader_study_is_a_schema():
             "more options than the 2",
         ),
         ({"type": "text", "min": 99_999}, "longer text than is allowed"),
-        ({"type": "number", "max": 10**400}, "must be a number"),
+        ({"type": "number", "max": 1e300}, "must be a number"),
     ],
 )
 def test_what_would_fail_after_reading_is_refused_before(change, says):
@@ -252,3 +261,56 @@ def test_a_chain_of_conditions_has_an_end():
 def test_a_number_that_other_programs_cannot_hold_is_no_answer():
     form = Form.from_json({"id": "f", "title": "F", "items": [{"id": "a", "type": "number", "text": "?"}]})
     assert form.problems({"a": 10**400}) and form.problems({"a": float("nan")}) and not form.problems({"a": 3})
+
+
+@pytest.mark.parametrize(
+    ("asked", "rule", "says"),
+    [
+        (SCALE, {"equals": 4}, "4 is no answer to 'a' ('scale')"),
+        (SCALE, {"equals": "2"}, '"2" is no answer'),
+        (SCALE, {"equals": True}, "true is no answer"),
+        (SCALE, {"in": [1, 5]}, "5 is no answer"),
+        (SCALE, {"in": []}, "'in' is empty"),
+        (SCALE, {"at_least": 4}, "no answer that is 'at_least' 4"),
+        (SCALE, {"answered": "no"}, "'answered' must be true or false"),
+        (item("a", type="boolean"), {"equals": 1}, "1 is no answer"),
+        (item("a", type="boolean"), {"at_least": 0}, "no answer that is 'at_least' 0"),
+        (item("a", type="forced_choice", per="pair"), {"equals": "both"}, '"both" is no answer'),
+        (item("a", type="number", min=0, max=5), {"equals": 6}, "6 is no answer"),
+        (item("a", type="number", min=0, max=5), {"at_most": -1}, "no answer that is 'at_most' -1"),
+        (item("a", type="point"), {"equals": "x"}, "is no answer"),
+        (item("a", type="multiple_choice", options=OPTIONS), {"at_least": 1}, "no answer that is 'at_least' 1"),
+    ],
+)
+def test_a_condition_that_no_answer_fulfils_is_refused(asked, rule, says):
+    with pytest.raises(BadInput) as caught:
+        form(asked, item("b", show_if={"item": "a", **rule}))
+    assert "can never hold" in caught.value.message or "must be true" in caught.value.message
+    assert says in caught.value.message
+
+
+def test_every_condition_that_is_taken_is_fulfilled_by_some_answer():
+    """The other side of the refusal: for each, an answer that the question takes shows the other one."""
+    number = item("a", type="number", min=0, max=5)
+    several = item("a", type="multiple_choice", options=OPTIONS)
+    for asked, rule, answer in (
+        (SCALE, {"equals": 1.0}, 1),
+        (SCALE, {"at_most": 1}, 1),
+        (several, {"in": [1, 3]}, [2, 3]),
+        (number, {"equals": 2.5}, 2.5),
+        (number, {"at_least": 5}, 5),
+        (item("a", type="boolean"), {"equals": False}, False),
+        (item("a"), {"equals": "yes"}, "yes"),
+        (item("a", type="forced_choice", per="pair"), {"in": ["left"]}, "left"),
+    ):
+        f = form(asked, item("b", show_if={"item": "a", **rule}))
+        assert answer_problem(f.items[0], answer) is None
+        assert [i.id for i in f.visible({"a": answer})] == ["a", "b"]
+
+
+def test_messages_show_long_and_unprintable_values_short_and_escaped():
+    with pytest.raises(BadInput) as caught:
+        form(item("a", type="\u202e\x1b[31m" + "x" * 10**6))
+    said = caught.value.one_line()
+    assert len(said) < 600 and said.isprintable() and "\\u202e\\x1b[31m" in said
+    assert "Types are" in said

@@ -443,6 +443,33 @@ def test_of_many_that_want_a_stale_lock_one_gets_it(path):
         assert sorted(said) == ["got it"] + ["refused"] * 5
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"pid": -1}, "'pid' is no number of a process (-1)"),
+        ({"pid": "x"}, "'pid' is no number"),
+        ({"pid": 10**30}, "'pid' is no number"),
+        ({"pid": os.getppid(), "started": "x"}, "'started' is no time (x)"),
+        ({"pid": os.getpid(), "token": ["a"]}, "'token' is no text (['a'])"),
+        ({"pid": os.getpid(), "host": "\u202e", "utc": 5}, "'utc' is no text"),
+        ("[" * 100_000, "nested too deeply"),
+        ("[1]", "no JSON object"),
+    ],
+)
+def test_a_damaged_lock_is_named_with_how_to_remove_it(path, content, said):
+    lock = lock_of(path, **content) if isinstance(content, dict) else path.with_suffix(".lock")
+    if isinstance(content, str):
+        lock.write_text(content)
+    with pytest.raises(Locked) as caught:
+        RecordFile.open(path)
+    assert said in caught.value.message and "R1.lock" in caught.value.message
+    assert "delete this file" in caught.value.hint and caught.value.exit_code == 2
+    with RecordFile.open(path, take_over=True) as file:
+        assert "damaged lock" in file.messages[0]
+        file.append("note")
+    assert not lock.exists()
+
+
 def test_processes_are_told_alive_and_dead():
     assert process_runs(os.getpid())
     assert not process_runs(dead_process())

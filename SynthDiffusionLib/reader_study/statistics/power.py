@@ -127,6 +127,7 @@ def binomial_size(true: float, null: float = 0.5, power: float = 0.8, alpha: flo
     Raises:
         BadInput: proportions outside (0, 1), no effect, or more than 20,000 needed.
     """
+    _probability(null, "A null"), _probability(true, "A truth")
     if true == null:
         raise BadInput("There is no effect to find", "Give a true proportion that differs from the null.")
     n, reached = _smallest(lambda size: binomial_power(size, true, null, alpha), power, stay)
@@ -146,6 +147,7 @@ def tost_size(
     Raises:
         BadInput: limits outside (0, 1), a truth outside them, or more than 20,000 needed.
     """
+    _probability(true, "A truth"), _probability(margin, "A margin")
     if not abs(true - null) < margin:
         raise BadInput(f"A truth of {true} is not within the margin", "Give a true proportion inside the limits.")
     n, reached = _smallest(lambda size: tost_power(size, true, null, margin, alpha), power, stay)
@@ -153,7 +155,15 @@ def tost_size(
 
 
 def design_effect(readers: int, correlation: float) -> float:
-    """1 + (readers - 1) correlation: by how much the answers of readers of the same case count for less."""
+    """1 + (readers - 1) correlation: by how much the answers of readers of the same case count for less.
+
+    Raises:
+        BadInput: no reader, or a correlation outside of 0 to 1.
+    """
+    if readers < 1:
+        raise BadInput(f"{readers} readers make no study", "Give 1 or more.")
+    if not 0.0 <= correlation <= 1.0:
+        raise BadInput(f"A correlation of {correlation:g} is not between 0 and 1", "0: independent; 1: all alike.")
     return 1.0 + (readers - 1) * correlation
 
 
@@ -181,8 +191,10 @@ def mrmc_power(
     from scipy.stats import ncf, ncx2
 
     check_effects(readers_model, cases_model, readers)
-    if cases < 1:
-        raise BadInput(f"{cases} cases make no study", "Give 1 or more.")
+    if cases < 1 or readers < 1:
+        raise BadInput(f"{cases} cases and {readers} readers make no study", "Give 1 or more of both.")
+    if not math.isfinite(effect):
+        raise BadInput(f"An effect of {effect} is no difference", "Give a number, such as 0.05.")
     scale = pilot.cases / cases
     # What is negative by chance in the pilot is taken as 0, which errs on the side of more readers and cases.
     tr, shared = max(pilot.var_tr, 0.0), max(pilot.cov2 - pilot.cov3, 0.0)
