@@ -21,6 +21,7 @@ from SynthDiffusionLib.reader_study.receipts import Receipt, receipts_in
 from SynthDiffusionLib.reader_study.records import RecordFile
 from SynthDiffusionLib.reader_study.sections import counted, listing
 from SynthDiffusionLib.reader_study.study import KEY_FORMAT, PRIVATE, Presentation, Study
+from SynthDiffusionLib.reader_study.study_checks import check_key
 from SynthDiffusionLib.reader_study.tables import Rating
 from SynthDiffusionLib.reader_study.verify import verify_record
 
@@ -211,6 +212,7 @@ def load_key(path: Path, study: Study) -> tuple[dict[str, Any], str]:
         key = parse_json(raw)
     except ValueError as error:
         raise BadInput(f"The key '{path}' is damaged: {error}", "Put back the original key.") from error
+    check_key(key)
     if not isinstance(key, dict) or key.get("format") != KEY_FORMAT or key.get("study_id") != study.id:
         raise BadInput(f"'{path}' is no key of this study", "Put back the original key.")
     lacking = [u for u in study.units if u not in key.get("units", {})]
