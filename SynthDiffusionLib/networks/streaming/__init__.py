@@ -23,11 +23,34 @@ from typing import Any
 import torch
 from torch import nn
 
+from SynthDiffusionLib.memory.execution import STREAM, STREAM_AGAIN, STREAM_HOST
 from SynthDiffusionLib.networks.streaming.graphs import decoder_graph, encoder_graph
 from SynthDiffusionLib.networks.streaming.nodes import Node
 from SynthDiffusionLib.networks.streaming.sweeps import Computation, Streaming
 
-__all__ = ["Outlook", "Streaming", "decode", "encode", "outlook"]
+__all__ = ["Outlook", "Streaming", "decode", "encode", "outlook", "streaming_for"]
+
+MIB = 2**20
+# Working memory of a slab by strategy. On a CPU more than 32 MiB is no faster (Testing/Benchmarks/streamed_decode.py).
+SLAB_BYTES = {STREAM: 128 * MIB, STREAM_AGAIN: 128 * MIB, STREAM_HOST: 64 * MIB}
+SLAB_BYTES_ON_CPU = 32 * MIB
+
+
+def streaming_for(strategy: str, device: str) -> Streaming | None:
+    """The settings of a way of `memory.execution`; None where the network is computed whole.
+
+    Args:
+        strategy: one of `memory.execution.STRATEGIES`.
+        device: "cpu" or "cuda:N".
+    """
+    if strategy not in SLAB_BYTES:
+        return None
+    slab = SLAB_BYTES_ON_CPU if device == "cpu" else SLAB_BYTES[strategy]
+    return Streaming(
+        slab_bytes=slab,
+        keep_inner=0 if strategy == STREAM_AGAIN else None,
+        device_bytes=0 if strategy == STREAM_HOST else None,
+    )
 
 
 def decode(
