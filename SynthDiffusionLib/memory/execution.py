@@ -47,7 +47,8 @@ class Execution:
         guidance: "in-turn": with guidance, the two evaluations of a step come one after the other; "together": in one
             batch, which takes twice the memory.
         channels_last: the weights of three-dimensional convolutions are laid out with the channels innermost, so that
-            feature maps are too.
+            feature maps are too. Off: on a CPU the U-Nets of MedLoRD and MAISI take 18 % longer with it in fp32, and as
+            long in bf16 (24 x 24 x 24 latent voxels, one core); on a GPU it is not measured.
 
     Raises:
         BadInput: a way that the stage does not have.
