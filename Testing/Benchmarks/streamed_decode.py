@@ -10,6 +10,9 @@ Time and memory do not depend on the weights' values. Memory is what the residen
 was with the network loaded and everything warm (from /proc where there is one, else sampled every few milliseconds).
 With --out, decodes that are in the file already are not repeated.
 
+"plain" is MONAI's network, "plain-own-layers" what the backend computes at once (`networks.maisi_decoder`). MONAI's
+splits are right at sizes that they divide; try --latent 30.
+
 The pass marks, of the first streamed way: at most 0.5 of the plain decode's memory and 1.6 of its time; the aim is 0.4
 and 1.5. The sliding window is MONAI's, with Gaussian weights, 20^3 of 32^3 latent voxels, 0.4 overlap; its largest
 deviation from the plain decode is in the last column, which also shows that the others differ by rounding only.
@@ -49,6 +52,7 @@ from pathlib import Path
 
 WAYS: dict[str, dict] = {
     "plain": {},
+    "plain-own-layers": {"own_layers": True},
     "monai-splits-4": {"splits": 4},
     "sliding-window": {"window": 20, "overlap": 0.4},
     "streamed-32": {"slab_bytes": 32 * 2**20},
@@ -146,7 +150,12 @@ def measured(name: str, side: int, threads: int) -> tuple[dict, object]:
 
     torch.set_num_threads(threads)
     way = WAYS[name]
-    decode = decoder(name, way, network(way.get("splits", 1)))
+    made = network(way.get("splits", 1))
+    if way.get("own_layers"):  # as the backend decodes at once
+        from SynthDiffusionLib.networks.maisi_decoder import replace_layers
+
+        replace_layers(made.decoder)
+    decode = decoder(name, way, made)
     z = latents((side,) * 3)
     with torch.inference_mode():
         warm = 16 if "splits" in way else 8  # MONAI's splits fail below that
