@@ -46,11 +46,15 @@ def stageText(run: RunQueue.Run) -> str:
         if run.etaSeconds is not None:
             text += _(", about {time} left").format(time=durationText(run.etaSeconds))
         return text + "."
+    if run.stage == "decode" and run.step and run.etaSeconds is not None:
+        text = _("Decoding the image, {percent} %, about {time} left.")
+        return text.format(percent=100 * run.step // max(1, run.total), time=durationText(run.etaSeconds))
     stages = {
         "": _("Starting."),
         "read": _("Reading the segmentation."),
         "model": _("Loading the model."),
         "denoise": _("Making the image."),
+        "decode": _("Decoding the image."),
         "write": _("Writing the files."),
         "adherence": _("Comparing the image with the drawing."),
         "scene": _("Writing the scene."),
@@ -81,7 +85,14 @@ def estimateText(answer: Mapping) -> str:
     memory = _("about {needed}").format(needed=memoryText(answer["predicted_bytes"]))
     if answer.get("free_bytes") is not None:
         memory += _(" of {free} free memory").format(free=memoryText(answer["free_bytes"]))
-    strategies = {"whole": _("all at once")}
+    strategies = {
+        "whole": _("all at once"),
+        "offload": _("one network after the other"),
+        "stream": _("decoded slab by slab"),
+        "stream-recompute": _("decoded slab by slab, with little memory"),
+        "stream-host": _("decoded slab by slab, through the main memory"),
+        "chunk": _("slab by slab"),
+    }
     return f"{time}, {memory}, {strategies.get(answer['strategy'], answer['strategy'])}."
 
 

@@ -22,6 +22,15 @@ BACKENDS = ("patch_ddpm", "medlord", "med_lsdm", "slice_ldm", "maisi")
 # nothing.
 OnEstimate = Callable[[Callable[[], "np.ndarray"]], None]
 
+# Is called between two pieces of a stage's work with its name (of `memory.execution`, or `ESTIMATE`) and the fraction
+# of it that is done; what it raises, such as `Cancelled`, ends the work there.
+OnPart = Callable[[str, float], None]
+ESTIMATE = "estimate"  # the decoding of an estimate, during denoising
+
+
+def nothing_told(stage: str, fraction: float) -> None:
+    """The default: nobody listens."""
+
 
 class Backend(Protocol):
     """A trained model that draws volumes from conditions; `patch_ddpm.PatchDDPM` documents the arguments."""
@@ -43,6 +52,7 @@ class Backend(Protocol):
         controls: Controls = DEFAULT_CONTROLS,
         on_step: Callable[[int, int], None] = ...,
         on_estimate: OnEstimate | None = None,
+        on_part: OnPart = ...,
     ) -> np.ndarray: ...
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +11,13 @@ import numpy as np
 import torch
 
 from SynthDiffusionLib.errors import ModelError, OutOfMemory, RunFailed
+from SynthDiffusionLib.memory.execution import CHUNK, CHUNK_ELEMENTS
+from SynthDiffusionLib.networks.chunked_convolution import embed_by_slabs, slabs_for
+from SynthDiffusionLib.networks.streaming import decode as decode_by_slabs
+from SynthDiffusionLib.networks.streaming import streaming_for
 
 if TYPE_CHECKING:
+    from SynthDiffusionLib.labels.condition import Condition
     from SynthDiffusionLib.memory.plan import Plan
 
 
@@ -59,6 +64,85 @@ def autocast_for(plan: Plan) -> torch.autocast:
     """The autocast of a plan's precision; may be entered many times, one after the other."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(plan.precision)
     return torch.autocast(torch.device(plan.device).type, dtype, enabled=dtype is not None)
+
+
+def decoded(
+    network: torch.nn.Module,
+    codes: torch.Tensor,
+    plan: Plan,
+    masks: torch.Tensor | None = None,
+    on_progress: Callable[[float], None] = lambda fraction: None,
+) -> torch.Tensor:
+    """What `network.decode` gives, computed as the plan says: at once, or slab by slab.
+
+    Args:
+        network: an autoencoder that `networks.streaming` knows, on the plan's device.
+        codes: (B, C, i, j, k) latents, quantised for a VQ network.
+        plan: of which the precision and the way of decoding are used.
+        masks: (B, condition_channels, I, J, K), for a decoder that takes the drawing.
+        on_progress: told the fraction that is done, slab by slab; what it raises ends the computation.
+
+    Returns:
+        (B, C', I, J, K) in the precision of the plan.
+    """
+    on_progress(0.0)
+    streaming = streaming_for(plan.execution.decode, plan.device)
+    with autocast_for(plan):
+        if streaming is not None:
+            volume = decode_by_slabs(network, codes, streaming, masks, on_progress=on_progress)
+        else:
+            volume = network.decode(codes) if masks is None else network.decode(codes, masks)
+    on_progress(1.0)
+    return volume
+
+
+def embedded(
+    layers: torch.nn.Module, drawing: torch.Tensor, factor: int, plan: Plan, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    """Features of a drawing, computed at once or, where the plan says "chunk", slab by slab of the volume.
+
+    Args:
+        layers: convolutions without norms that shrink every side by `factor`.
+        drawing: (B, C, I, J, K).
+        plan: of which the precision and the way of the stage "condition" are used.
+        dtype: that the drawing is brought to, a slab at a time; None: it has one that the layers take.
+
+    Returns:
+        (B, C', I / factor, J / factor, K / factor)
+    """
+
+    def features(part: torch.Tensor) -> torch.Tensor:
+        return layers(part if dtype is None else part.to(dtype))
+
+    with autocast_for(plan):
+        if plan.execution.condition != CHUNK:
+            return features(drawing)
+        widest = max(p.shape[0] for p in layers.parameters())
+        slabs = slabs_for(widest * drawing[0, 0].numel(), CHUNK_ELEMENTS)
+        return embed_by_slabs(features, drawing, factor, slabs)
+
+
+class Remembered:
+    """What was computed from a drawing, kept in host memory for the next sample of the same job."""
+
+    def __init__(self) -> None:
+        self._key: tuple[Condition, Plan] | None = None
+        self._value: torch.Tensor | None = None
+
+    def of(self, condition: Condition, plan: Plan, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """The features of a drawing on the plan's device; computed where the drawing or the plan is another than last.
+
+        Args:
+            condition: the drawing, which nobody changes.
+            plan: of the computation.
+            compute: gives the features.
+        """
+        if self._key is not None and self._key[0] is condition and self._key[1] == plan:
+            return self._value.to(plan.device)
+        self._key = self._value = None
+        value = compute()
+        self._key, self._value = (condition, plan), value.to("cpu")
+        return value
 
 
 def finite_or_raise(volume: torch.Tensor, what: str = "network") -> torch.Tensor:

@@ -9,32 +9,39 @@ scripts/utils.py there). Without a drawing, or with a package that has no Contro
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from SynthDiffusionLib.backends import OnEstimate
+from SynthDiffusionLib.backends import ESTIMATE, OnEstimate, OnPart, nothing_told
 from SynthDiffusionLib.backends.controls import DEFAULT_CONTROLS, Controls
 from SynthDiffusionLib.backends.latent import (
+    Remembered,
     autocast_for,
     cropped,
+    decoded,
+    embedded,
     finite_or_raise,
     load_weights,
     out_of_memory_is_told,
     pad_channels,
     to_unit_range,
 )
+from SynthDiffusionLib.backends.stages import Stages
 from SynthDiffusionLib.errors import BadInput, ModelError
 from SynthDiffusionLib.labels.condition import Condition
 from SynthDiffusionLib.labels.regions import REGIONS, choose_regions
+from SynthDiffusionLib.memory.execution import TOGETHER
 from SynthDiffusionLib.memory.needs import latent_divisor, working_grid
 from SynthDiffusionLib.memory.plan import Plan
 from SynthDiffusionLib.networks.build import build_network
 from SynthDiffusionLib.networks.maisi_decoder import replace_layers, safe_splits, set_splits
 from SynthDiffusionLib.sampling.denoising import sample as draw_sample
 from SynthDiffusionLib.sampling.flow import sample_flow
+from SynthDiffusionLib.sampling.guidance import guided
 from SynthDiffusionLib.sampling.samplers import RECTIFIED_FLOW
 from SynthDiffusionLib.sampling.schedule import DiffusionSpec
 
@@ -85,6 +92,7 @@ class Maisi:
         self.network = load_weights(build_network(spec.network), package.file("denoiser"))
         self.autoencoder = load_weights(build_network(spec.autoencoder), package.file("autoencoder"))
         replace_layers(self.autoencoder.decoder)
+        self._features = Remembered()
         self.controlnet: nn.Module | None = None
         self.embedding: nn.Module | None = None
         if spec.controlnet is not None:
@@ -118,6 +126,7 @@ class Maisi:
         controls: Controls = DEFAULT_CONTROLS,
         on_step: Callable[[int, int], None] = lambda done, total: None,
         on_estimate: OnEstimate | None = None,
+        on_part: OnPart = nothing_told,
     ) -> np.ndarray:
         """Draws one volume on the condition's grid.
 
@@ -134,6 +143,7 @@ class Maisi:
             on_step: called after every step with (done, total).
             on_estimate: called before `on_step` with a function of no arguments that decodes the estimate of the volume
                 at this step.
+            on_part: told how far decoding has come; see `backends.OnPart`.
 
         Returns:
             (I, J, K) float32 in [-1, 1].
@@ -155,38 +165,44 @@ class Maisi:
         outside = self._outside(condition) if conditioned else None
 
         with out_of_memory_is_told(grid), torch.inference_mode():
-            embedded = self._embed(condition, plan) if conditioned else None
-            self.network.to(device)
+            stages = self._stages(plan, conditioned)
+            told: dict[str, torch.Tensor] = dict(inputs)
             if conditioned:
-                self.controlnet.to(device)
+                told["features"] = self._features.of(condition, plan, lambda: self._embed(condition, plan, stages))
+            stages.begin("denoise")
 
-            def predict(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-                def evaluate(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-                    down, mid = None, None
-                    classes = {"class_labels": inputs["class_labels"]} if "class_labels" in inputs else {}
-                    with autocast:
-                        if conditioned:
-                            down, mid = self.controlnet(
-                                noisy, timesteps, embedded, conditioning_scale=controls.condition_scale, **classes
-                            )
-                        return self.network(
-                            noisy,
-                            timesteps,
-                            down_block_additional_residuals=down,
-                            mid_block_additional_residual=mid,
-                            **inputs,
-                        ).float()
+            def evaluate(noisy: torch.Tensor, timesteps: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+                features, inputs = inputs.get("features"), {k: v for k, v in inputs.items() if k != "features"}
+                down, mid = None, None
+                classes = {"class_labels": inputs["class_labels"]} if "class_labels" in inputs else {}
+                with autocast:
+                    if features is not None:
+                        down, mid = self.controlnet(
+                            noisy, timesteps, features, conditioning_scale=controls.condition_scale, **classes
+                        )
+                    return self.network(
+                        noisy,
+                        timesteps,
+                        down_block_additional_residuals=down,
+                        mid_block_additional_residual=mid,
+                        **inputs,
+                    ).float()
 
-                of_this_kind = evaluate(inputs)
-                if guidance == 1.0:
-                    return of_this_kind
-                of_any_kind = evaluate(inputs | {"class_labels": torch.full_like(inputs["class_labels"], NO_MODALITY)})
-                return of_any_kind + guidance * (of_this_kind - of_any_kind)
+            untold = dict(told)
+            if guidance != 1.0:
+                untold["class_labels"] = torch.full_like(inputs["class_labels"], NO_MODALITY)
+            predict = guided(evaluate, told, untold, guidance, plan.execution.guidance == TOGETHER)
 
-            def decode(latents: torch.Tensor) -> np.ndarray:
-                volume = cropped(self._decode(latents, plan), condition.shape)
+            def decode(latents: torch.Tensor, stage: str) -> np.ndarray:
+                stages.begin("decode")
+                volume = cropped(self._decode(latents, plan, partial(on_part, stage)), condition.shape)
                 if outside is not None:
                     volume[outside] = -1.0
+                return volume
+
+            def estimate(clean: torch.Tensor) -> np.ndarray:
+                volume = decode(clean, ESTIMATE)
+                stages.begin("denoise")
                 return volume
 
             settings: dict[str, Any] = {
@@ -195,18 +211,24 @@ class Maisi:
                 "seed": seed,
                 "device": device,
                 "on_step": on_step,
-                "on_estimate": None if on_estimate is None else lambda clean: on_estimate(lambda: decode(clean)),
+                "on_estimate": None if on_estimate is None else lambda clean: on_estimate(lambda: estimate(clean)),
             }
             if self.diffusion.beta_schedule == RECTIFIED_FLOW:
                 latents = sample_flow(predict, shape, self.diffusion, **settings)
             else:
                 latents = draw_sample(predict, shape, self.diffusion, clip=None, **settings)
             finite_or_raise(latents)
-            if device.type == "cuda":  # decoding takes the most memory, and needs the autoencoder alone
-                self.network.to("cpu")
-                if conditioned:
-                    self.controlnet.to("cpu")
-            return decode(latents)
+            del predict, told, untold  # the drawing's features have done their work
+            return decode(latents, "decode")
+
+    def _stages(self, plan: Plan, conditioned: bool) -> Stages:
+        """On a GPU every stage has its networks alone: decoding takes the most memory, and needs none of the others."""
+        roles = {"embedding": self.embedding, "controlnet": self.controlnet} if conditioned else {}
+        used = {"condition": ["embedding"], "denoise": ["denoiser"], "decode": ["autoencoder"]}
+        if conditioned:
+            used["denoise"].append("controlnet")
+        networks = {"denoiser": self.network, "autoencoder": self.autoencoder, **roles}
+        return Stages(plan, networks, used, alone=True)
 
     def _is_conditioned(self, condition: Condition, controls: Controls) -> bool:
         if condition.given and self.controlnet is None:
@@ -268,29 +290,23 @@ class Maisi:
         outlines = [c.name for c in condition.scheme.classes if c.derive == "outline"]
         return condition.class_map == 0 if any(name in condition.given for name in outlines) else None
 
-    def _embed(self, condition: Condition, plan: Plan) -> torch.Tensor:
+    def _embed(self, condition: Condition, plan: Plan, stages: Stages) -> torch.Tensor:
         """The ControlNet's embedding of the drawing, (1, C, D, H, W) of the latents' size."""
-        device, autocast = torch.device(plan.device), autocast_for(plan)
+        stages.begin("condition")
+        autocast = autocast_for(plan)
         digits = self.spec.controlnet.parameters["conditioning_embedding_in_channels"]
-        code = torch.from_numpy(binary_code(pad_channels(condition.class_map, plan.grid), digits))[None].to(device)
+        code = torch.from_numpy(binary_code(pad_channels(condition.class_map, plan.grid), digits))[None].to(plan.device)
         dtype = autocast.fast_dtype if plan.precision != "fp32" else torch.float32  # 0 and 1 are exact in all of them
-        with autocast:
-            embedded = self.embedding.to(device)(code.to(dtype))
-        if device.type == "cuda":
-            self.embedding.to("cpu")
-        return embedded
+        return embedded(self.embedding, code, self.latent.downsampling, plan, dtype)
 
-    def _decode(self, latents: torch.Tensor, plan: Plan) -> torch.Tensor:
+    def _decode(self, latents: torch.Tensor, plan: Plan, on_progress: Callable[[float], None]) -> torch.Tensor:
         """Latents as they are diffused to (1, 1, I', J', K'), -1 and 1 the ends of the intensity range."""
-        device = torch.device(plan.device)
         parameters = self.spec.autoencoder.parameters
         set_splits(
             self.autoencoder.decoder,
             safe_splits(latents.shape[2:], self.latent.downsampling, parameters["num_channels"], plan.device),
         )
         with torch.inference_mode():
-            with autocast_for(plan):
-                decoded = self.autoencoder.to(device).decode(latents / self.latent.scale_factor)
-            if device.type == "cuda":
-                self.autoencoder.to("cpu")
-            return finite_or_raise(to_unit_range(decoded, self.latent.decoded_range))
+            scaled = latents / self.latent.scale_factor
+            volume = decoded(self.autoencoder, scaled, plan, on_progress=on_progress)
+            return finite_or_raise(to_unit_range(volume, self.latent.decoded_range))

@@ -18,25 +18,29 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from SynthDiffusionLib.backends import OnEstimate
+from SynthDiffusionLib.backends import ESTIMATE, OnEstimate, OnPart, nothing_told
 from SynthDiffusionLib.backends.controls import DEFAULT_CONTROLS, Controls
 from SynthDiffusionLib.backends.latent import (
     autocast_for,
     cropped,
+    decoded,
     finite_or_raise,
     load_weights,
     out_of_memory_is_told,
     pad_channels,
     to_unit_range,
 )
+from SynthDiffusionLib.backends.stages import Stages
 from SynthDiffusionLib.errors import ModelError
 from SynthDiffusionLib.labels.condition import Condition
 from SynthDiffusionLib.labels.onehot import one_hot_condition
+from SynthDiffusionLib.memory.execution import TOGETHER
 from SynthDiffusionLib.memory.needs import latent_divisor, smallest_sides, working_grid
 from SynthDiffusionLib.memory.plan import Plan
 from SynthDiffusionLib.networks.build import build_network
 from SynthDiffusionLib.sampling.denoising import Predict
 from SynthDiffusionLib.sampling.denoising import sample as draw_sample
+from SynthDiffusionLib.sampling.guidance import guided
 from SynthDiffusionLib.sampling.schedule import DiffusionSpec
 
 if TYPE_CHECKING:
@@ -98,6 +102,7 @@ class MedLSDM:
         controls: Controls = DEFAULT_CONTROLS,
         on_step: Callable[[int, int], None] = lambda done, total: None,
         on_estimate: OnEstimate | None = None,
+        on_part: OnPart = nothing_told,
     ) -> np.ndarray:
         """Draws one volume on the condition's grid.
 
@@ -112,6 +117,8 @@ class MedLSDM:
                 are joined as finished volumes are made one after the other, and it tells of equal shares of the work.
             on_estimate: called before `on_step` with a function of no arguments that decodes the estimate of the volume
                 at this step. Of windows made one after the other, those that have not begun are at the lowest value.
+            on_part: told how far decoding has come, of windows made one after the other by equal shares of them; see
+                `backends.OnPart`.
 
         Returns:
             (I, J, K) float32 in [-1, 1].
@@ -120,7 +127,7 @@ class MedLSDM:
             OutOfMemory: in spite of the plan.
             RunFailed: the networks give values that are not numbers.
         """
-        device, autocast = torch.device(plan.device), autocast_for(plan)
+        device = torch.device(plan.device)
         shape, (rows, columns, slices) = (1, *self.latent.shape(plan.grid)), condition.shape
         draw = partial(
             draw_sample,
@@ -133,44 +140,61 @@ class MedLSDM:
             clip=self._clip,
         )
         with out_of_memory_is_told(plan.grid), torch.inference_mode():
-            for network in (self.network, self.autoencoder):
-                network.to(device)
+            networks = {"denoiser": self.network, "autoencoder": self.autoencoder}
+            used = {"condition": ["denoiser"], "denoise": ["denoiser"], "decode": ["autoencoder"]}
+            stages = Stages(plan, networks, used)
             channels = pad_channels(condition.channels(), plan.grid)
             pieces = self._pieces(shape[-1])
-            denoiser = partial(
-                self._denoiser,
-                channels,
-                guidance=guidance if condition.given else 1.0,
-                device=device,
-                autocast=autocast,
-            )
 
-            def decode(latents: torch.Tensor, piece: slice) -> np.ndarray:
+            def denoiser(of: Sequence[slice]) -> Evaluate:
+                stages.begin("condition")
+                made = self._denoiser(channels, of, guidance if condition.given else 1.0, plan)
+                stages.begin("denoise")
+                return made
+
+            joined = len(pieces) == 1 or self.windows.join == "steps"
+            shares = 1 if joined else len(pieces)
+
+            def decode(latents: torch.Tensor, piece: slice, stage: str = "decode", done: int = 0) -> np.ndarray:
+                stages.begin("decode")
                 with torch.inference_mode():
-                    volume = self._decode(finite_or_raise(latents), channels[..., self._voxels(piece)], autocast)
+                    volume = self._decode(
+                        finite_or_raise(latents),
+                        channels[..., self._voxels(piece)],
+                        plan,
+                        lambda fraction: on_part(stage, (done + fraction) / shares),
+                    )
                     return cropped(finite_or_raise(volume), (rows, columns, volume.shape[-1]))
 
-            if len(pieces) == 1 or self.windows.join == "steps":
+            if joined:
                 everything = slice(0, shape[-1])
 
-                def finished(latents: torch.Tensor) -> np.ndarray:
-                    return decode(latents, everything)[..., :slices]
+                def finished(latents: torch.Tensor, stage: str = "decode") -> np.ndarray:
+                    return decode(latents, everything, stage)[..., :slices]
 
-                told = None if on_estimate is None else lambda clean: on_estimate(lambda: finished(clean))
-                predict = _averaged(denoiser(pieces), pieces, shape[-1], device)
-                return finished(draw(predict, on_step=on_step, on_estimate=told))
+                def estimate(clean: torch.Tensor) -> np.ndarray:
+                    volume = finished(clean, ESTIMATE)
+                    stages.begin("denoise")
+                    return volume
+
+                told = None if on_estimate is None else lambda clean: on_estimate(lambda: estimate(clean))
+                # What the drawing does to the network is forgotten after this call, before anything is decoded.
+                latents = draw(
+                    _averaged(denoiser(pieces), pieces, shape[-1], device), on_step=on_step, on_estimate=told
+                )
+                return finished(latents)
 
             made: list[tuple[slice, np.ndarray]] = []
             pace = _Pace(len(pieces), steps, on_step, on_estimate)
-            for piece in pieces:
+            for index, piece in enumerate(pieces):
 
                 def so_far(latents: torch.Tensor, piece: slice = piece) -> np.ndarray:
-                    present = (self._voxels(piece), decode(latents[..., piece], piece))
+                    present = (self._voxels(piece), decode(latents[..., piece], piece, ESTIMATE))
+                    stages.begin("denoise")
                     return _mean([*made, present], plan.grid[2])[..., :slices]
 
-                predict = _alone(denoiser([piece]), piece)
-                latents = draw(predict, on_step=pace.step, on_estimate=pace.estimate(so_far))
-                made.append((self._voxels(piece), decode(latents[..., piece], piece)))
+                latents = draw(_alone(denoiser([piece]), piece), on_step=pace.step, on_estimate=pace.estimate(so_far))
+                made.append((self._voxels(piece), decode(latents[..., piece], piece, done=index)))
             return _mean(made, plan.grid[2])[..., :slices]
 
     def _pieces(self, depth: int) -> list[slice]:
@@ -185,14 +209,7 @@ class MedLSDM:
         factor = self.latent.factors[2]
         return slice(piece.start * factor, piece.stop * factor)
 
-    def _denoiser(
-        self,
-        channels: np.ndarray,
-        pieces: Sequence[slice],
-        guidance: float,
-        device: torch.device,
-        autocast: torch.autocast,
-    ) -> Evaluate:
+    def _denoiser(self, channels: np.ndarray, pieces: Sequence[slice], guidance: float, plan: Plan) -> Evaluate:
         """The network on one of some windows, with guidance.
 
         What the drawing does to the network does not depend on the step: it is computed once, window by window, so that
@@ -202,34 +219,38 @@ class MedLSDM:
             channels: (C, I, J, K) of `Condition.channels`, padded.
             pieces: the windows, in slices of the latent.
             guidance: 1 is off.
+            plan: of which device, precision and the way of guidance are used.
         """
+        autocast = autocast_for(plan)
 
         def modulations(part: np.ndarray) -> list[torch.Tensor]:
-            masks = torch.from_numpy(one_hot_condition(part))[None].to(device)
+            masks = torch.from_numpy(one_hot_condition(part))[None].to(plan.device)
             with autocast:
                 return self.network.modulate(self.network.embed(masks))
 
-        drawn = [modulations(channels[..., self._voxels(piece)]) for piece in pieces]
         null = None
         if guidance != 1.0:
             null = modulations(np.zeros_like(channels[..., self._voxels(pieces[0])]))
 
-        def evaluate(index: int, noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        def evaluate(noisy: torch.Tensor, timesteps: torch.Tensor, told: list[torch.Tensor]) -> torch.Tensor:
             with autocast:
-                with_drawing = self.network(noisy, timesteps, modulations=drawn[index]).float()
-                if null is None:
-                    return with_drawing
-                without = self.network(noisy, timesteps, modulations=null).float()
-            return without + guidance * (with_drawing - without)
+                return self.network(noisy, timesteps, modulations=told).float()
 
-        return evaluate
+        together = plan.execution.guidance == TOGETHER
+        drawn = [modulations(channels[..., self._voxels(piece)]) for piece in pieces]
+        predictions = [guided(evaluate, told, null, guidance, together) for told in drawn]
+        return lambda index, noisy, timesteps: predictions[index](noisy, timesteps)
 
-    def _decode(self, latents: torch.Tensor, channels: np.ndarray, autocast: torch.autocast) -> torch.Tensor:
+    def _decode(
+        self, latents: torch.Tensor, channels: np.ndarray, plan: Plan, on_progress: Callable[[float], None]
+    ) -> torch.Tensor:
         """A volume from latents: to the range of the codebook, quantised in fp32, decoded.
 
         Args:
             latents: (1, E, i, j, k) as diffusion has them.
             channels: (C, I, J, K) of the same slices, for a decoder that takes the drawing.
+            plan: how it is decoded.
+            on_progress: told the fraction that is done.
 
         Returns:
             (1, 1, I, J, K), -1 and 1 the ends of the model's intensity range, not clipped.
@@ -242,8 +263,7 @@ class MedLSDM:
         masks = None
         if self._decoder_takes_masks:
             masks = torch.from_numpy(one_hot_condition(channels))[None].to(latents.device)
-        with autocast:
-            volume = self.autoencoder.decode(codes, masks)
+        volume = decoded(self.autoencoder, codes, plan, masks, on_progress)
         return to_unit_range(volume, self.latent.decoded_range)
 
 

@@ -8,29 +8,36 @@ quantised again before it is decoded.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
 
-from SynthDiffusionLib.backends import OnEstimate
+from SynthDiffusionLib.backends import ESTIMATE, OnEstimate, OnPart, nothing_told
 from SynthDiffusionLib.backends.controls import DEFAULT_CONTROLS, Controls
 from SynthDiffusionLib.backends.latent import (
+    Remembered,
     autocast_for,
     cropped,
+    decoded,
+    embedded,
     finite_or_raise,
     load_weights,
     out_of_memory_is_told,
     pad_channels,
     to_unit_range,
 )
+from SynthDiffusionLib.backends.stages import Stages
 from SynthDiffusionLib.labels.condition import Condition
+from SynthDiffusionLib.memory.execution import TOGETHER
 from SynthDiffusionLib.memory.needs import latent_divisor, working_grid
 from SynthDiffusionLib.memory.plan import Plan
 from SynthDiffusionLib.networks.build import build_network
 from SynthDiffusionLib.networks.codebook import embed_codes, nearest_codes
 from SynthDiffusionLib.sampling.denoising import sample as draw_sample
+from SynthDiffusionLib.sampling.guidance import guided
 from SynthDiffusionLib.sampling.schedule import DiffusionSpec
 
 if TYPE_CHECKING:
@@ -80,6 +87,7 @@ class MedLoRD:
         self._smallest, self._divisor = max(spec.grid.min_size), latent_divisor(spec)
         self.autoencoder = load_weights(build_network(spec.autoencoder), package.file("autoencoder"))
         self.network = load_weights(build_network(spec.network), package.file("denoiser"))
+        self._features = Remembered()
         self.controlnet: nn.Module | None = None
         if spec.controlnet is not None:
             self.controlnet = load_weights(build_network(spec.controlnet), package.file("controlnet"))
@@ -107,6 +115,7 @@ class MedLoRD:
         controls: Controls = DEFAULT_CONTROLS,
         on_step: Callable[[int, int], None] = lambda done, total: None,
         on_estimate: OnEstimate | None = None,
+        on_part: OnPart = nothing_told,
     ) -> np.ndarray:
         """Draws one volume on the condition's grid.
 
@@ -119,6 +128,7 @@ class MedLoRD:
             on_step: called after every step with (done, total).
             on_estimate: called before `on_step` with a function of no arguments that decodes the estimate of the volume
                 at this step.
+            on_part: told how far decoding has come; see `backends.OnPart`.
 
         Returns:
             (I, J, K) float32 in [-1, 1].
@@ -133,41 +143,42 @@ class MedLoRD:
         conditioned = bool(condition.given) and self.controlnet is not None and controls.condition_scale != 0
 
         with out_of_memory_is_told(grid), torch.inference_mode():
-            for network in (self.network, self.autoencoder, *([self.controlnet] if conditioned else [])):
-                network.to(device)
-            embedded = None
-            if conditioned:  # does not depend on the step: once is enough
-                masks = torch.from_numpy(pad_channels(masks_of(condition.channels()), grid))[None].to(device)
+            stages = self._stages(plan, conditioned)
+            features = torch.empty(0)
+            if conditioned:  # does not depend on the step, nor on the seed: once is enough
+                features = self._features.of(condition, plan, lambda: self._embed(condition, plan, stages))
+            stages.begin("denoise")
+
+            def evaluate(noisy: torch.Tensor, timesteps: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+                """The first items of the batch follow drawings, as many as there are features for."""
+                down, mid, drawn = None, None, len(features)
                 with autocast:
-                    embedded = self.controlnet.embed(masks)
+                    if drawn:
+                        residuals, last = self.controlnet(
+                            noisy[:drawn], timesteps[:drawn], embedded=features, scale=controls.condition_scale
+                        )
+                        down, mid = [_extended(r, len(noisy)) for r in residuals], _extended(last, len(noisy))
+                    return self.network(
+                        noisy,
+                        timesteps,
+                        down_block_additional_residuals=down,
+                        mid_block_additional_residual=mid,
+                    ).float()
 
-            def predict(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-                def evaluate(with_drawing: bool) -> torch.Tensor:
-                    down, mid = None, None
-                    with autocast:
-                        if with_drawing:
-                            down, mid = self.controlnet(
-                                noisy, timesteps, embedded=embedded, scale=controls.condition_scale
-                            )
-                        return self.network(
-                            noisy,
-                            timesteps,
-                            down_block_additional_residuals=down,
-                            mid_block_additional_residual=mid,
-                        ).float()
+            scale = guidance if conditioned else 1.0
+            predict = guided(evaluate, features, features[:0], scale, plan.execution.guidance == TOGETHER)
 
-                with_drawing = evaluate(conditioned)
-                if guidance == 1.0 or not conditioned:
-                    return with_drawing
-                without = evaluate(False)
-                return without + guidance * (with_drawing - without)
-
-            def decode(latents: torch.Tensor) -> np.ndarray:
+            def decode(latents: torch.Tensor, stage: str) -> np.ndarray:
+                stages.begin("decode")
                 with torch.inference_mode():
                     codes = quantise(self.autoencoder.quantizer.quantizer, latents / self.latent.scale_factor)
-                    with autocast:
-                        volume = self.autoencoder.decode(codes)
+                    volume = decoded(self.autoencoder, codes, plan, on_progress=partial(on_part, stage))
                     return cropped(finite_or_raise(to_unit_range(volume, self.latent.decoded_range)), condition.shape)
+
+            def estimate(clean: torch.Tensor) -> np.ndarray:
+                volume = decode(clean, ESTIMATE)
+                stages.begin("denoise")
+                return volume
 
             latents = draw_sample(
                 predict,
@@ -179,6 +190,32 @@ class MedLoRD:
                 device=device,
                 clip=None,
                 on_step=on_step,
-                on_estimate=None if on_estimate is None else lambda clean: on_estimate(lambda: decode(clean)),
+                on_estimate=None if on_estimate is None else lambda clean: on_estimate(lambda: estimate(clean)),
             )
-            return decode(finite_or_raise(latents))
+            del predict, features  # the drawing's features have done their work
+            return decode(finite_or_raise(latents), "decode")
+
+    def _embed(self, condition: Condition, plan: Plan, stages: Stages) -> torch.Tensor:
+        """The ControlNet's embedding of the drawing, (1, C, D, H, W) of the latents' size."""
+        stages.begin("condition")
+        masks = torch.from_numpy(pad_channels(masks_of(condition.channels()), plan.grid))[None].to(plan.device)
+        return embedded(self.controlnet.embedding, masks, self.controlnet.downsampling, plan)
+
+    def _stages(self, plan: Plan, conditioned: bool) -> Stages:
+        networks = {"denoiser": self.network, "autoencoder": self.autoencoder}
+        used = {"denoise": ["denoiser"], "decode": ["autoencoder"]}
+        if conditioned:
+            networks["controlnet"], used["condition"] = self.controlnet, ["controlnet"]
+            used["denoise"].append("controlnet")
+        return Stages(plan, networks, used)
+
+
+def _extended(residual: torch.Tensor, batch: int) -> torch.Tensor:
+    """Zeros for the items of a batch that follow no drawing.
+
+    Args:
+        residual: (b, C, D, H, W) of the first items.
+        batch: of all.
+    """
+    missing = batch - len(residual)
+    return residual if not missing else torch.cat([residual, residual.new_zeros((missing, *residual.shape[1:]))])

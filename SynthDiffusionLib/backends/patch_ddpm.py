@@ -15,15 +15,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from SynthDiffusionLib.backends import OnEstimate
+from SynthDiffusionLib.backends import OnEstimate, OnPart, nothing_told
 from SynthDiffusionLib.backends.controls import DEFAULT_CONTROLS, Controls
 from SynthDiffusionLib.backends.coordinates import coordinate_channels
+from SynthDiffusionLib.backends.stages import Stages
 from SynthDiffusionLib.errors import ModelError, OutOfMemory, RunFailed
 from SynthDiffusionLib.labels.condition import Condition
 from SynthDiffusionLib.labels.scheme import LabelScheme
+from SynthDiffusionLib.memory.execution import TOGETHER
 from SynthDiffusionLib.memory.needs import SMALLEST_SIDE, working_grid
 from SynthDiffusionLib.memory.plan import Plan
 from SynthDiffusionLib.sampling.denoising import sample as draw_sample
+from SynthDiffusionLib.sampling.guidance import guided
 from SynthDiffusionLib.sampling.schedule import DiffusionSpec
 
 if TYPE_CHECKING:
@@ -115,6 +118,7 @@ class PatchDDPM:
         controls: Controls = DEFAULT_CONTROLS,
         on_step: Callable[[int, int], None] = lambda done, total: None,
         on_estimate: OnEstimate | None = None,
+        on_part: OnPart = nothing_told,
     ) -> np.ndarray:
         """Draws one volume on the condition's grid.
 
@@ -126,6 +130,7 @@ class PatchDDPM:
             on_step: called after every step with (done, total).
             on_estimate: called before `on_step` with a function of no arguments that gives the estimate of the volume
                 at this step, as it will be returned at the end.
+            on_part: not called: there is nothing to decode.
 
         Returns:
             (I, J, K) float32 in [-1, 1].
@@ -153,25 +158,21 @@ class PatchDDPM:
             else:
                 known_image, known_mask = image, mask
 
-        network = self.network.to(device)
+        network = self.network
+        Stages(plan, {"denoiser": network}, {"denoise": ["denoiser"]}).begin("denoise")
         autocast = torch.autocast(
             device.type,
             {"bf16": torch.bfloat16, "fp16": torch.float16}.get(plan.precision),
             enabled=plan.precision != "fp32",
         )
 
-        def predict(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-            def evaluate(channels: torch.Tensor) -> torch.Tensor:
-                with autocast:
-                    return network(
-                        assemble_input(noisy, coordinates, channels, known_image, known_mask), timesteps
-                    ).float()
+        def evaluate(noisy: torch.Tensor, timesteps: torch.Tensor, channels: torch.Tensor) -> torch.Tensor:
+            place, image, mask = (t.expand(len(noisy), -1, -1, -1, -1) for t in (coordinates, known_image, known_mask))
+            with autocast:
+                return network(assemble_input(noisy, place, channels, image, mask), timesteps).float()
 
-            conditioned = evaluate(classes)
-            if guidance == 1.0:
-                return conditioned
-            unconditioned = evaluate(torch.zeros_like(classes))
-            return unconditioned + guidance * (conditioned - unconditioned)
+        unconditioned = torch.zeros_like(classes) if guidance != 1.0 else None
+        predict = guided(evaluate, classes, unconditioned, guidance, plan.execution.guidance == TOGETHER)
 
         def unpadded(volume: torch.Tensor) -> np.ndarray:
             return volume[0, 0][tuple(slice(0, n) for n in shape)].clamp(-1.0, 1.0).cpu().numpy()

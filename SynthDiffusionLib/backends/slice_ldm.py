@@ -9,13 +9,14 @@ neighbouring slices see each other before they are decoded, and image and mask a
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
 
-from SynthDiffusionLib.backends import OnEstimate
+from SynthDiffusionLib.backends import ESTIMATE, OnEstimate, OnPart, nothing_told
 from SynthDiffusionLib.backends.latent import (
     autocast_for,
     finite_or_raise,
@@ -23,12 +24,15 @@ from SynthDiffusionLib.backends.latent import (
     out_of_memory_is_told,
     to_unit_range,
 )
+from SynthDiffusionLib.backends.stages import Stages
 from SynthDiffusionLib.errors import BadInput, ModelError
+from SynthDiffusionLib.memory.execution import TOGETHER
 from SynthDiffusionLib.memory.needs import latent_divisor, smallest_sides, working_grid
 from SynthDiffusionLib.memory.plan import Plan
 from SynthDiffusionLib.models.characteristics import NAMES
 from SynthDiffusionLib.networks.build import build_network
 from SynthDiffusionLib.sampling.denoising import sample as draw_sample
+from SynthDiffusionLib.sampling.guidance import guided
 from SynthDiffusionLib.sampling.schedule import DiffusionSpec
 
 if TYPE_CHECKING:
@@ -92,6 +96,7 @@ class SliceLDM:
         shape: tuple[int, int, int] | None = None,
         on_step: Callable[[int, int], None] = lambda done, total: None,
         on_estimate: OnEstimate | None = None,
+        on_part: OnPart = nothing_told,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Draws one image and its mask.
 
@@ -106,6 +111,7 @@ class SliceLDM:
             on_step: called after every step with (done, total).
             on_estimate: called before `on_step` with a function of no arguments that decodes the image as this step
                 estimates it.
+            on_part: told how far decoding has come; see `backends.OnPart`.
 
         Returns:
             (I, J, K) float32 in [-1, 1], and (I, J, K) bool.
@@ -121,19 +127,21 @@ class SliceLDM:
         condition = self._condition(characteristics, guidance).to(device)
 
         with out_of_memory_is_told(plan.grid), torch.inference_mode():
-            for network in self._networks:
-                network.to(device)
+            stages = self._stages(plan)
+            stages.begin("denoise")
 
-            def predict(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-                def evaluate(values: torch.Tensor) -> torch.Tensor:
-                    with autocast:
-                        return self.network(noisy, timesteps, values).float()
+            def evaluate(noisy: torch.Tensor, timesteps: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+                with autocast:
+                    return self.network(noisy, timesteps, values).float()
 
-                told = evaluate(condition)
-                if guidance == 1.0 or characteristics is None:
-                    return told
-                untold = evaluate(torch.full_like(condition, float("nan")))
-                return untold + guidance * (told - untold)
+            scale = 1.0 if characteristics is None else guidance
+            null = torch.full_like(condition, float("nan"))
+            predict = guided(evaluate, condition, null, scale, plan.execution.guidance == TOGETHER)
+
+            def estimate(clean: torch.Tensor) -> np.ndarray:
+                image = _image(self.decode(clean, plan, shape, partial(on_part, ESTIMATE)))
+                stages.begin("denoise")
+                return image
 
             latents = draw_sample(
                 predict,
@@ -145,31 +153,50 @@ class SliceLDM:
                 device=device,
                 clip=None,
                 on_step=on_step,
-                on_estimate=None
-                if on_estimate is None
-                else lambda clean: on_estimate(lambda: _image(self.decode(clean, plan, shape))),
+                on_estimate=None if on_estimate is None else lambda clean: on_estimate(lambda: estimate(clean)),
             )
-            decoded = self.decode(finite_or_raise(latents), plan, shape)
+            decoded = self.decode(finite_or_raise(latents), plan, shape, partial(on_part, "decode"))
             return _image(decoded), (decoded[1] > 0).cpu().numpy()
 
-    def decode(self, latents: torch.Tensor, plan: Plan, shape: tuple[int, int, int]) -> torch.Tensor:
+    def _stages(self, plan: Plan) -> Stages:
+        networks = {"denoiser": self.network, "autoencoder": self.autoencoder}
+        used = {"denoise": ["denoiser"], "decode": ["autoencoder"]}
+        if self.refiner is not None:
+            networks["refiner"], used["refine"] = self.refiner, ["refiner"]
+            used["decode"].append("refiner")
+        return Stages(plan, networks, used)
+
+    def decode(
+        self,
+        latents: torch.Tensor,
+        plan: Plan,
+        shape: tuple[int, int, int],
+        on_progress: Callable[[float], None] = lambda fraction: None,
+    ) -> torch.Tensor:
         """Image and mask of latents, without their padding.
 
         Args:
             latents: (1, C, i, j, k) as they are denoised.
-            plan: of which the precision is used.
+            plan: how it is decoded and refined.
             shape: (I, J, K) to keep.
+            on_progress: told the fraction of the slices that are decoded.
 
         Returns:
             (2, I, J, K) float32: the image, not clipped, and the mask's channel.
         """
+        stages = self._stages(plan)
+        on_progress(0.0)
         with torch.inference_mode(), autocast_for(plan):
+            stages.begin("decode")
             # Slices of padding are left out first: the decoder is told how far each lies from the middle of the stack.
             z = latents[..., : shape[2]] / self.latent.scale_factor
             if self.refiner is not None:
                 z = self.refiner.aggregate(z)
-            pair = self.autoencoder.decode_volume(z, chunk=SLICES_AT_A_TIME)
+            pair = self.autoencoder.decode_volume(
+                z, chunk=SLICES_AT_A_TIME, on_slices=lambda done, total: on_progress(done / total)
+            )
             if self.refiner is not None:
+                stages.begin("refine")
                 pair = self.refiner.refine(pair.float())
         image, mask = finite_or_raise(pair[0, :, : shape[0], : shape[1]].float())
         return torch.stack([to_unit_range(image, self.latent.decoded_range), mask])

@@ -132,6 +132,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="refuse what would take more GPU memory, or on the CPU a larger process, such as 8GiB "
         "(default: what is free, on a GPU at most 24GiB)",
     )
+    add(
+        "--strategy",
+        type=_strategy_arg,
+        metavar="STAGE=WAY,..",
+        help="how stages are computed, such as decode=stream or denoise=offload,decode=stream-host: whole (default), "
+        "offload, stream, stream-recompute, stream-host or chunk, all of which give the same volume",
+    )
     parser.set_defaults(run=run)
     return parser
 
@@ -166,6 +173,14 @@ def _region_arg(text: str) -> tuple[str, str]:
     if not 1 <= len(parts) <= 2 or not all(parts):
         raise argparse.ArgumentTypeError(f"'{text}' is no region: give it as chest,abdomen")
     return (parts[0], parts[-1])
+
+
+def _strategy_arg(text: str) -> dict[str, str | bool]:
+    """ "decode=stream,guidance=together" as `Execution.from_json` takes it."""
+    parts = [part.partition("=") for part in text.split(",")]
+    if not all(name and way for name, _, way in parts):
+        raise argparse.ArgumentTypeError(f"'{text}' is no strategy: give it as decode=stream")
+    return {name: {"true": True, "false": False}.get(way, way) for name, _, way in parts}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -205,6 +220,7 @@ def run(args: argparse.Namespace) -> int:
         region=args.region,
         modality=args.modality,
         tumour=tumour,
+        strategies=args.strategy,
     )
     from SynthDiffusionLib.jobs.runner import run as run_job
 

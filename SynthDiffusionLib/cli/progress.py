@@ -9,6 +9,7 @@ STAGES = {
     "read": "reading the input",
     "model": "loading the model",
     "denoise": "synthesising",
+    "decode": "decoding",
     "write": "writing the files",
     "adherence": "measuring how well it follows the drawing",
     "scene": "writing the scene",
@@ -50,6 +51,8 @@ class ProgressLine:
         text = STAGES.get(stage, stage)
         if stage == "denoise":
             text += f": step {step} of {total}, about {event['eta_s']:.0f} s left"
+        elif stage == "decode" and "eta_s" in event:
+            text += f": {step} %, about {event['eta_s']:.0f} s left"
         if self._rewrite:
             self._stream.write(f"\r{text:<70}")
             self._stream.flush()

@@ -66,6 +66,7 @@ def command_line(
         ("--inpaint-method", settings.get("inpaint_method")),
         ("--device", plan["device"].split(":")[0]),  # another machine numbers its GPUs differently
         ("--precision", plan["precision"]),
+        ("--strategy", _strategies_text(plan.get("execution"))),
         ("--case", provenance["case"]),
         ("--adherence", "adherence" in provenance),
     ]
@@ -105,6 +106,10 @@ def _quoted_for_windows(argument: str) -> str:
 
 def _by(values: Sequence[float] | str | None) -> str | None:
     return "x".join(f"{v!r}" for v in values) if isinstance(values, list | tuple) else values
+
+
+def _strategies_text(execution: Mapping[str, Any] | None) -> str | None:
+    return ",".join(f"{name}={way}".lower() for name, way in (execution or {}).items()) or None
 
 
 def _positional(path: str) -> str:

@@ -45,7 +45,7 @@ class Progress:
         steps: denoising steps a condition.
         costs: of one step for each condition of a sample, in any unit (voxels).
         samples: of the job.
-        should_cancel: asked after every step.
+        should_cancel: asked after every step, and between the slabs of later work.
 
     Attributes:
         denoise_s: seconds in the blocks of `sample` that have ended.
@@ -68,6 +68,8 @@ class Progress:
         self._timed_s = self._timed_cost = 0.0
         self._other_s = self._last = 0.0
         self._first = 0.0, 0.0  # seconds and cost of the first step
+        self._part = "", -1  # stage, and percent that was told last
+        self._part_began = 0.0
         self.denoise_s = 0.0
 
     @contextmanager
@@ -97,33 +99,52 @@ class Progress:
         self._cost_left -= cost
         self._done += 1
         self._last = now
-        self._on_event(
-            {
-                "event": "progress",
-                "stage": "denoise",
-                "step": self._done,
-                "total": self._steps * len(self._costs) * self._samples,
-                "sample": self._sample,
-                "samples": self._samples,
-                "eta_s": round(self._seconds_left(), 1),
-            }
-            | _memory()
-        )
+        total = self._steps * len(self._costs) * self._samples
+        left = {"eta_s": round(self._seconds_left(), 1)}
+        self._on_event(self._event("denoise", self._done, total) | left | _memory())
+        if self._should_cancel():
+            raise Cancelled
+
+    def part(self, stage: str, fraction: float) -> None:
+        """A part of a stage after the denoising is done: told in percent, with an estimate. See `backends.OnPart`.
+
+        Args:
+            stage: its name; of `backends.ESTIMATE` nothing is told.
+            fraction: that is done; 0 as it begins.
+
+        Raises:
+            Cancelled: the job is to end.
+        """
+        from SynthDiffusionLib.backends import ESTIMATE
+        from SynthDiffusionLib.errors import Cancelled
+
+        percent = int(100 * fraction)
+        if stage != ESTIMATE and (stage, percent) != self._part:
+            now = time.monotonic()
+            if stage != self._part[0] or percent < self._part[1]:
+                self._part_began = now
+            self._part = stage, percent
+            left = {}
+            if 0 < percent < 100 and self._timed_cost:
+                seconds = (now - self._part_began) * (1.0 - fraction) / fraction
+                left = {"eta_s": round(seconds + self._seconds_left(), 1)}
+            self._on_event(self._event(stage, percent, 100) | left | _memory())
         if self._should_cancel():
             raise Cancelled
 
     def stage(self, name: str) -> None:
         """Another stage of the present sample begins, after its denoising."""
-        self._on_event(
-            {
-                "event": "progress",
-                "stage": name,
-                "step": 0,
-                "total": 1,
-                "sample": self._sample,
-                "samples": self._samples,
-            }
-        )
+        self._on_event(self._event(name, 0, 1))
+
+    def _event(self, stage: str, step: int, total: int) -> dict[str, Any]:
+        return {
+            "event": "progress",
+            "stage": stage,
+            "step": step,
+            "total": total,
+            "sample": self._sample,
+            "samples": self._samples,
+        }
 
     @property
     def warm_up_s(self) -> float:

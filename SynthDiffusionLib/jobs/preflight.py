@@ -22,6 +22,7 @@ from SynthDiffusionLib.jobs.events import json_lines
 from SynthDiffusionLib.jobs.preparation import network_evaluations, prepare, resolve_settings
 from SynthDiffusionLib.jobs.request import GenerateRequest
 from SynthDiffusionLib.jobs.worker import read_request, report
+from SynthDiffusionLib.memory.execution import Execution
 from SynthDiffusionLib.memory.fit import check_fits, choose_device, choose_precision
 from SynthDiffusionLib.memory.needs import needs_of
 from SynthDiffusionLib.models import load_package
@@ -102,7 +103,7 @@ def preflight(request: GenerateRequest, device: Device) -> dict[str, Any]:
         "predicted_bytes": fit.predicted_bytes,
         "limit_bytes": fit.limit_bytes,
         "free_bytes": device.free_bytes,
-        "strategy": "whole",
+        "strategy": Execution.from_json(request.strategies).summary,
         "seconds": round(estimate.seconds, 1) if estimate else None,
         "seconds_from": estimate.source if estimate else None,
         "runs": estimate.runs if estimate else 0,

@@ -14,6 +14,7 @@ from typing import Any
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.jobs.tumour import check_tumour
+from SynthDiffusionLib.memory.execution import Execution
 
 SCHEMA = "synthdiffusion-request-1"  # under the key "schema": "format" is that of the output
 CHOICES = {
@@ -61,6 +62,7 @@ class GenerateRequest:
         modality: kind of image, see `Controls`; the model's first when None.
         tumour: for "joint": characteristics of the tumour, by the names of `jobs.tumour.FIELDS`; what is left out is
             drawn from the training distribution, see `jobs.joint`.
+        strategies: how stages are computed, see `memory.execution`; those that are not named, all at once.
     """
 
     segmentation: Path | None
@@ -91,11 +93,13 @@ class GenerateRequest:
     region: tuple[str, str] | None = None
     modality: str | None = None
     tumour: Mapping[str, float | tuple[float, float, float]] | None = None
+    strategies: Mapping[str, str | bool] | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
             check_choice(getattr(self, name), allowed, name.replace("_", "-"))
         check_device(self.device)
+        Execution.from_json(self.strategies)
         if self.samples < 1 or self.samples > 10_000:
             raise BadInput(f"{self.samples} samples were asked for", "Give --samples a number from 1 to 10000.")
         if self.steps is not None and not 1 <= self.steps <= 1000:

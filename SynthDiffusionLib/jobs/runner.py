@@ -20,6 +20,7 @@ from SynthDiffusionLib.jobs.previews import Previews
 from SynthDiffusionLib.jobs.request import GenerateRequest
 from SynthDiffusionLib.jobs.synthesis import Resolved, Result, inpaint, joint, joint_findings, model_views, whole
 from SynthDiffusionLib.jobs.writing import make_record, write_sample
+from SynthDiffusionLib.memory.execution import Execution
 from SynthDiffusionLib.memory.needs import needs_of
 from SynthDiffusionLib.memory.plan import Plan
 from SynthDiffusionLib.models import ModelPackage, ModelSpec, load_package
@@ -71,7 +72,7 @@ def run(
     Args:
         request: what to make.
         on_event: receives progress, warnings and the final "done".
-        should_cancel: asked after every denoising step.
+        should_cancel: asked after every denoising step, and while a volume is decoded slab by slab.
         previews: shows what is being made; that changes no voxel.
         began: when the wait began (`time.monotonic`), if that was before this call.
 
@@ -124,12 +125,16 @@ def _carry_out(
     backend = load_backend(package)
     segment = load_segmenter(package, on_event) if request.adherence else None
     resolved = _plan(resolved, request, backend, prepared.grid, package)
+    precision_note = _precision_note(request, resolved.plan)
+    for note in precision_note:
+        on_event({"event": "warning", "message": note})
     if spec.diffusion.beta_schedule != RECTIFIED_FLOW:
         build_scheduler(resolved.sampler, spec.diffusion, resolved.steps)  # loads diffusers before a step is timed
     costs = [math.prod(backend.working_grid(shape)) for shape in prepared.shapes]
     progress = Progress(on_event, resolved.steps, costs, request.samples, should_cancel)
     synthesise = {"inpaint": inpaint, "joint": joint}.get(request.mode, whole)
 
+    prepared = replace(prepared, notes=[*prepared.notes, *precision_note])
     outputs, notes, denoise_began = [], [*inputs.notes, *prepared.notes], time.monotonic()
     for index in range(request.samples):
         tumour = prepared.tumours[index] if prepared.tumours else None
@@ -138,7 +143,7 @@ def _carry_out(
         if previews is not None:
             previews.begin(index + 1, request.samples, resolved.steps * len(costs), header_marks(record))
         with progress.sample():
-            result = synthesise(backend, spec, prepared, sample, progress.step, previews)
+            result = synthesise(backend, spec, prepared, sample, progress.step, previews, progress.part)
         measured: dict[str, Any] = {}
         if result.segmented:
             notes += _look_at_mask(result, spec, record, sample.seed, on_event)
@@ -196,6 +201,12 @@ def _timing(package: ModelPackage, done: _Done, samples: int, seconds: float) ->
     )
 
 
+def _precision_note(request: GenerateRequest, plan: Plan) -> list[str]:
+    if request.precision in ("auto", plan.precision):
+        return []
+    return [f"{plan.device} does not compute in {request.precision}: {plan.precision} takes its place"]
+
+
 def _plan(
     resolved: Resolved, request: GenerateRequest, backend: Backend, shape: tuple[int, int, int], package: ModelPackage
 ) -> Resolved:
@@ -210,5 +221,6 @@ def _plan(
         bytes_per_voxel=needs.bytes_per_voxel,
         weight_bytes=needs.weight_bytes,
         smallest_side=max(backend.working_grid((1, 1, 1))),
+        execution=Execution.from_json(request.strategies),
     )
     return replace(resolved, plan=plan)

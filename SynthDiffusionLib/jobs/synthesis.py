@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from SynthDiffusionLib.backends import Backend
+from SynthDiffusionLib.backends import Backend, OnPart
 from SynthDiffusionLib.backends.controls import DEFAULT_CONTROLS, Controls
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.inpainting.crop import InpaintCrop, cut_crop, largest_region_mm, paste
@@ -161,6 +161,7 @@ def whole(
     settings: Resolved,
     on_step: OnStep,
     on_estimate: OnEstimate | None = None,
+    on_part: OnPart | None = None,
 ) -> Result:
     """One whole synthetic volume on the grid of the segmentation."""
     condition = prepared.condition
@@ -178,7 +179,7 @@ def whole(
             guidance=settings.guidance,
             controls=settings.controls,
             on_step=on_step,
-            **_estimates(on_estimate, in_unit),
+            **_listeners(on_estimate, in_unit, on_part),
         )
     )
     target = prepared.class_map
@@ -214,6 +215,7 @@ def joint(
     settings: Resolved,
     on_step: OnStep,
     on_estimate: OnEstimate | None = None,
+    on_part: OnPart | None = None,
 ) -> Result:
     """One synthetic volume together with its segmentation, as the model gives it: not smoothed, all its pieces."""
     affine = prepared.class_map.affine
@@ -230,7 +232,7 @@ def joint(
         seed=settings.seed,
         guidance=settings.guidance,
         on_step=on_step,
-        **_estimates(on_estimate, in_unit),
+        **_listeners(on_estimate, in_unit, on_part),
     )
     made = in_unit(image)
     target = spec.label_scheme[spec.characteristics.target]
@@ -347,6 +349,7 @@ def inpaint(
     settings: Resolved,
     on_step: OnStep,
     on_estimate: OnEstimate | None = None,
+    on_part: OnPart | None = None,
 ) -> Result:
     """The real volume with every drawn region synthesised, one after the other."""
     from SynthDiffusionLib.backends.patch_ddpm import KnownImage
@@ -374,7 +377,7 @@ def inpaint(
             guidance=settings.guidance,
             known=known,
             on_step=on_step,
-            **_estimates(on_estimate, in_place),
+            **_listeners(on_estimate, in_place, on_part),
         )
         volume = paste(volume, region, in_place(values), prepared.margin_mm)
         changed[region.box] |= region.blend_weights(prepared.margin_mm) > 0
@@ -404,11 +407,16 @@ def _with_rim(volume: Volume) -> Volume:
     return volume.with_array(np.pad(volume.array, 1, mode="edge"), affine=shifted_affine(volume.affine, (-1, -1, -1)))
 
 
-def _estimates(on_estimate: OnEstimate | None, in_unit: Callable[[np.ndarray], Volume]) -> dict[str, Callable]:
-    """The backend's argument for estimates, turned from its range into a volume; none where nobody wants them."""
-    if on_estimate is None:
-        return {}
-    return {"on_estimate": lambda estimate: on_estimate(lambda: in_unit(estimate()))}
+def _listeners(
+    on_estimate: OnEstimate | None, in_unit: Callable[[np.ndarray], Volume], on_part: OnPart | None
+) -> dict[str, Callable]:
+    """The backend's arguments for those who listen; none where nobody does. Estimates are turned into volumes."""
+    listeners: dict[str, Callable] = {}
+    if on_estimate is not None:
+        listeners["on_estimate"] = lambda estimate: on_estimate(lambda: in_unit(estimate()))
+    if on_part is not None:
+        listeners["on_part"] = on_part
+    return listeners
 
 
 def _crop(

@@ -65,14 +65,15 @@ def choose_precision(name: str, device: str, best: str) -> str:
     Args:
         name: "auto", "fp32", "bf16" or "fp16".
         device: "cpu" or "cuda:N".
-        best: what "auto" stands for there.
+        best: what "auto" stands for there; fp16 says of a GPU that it has no bf16, and replaces it.
 
     Raises:
         BadInput: fp16 on the CPU.
     """
     if name == "fp16" and device == "cpu":
         raise BadInput("The CPU has no fp16 kernels for this model", "Use --precision fp32 or bf16.")
-    return best if name == "auto" else name
+    without_bf16 = device != "cpu" and best == "fp16"
+    return best if name == "auto" or (name == "bf16" and without_bf16) else name
 
 
 def check_fits(

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.memory.execution import DEFAULT_EXECUTION, Execution
 from SynthDiffusionLib.memory.fit import check_fits, choose_device, choose_precision
 
 
@@ -17,11 +18,12 @@ class Plan:
     Args:
         device: "cpu" or "cuda:N".
         precision: "fp32", "bf16" or "fp16" (the last two by autocast, weights in fp32).
-        strategy: "whole": the volume is denoised at once.
+        strategy: the last resort among the ways of `execution`; "whole": everything is computed at once.
         limit_bytes: memory that must not be passed; None on the CPU unless the user set one.
         predicted_bytes: predicted peak of the denoiser, from the package's measured bytes per voxel.
         threads: CPU threads that torch uses.
         grid: (I, J, K) that the network works on.
+        execution: how each stage is computed.
     """
 
     device: str
@@ -31,9 +33,10 @@ class Plan:
     predicted_bytes: int
     threads: int
     grid: tuple[int, int, int]
+    execution: Execution = DEFAULT_EXECUTION
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"execution": self.execution.to_json()}
 
 
 def parse_bytes(text: str) -> int:
@@ -71,20 +74,27 @@ def resolve_device(name: str) -> str:
 
 
 def resolve_precision(name: str, device: str) -> str:
-    """ "auto" is bf16 where the device computes with it (on a GPU without it fp16, on a CPU without it fp32).
+    """ "auto" is bf16 where the device computes with it (on a GPU without it fp16, on a CPU without it fp32); on such a
+    GPU fp16 also takes the place of bf16 where that was asked for.
 
     On a CPU with the instructions for bf16 it takes less than half the time of fp32; without them, more.
 
     Raises:
         BadInput: fp16 on the CPU.
     """
-    import torch
-
     if device == "cpu":
         best = "bf16" if _cpu_computes_bf16() else "fp32"
     else:
-        best = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        best = "bf16" if _gpu_computes_bf16(device) else "fp16"
     return choose_precision(name, device, best)
+
+
+def _gpu_computes_bf16(device: str) -> bool:
+    """Whether a GPU computes in bf16; one that only emulates it, several times slower, does not."""
+    import torch
+
+    with torch.cuda.device(device):  # PyTorch asks the current one
+        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _cpu_computes_bf16() -> bool:
@@ -104,13 +114,16 @@ def resolve_plan(
     bytes_per_voxel: float,
     weight_bytes: int,
     smallest_side: int = 8,
+    execution: Execution = DEFAULT_EXECUTION,
 ) -> Plan:
     """Settles where and how a grid is computed.
 
     Args:
+        precision: "fp32", "bf16", "fp16" or "auto"; bf16 becomes fp16 on a GPU that does not compute in it.
         bytes_per_voxel: peak working memory of the denoiser in fp32 per voxel of its grid, as measured for the package.
         weight_bytes: of the denoiser in fp32.
         smallest_side: of a grid; smaller ones are padded to it.
+        execution: how the stages are to be computed. The prediction is that of computing everything at once.
 
     Raises:
         OutOfMemory: the prediction passes the limit; the message names the largest cube that fits.
@@ -131,4 +144,5 @@ def resolve_plan(
         weight_bytes=weight_bytes,
         smallest_side=smallest_side,
     )
-    return Plan(device, precision, "whole", fit.limit_bytes, fit.predicted_bytes, torch.get_num_threads(), grid)
+    threads, summary = torch.get_num_threads(), execution.summary
+    return Plan(device, precision, summary, fit.limit_bytes, fit.predicted_bytes, threads, grid, execution)

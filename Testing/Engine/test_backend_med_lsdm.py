@@ -172,7 +172,7 @@ def test_slice_by_slice_windows_are_as_the_whole(package, rewindowed, monkeypatc
         # The decoder looks across slices: its input is compared, put together from the windows.
         factor = backend.latent.factors[2]
 
-        def decode(z, channels, autocast):
+        def decode(z, *_):
             where = len(latents_of)
             latents_of.append(z.clone())
             return z.new_full((1, 1, *(n * factor for n in z.shape[2:])), float(where) / 100)

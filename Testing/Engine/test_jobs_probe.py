@@ -126,7 +126,7 @@ def test_gpus(monkeypatch):
         mem_get_info=memory,
         get_device_name=lambda device: f"GPU at {device}",
         device=Chosen,
-        is_bf16_supported=lambda: current[-1] == "cuda:0",
+        is_bf16_supported=lambda including_emulation: current[-1] == "cuda:0",
     )
     monkeypatch.setattr(torch, "cuda", fake)
     assert probe.gpus() == [

@@ -161,7 +161,7 @@ class Painter:
         return shape
 
     def sample(
-        self, condition, plan, *, sampler, steps, seed, guidance=1.0, known=None, controls=None, on_step=None
+        self, condition, plan, *, sampler, steps, seed, guidance=1.0, known=None, controls=None, on_step=None, **_
     ) -> np.ndarray:
         assert plan.grid == condition.shape
         self.conditions.append(condition)

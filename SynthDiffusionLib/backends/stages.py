@@ -1,0 +1,68 @@
+"""The networks of a model while a volume is made: which are on the device, and how they are set up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from SynthDiffusionLib.memory.execution import CHUNK, CHUNK_ELEMENTS, WHOLE
+from SynthDiffusionLib.networks.chunked_convolution import chunk_convolutions
+
+if TYPE_CHECKING:
+    from SynthDiffusionLib.memory.plan import Plan
+
+
+class Stages:
+    """Brings the networks of a stage to the device as it begins, and sets them up as the plan says.
+
+    Args:
+        plan: how the stages are computed. In a stage that is not computed as `WHOLE`, networks of other stages go to
+            host memory.
+        networks: by their role.
+        used: roles of the networks that each stage computes with, by the names of `memory.execution`.
+        alone: networks of other stages always leave a GPU.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        networks: Mapping[str, nn.Module],
+        used: Mapping[str, Sequence[str]],
+        alone: bool = False,
+    ) -> None:
+        self._plan, self._networks, self._used, self._alone = plan, networks, used, alone
+
+    def begin(self, stage: str) -> None:
+        """A stage begins, perhaps not for the first time.
+
+        Args:
+            stage: of those in `used`.
+        """
+        strategy, device = self._plan.execution.of(stage), torch.device(self._plan.device)
+        used = self._used[stage]
+        if device.type != "cpu" and (self._alone or strategy != WHOLE):
+            for role, network in self._networks.items():
+                if role not in used:  # first, so that there is room
+                    network.to("cpu")
+        for role in used:
+            network = self._networks[role]
+            chunk_convolutions(network, CHUNK_ELEMENTS if strategy == CHUNK else None)
+            network.to(device)
+            lay_out(network, self._plan.execution.channels_last)
+
+
+def lay_out(network: nn.Module, channels_last: bool) -> None:
+    """Lays out the weights of three-dimensional convolutions, from which their results take their own layout.
+
+    Args:
+        network: its weights keep their values.
+        channels_last: with the channels innermost, or outermost as PyTorch has them.
+    """
+    layout = torch.channels_last_3d if channels_last else torch.contiguous_format
+    for module in network.modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)) and not weight.is_contiguous(memory_format=layout):
+            weight.data = weight.data.contiguous(memory_format=layout)
