@@ -94,6 +94,12 @@ class OutOfMemory(SynthDiffusionError):
     exit_code = 1
 
 
+class TooLarge(OutOfMemory):
+    """What is asked for does not fit into the memory that may be used, as can be said before anything is computed."""
+
+    exit_code = 2
+
+
 class Cancelled(SynthDiffusionError):
     """The user stopped the run."""
 

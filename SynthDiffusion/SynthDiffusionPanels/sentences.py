@@ -92,6 +92,7 @@ def estimateText(answer: Mapping) -> str:
         "stream-recompute": _("decoded slab by slab, with little memory"),
         "stream-host": _("decoded slab by slab, through the main memory"),
         "chunk": _("slab by slab"),
+        "precision": _("at lower precision"),
     }
     return f"{time}, {memory}, {strategies.get(answer['strategy'], answer['strategy'])}."
 

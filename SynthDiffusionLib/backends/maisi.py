@@ -35,8 +35,8 @@ from SynthDiffusionLib.errors import BadInput, ModelError
 from SynthDiffusionLib.labels.condition import Condition
 from SynthDiffusionLib.labels.regions import REGIONS, choose_regions
 from SynthDiffusionLib.memory.execution import TOGETHER
-from SynthDiffusionLib.memory.needs import latent_divisor, working_grid
 from SynthDiffusionLib.memory.plan import Plan
+from SynthDiffusionLib.memory.working_grids import latent_divisor, working_grid
 from SynthDiffusionLib.networks.build import build_network
 from SynthDiffusionLib.networks.maisi_decoder import replace_layers, safe_splits, set_splits
 from SynthDiffusionLib.sampling.denoising import sample as draw_sample
@@ -191,11 +191,15 @@ class Maisi:
             untold = dict(told)
             if guidance != 1.0:
                 untold["class_labels"] = torch.full_like(inputs["class_labels"], NO_MODALITY)
-            predict = guided(evaluate, told, untold, guidance, plan.execution.guidance == TOGETHER)
+            predict = guided(
+                stages.attempting("denoise", evaluate), told, untold, guidance, plan.execution.guidance == TOGETHER
+            )
 
             def decode(latents: torch.Tensor, stage: str) -> np.ndarray:
                 stages.begin("decode")
-                volume = cropped(self._decode(latents, plan, partial(on_part, stage)), condition.shape)
+                listen = partial(on_part, stage)
+                made = stages.attempt("decode", lambda: self._decode(latents, stages.plan, listen))
+                volume = cropped(made, condition.shape)
                 if outside is not None:
                     volume[outside] = -1.0
                 return volume
@@ -297,7 +301,8 @@ class Maisi:
         digits = self.spec.controlnet.parameters["conditioning_embedding_in_channels"]
         code = torch.from_numpy(binary_code(pad_channels(condition.class_map, plan.grid), digits))[None].to(plan.device)
         dtype = autocast.fast_dtype if plan.precision != "fp32" else torch.float32  # 0 and 1 are exact in all of them
-        return embedded(self.embedding, code, self.latent.downsampling, plan, dtype)
+        factor = self.latent.downsampling
+        return stages.attempt("condition", lambda: embedded(self.embedding, code, factor, stages.plan, dtype))
 
     def _decode(self, latents: torch.Tensor, plan: Plan, on_progress: Callable[[float], None]) -> torch.Tensor:
         """Latents as they are diffused to (1, 1, I', J', K'), -1 and 1 the ends of the intensity range."""

@@ -35,8 +35,8 @@ from SynthDiffusionLib.errors import ModelError
 from SynthDiffusionLib.labels.condition import Condition
 from SynthDiffusionLib.labels.onehot import one_hot_condition
 from SynthDiffusionLib.memory.execution import TOGETHER
-from SynthDiffusionLib.memory.needs import latent_divisor, smallest_sides, working_grid
 from SynthDiffusionLib.memory.plan import Plan
+from SynthDiffusionLib.memory.working_grids import latent_divisor, smallest_sides, working_grid
 from SynthDiffusionLib.networks.build import build_network
 from SynthDiffusionLib.sampling.denoising import Predict
 from SynthDiffusionLib.sampling.denoising import sample as draw_sample
@@ -148,9 +148,10 @@ class MedLSDM:
 
             def denoiser(of: Sequence[slice]) -> Evaluate:
                 stages.begin("condition")
-                made = self._denoiser(channels, of, guidance if condition.given else 1.0, plan)
+                scale = guidance if condition.given else 1.0
+                made = stages.attempt("condition", lambda: self._denoiser(channels, of, scale, stages.plan))
                 stages.begin("denoise")
-                return made
+                return stages.attempting("denoise", made)
 
             joined = len(pieces) == 1 or self.windows.join == "steps"
             shares = 1 if joined else len(pieces)
@@ -158,12 +159,12 @@ class MedLSDM:
             def decode(latents: torch.Tensor, piece: slice, stage: str = "decode", done: int = 0) -> np.ndarray:
                 stages.begin("decode")
                 with torch.inference_mode():
-                    volume = self._decode(
-                        finite_or_raise(latents),
-                        channels[..., self._voxels(piece)],
-                        plan,
-                        lambda fraction: on_part(stage, (done + fraction) / shares),
-                    )
+                    part = finite_or_raise(latents), channels[..., self._voxels(piece)]
+
+                    def listen(fraction: float) -> None:
+                        on_part(stage, (done + fraction) / shares)
+
+                    volume = stages.attempt("decode", lambda: self._decode(*part, stages.plan, listen))
                     return cropped(finite_or_raise(volume), (rows, columns, volume.shape[-1]))
 
             if joined:

@@ -32,8 +32,8 @@ from SynthDiffusionLib.backends.latent import (
 from SynthDiffusionLib.backends.stages import Stages
 from SynthDiffusionLib.labels.condition import Condition
 from SynthDiffusionLib.memory.execution import TOGETHER
-from SynthDiffusionLib.memory.needs import latent_divisor, working_grid
 from SynthDiffusionLib.memory.plan import Plan
+from SynthDiffusionLib.memory.working_grids import latent_divisor, working_grid
 from SynthDiffusionLib.networks.build import build_network
 from SynthDiffusionLib.networks.codebook import embed_codes, nearest_codes
 from SynthDiffusionLib.sampling.denoising import sample as draw_sample
@@ -166,13 +166,22 @@ class MedLoRD:
                     ).float()
 
             scale = guidance if conditioned else 1.0
-            predict = guided(evaluate, features, features[:0], scale, plan.execution.guidance == TOGETHER)
+            predict = guided(
+                stages.attempting("denoise", evaluate),
+                features,
+                features[:0],
+                scale,
+                plan.execution.guidance == TOGETHER,
+            )
 
             def decode(latents: torch.Tensor, stage: str) -> np.ndarray:
                 stages.begin("decode")
                 with torch.inference_mode():
                     codes = quantise(self.autoencoder.quantizer.quantizer, latents / self.latent.scale_factor)
-                    volume = decoded(self.autoencoder, codes, plan, on_progress=partial(on_part, stage))
+                    volume = stages.attempt(
+                        "decode",
+                        lambda: decoded(self.autoencoder, codes, stages.plan, on_progress=partial(on_part, stage)),
+                    )
                     return cropped(finite_or_raise(to_unit_range(volume, self.latent.decoded_range)), condition.shape)
 
             def estimate(clean: torch.Tensor) -> np.ndarray:
@@ -199,7 +208,8 @@ class MedLoRD:
         """The ControlNet's embedding of the drawing, (1, C, D, H, W) of the latents' size."""
         stages.begin("condition")
         masks = torch.from_numpy(pad_channels(masks_of(condition.channels()), plan.grid))[None].to(plan.device)
-        return embedded(self.controlnet.embedding, masks, self.controlnet.downsampling, plan)
+        layers, factor = self.controlnet.embedding, self.controlnet.downsampling
+        return stages.attempt("condition", lambda: embedded(layers, masks, factor, stages.plan))
 
     def _stages(self, plan: Plan, conditioned: bool) -> Stages:
         networks = {"denoiser": self.network, "autoencoder": self.autoencoder}

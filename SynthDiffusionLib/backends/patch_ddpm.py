@@ -23,8 +23,8 @@ from SynthDiffusionLib.errors import ModelError, OutOfMemory, RunFailed
 from SynthDiffusionLib.labels.condition import Condition
 from SynthDiffusionLib.labels.scheme import LabelScheme
 from SynthDiffusionLib.memory.execution import TOGETHER
-from SynthDiffusionLib.memory.needs import SMALLEST_SIDE, working_grid
 from SynthDiffusionLib.memory.plan import Plan
+from SynthDiffusionLib.memory.working_grids import SMALLEST_SIDE, working_grid
 from SynthDiffusionLib.sampling.denoising import sample as draw_sample
 from SynthDiffusionLib.sampling.guidance import guided
 from SynthDiffusionLib.sampling.schedule import DiffusionSpec
@@ -159,7 +159,8 @@ class PatchDDPM:
                 known_image, known_mask = image, mask
 
         network = self.network
-        Stages(plan, {"denoiser": network}, {"denoise": ["denoiser"]}).begin("denoise")
+        stages = Stages(plan, {"denoiser": network}, {"denoise": ["denoiser"]})
+        stages.begin("denoise")
         autocast = torch.autocast(
             device.type,
             {"bf16": torch.bfloat16, "fp16": torch.float16}.get(plan.precision),
@@ -172,7 +173,13 @@ class PatchDDPM:
                 return network(assemble_input(noisy, place, channels, image, mask), timesteps).float()
 
         unconditioned = torch.zeros_like(classes) if guidance != 1.0 else None
-        predict = guided(evaluate, classes, unconditioned, guidance, plan.execution.guidance == TOGETHER)
+        predict = guided(
+            stages.attempting("denoise", evaluate),
+            classes,
+            unconditioned,
+            guidance,
+            plan.execution.guidance == TOGETHER,
+        )
 
         def unpadded(volume: torch.Tensor) -> np.ndarray:
             return volume[0, 0][tuple(slice(0, n) for n in shape)].clamp(-1.0, 1.0).cpu().numpy()

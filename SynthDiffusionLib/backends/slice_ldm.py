@@ -27,8 +27,8 @@ from SynthDiffusionLib.backends.latent import (
 from SynthDiffusionLib.backends.stages import Stages
 from SynthDiffusionLib.errors import BadInput, ModelError
 from SynthDiffusionLib.memory.execution import TOGETHER
-from SynthDiffusionLib.memory.needs import latent_divisor, smallest_sides, working_grid
 from SynthDiffusionLib.memory.plan import Plan
+from SynthDiffusionLib.memory.working_grids import latent_divisor, smallest_sides, working_grid
 from SynthDiffusionLib.models.characteristics import NAMES
 from SynthDiffusionLib.networks.build import build_network
 from SynthDiffusionLib.sampling.denoising import sample as draw_sample
@@ -136,7 +136,9 @@ class SliceLDM:
 
             scale = 1.0 if characteristics is None else guidance
             null = torch.full_like(condition, float("nan"))
-            predict = guided(evaluate, condition, null, scale, plan.execution.guidance == TOGETHER)
+            predict = guided(
+                stages.attempting("denoise", evaluate), condition, null, scale, plan.execution.guidance == TOGETHER
+            )
 
             def estimate(clean: torch.Tensor) -> np.ndarray:
                 image = _image(self.decode(clean, plan, shape, partial(on_part, ESTIMATE)))
@@ -192,12 +194,15 @@ class SliceLDM:
             z = latents[..., : shape[2]] / self.latent.scale_factor
             if self.refiner is not None:
                 z = self.refiner.aggregate(z)
-            pair = self.autoencoder.decode_volume(
-                z, chunk=SLICES_AT_A_TIME, on_slices=lambda done, total: on_progress(done / total)
-            )
+
+            def listen(done: int, total: int) -> None:
+                on_progress(done / total)
+
+            decode = partial(self.autoencoder.decode_volume, z, chunk=SLICES_AT_A_TIME, on_slices=listen)
+            pair = stages.attempt("decode", decode)
             if self.refiner is not None:
                 stages.begin("refine")
-                pair = self.refiner.refine(pair.float())
+                pair = stages.attempt("refine", partial(self.refiner.refine, pair.float()))
         image, mask = finite_or_raise(pair[0, :, : shape[0], : shape[1]].float())
         return torch.stack([to_unit_range(image, self.latent.decoded_range), mask])
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import nn
 
 from SynthDiffusionLib.memory.execution import CHUNK, CHUNK_ELEMENTS, WHOLE
+from SynthDiffusionLib.memory.gpu import release
 from SynthDiffusionLib.networks.chunked_convolution import chunk_convolutions
 
 if TYPE_CHECKING:
     from SynthDiffusionLib.memory.plan import Plan
+
+T = TypeVar("T")
 
 
 class Stages:
@@ -33,7 +36,7 @@ class Stages:
         used: Mapping[str, Sequence[str]],
         alone: bool = False,
     ) -> None:
-        self._plan, self._networks, self._used, self._alone = plan, networks, used, alone
+        self.plan, self._networks, self._used, self._alone = plan, networks, used, alone
 
     def begin(self, stage: str) -> None:
         """A stage begins, perhaps not for the first time.
@@ -41,7 +44,7 @@ class Stages:
         Args:
             stage: of those in `used`.
         """
-        strategy, device = self._plan.execution.of(stage), torch.device(self._plan.device)
+        strategy, device = self.plan.execution.of(stage), torch.device(self.plan.device)
         used = self._used[stage]
         if device.type != "cpu" and (self._alone or strategy != WHOLE):
             for role, network in self._networks.items():
@@ -51,7 +54,37 @@ class Stages:
             network = self._networks[role]
             chunk_convolutions(network, CHUNK_ELEMENTS if strategy == CHUNK else None)
             network.to(device)
-            lay_out(network, self._plan.execution.channels_last)
+            lay_out(network, self.plan.execution.channels_last)
+
+    def attempt(self, stage: str, work: Callable[[], T]) -> T:
+        """A piece of a stage's work; once more, in the next exact way, if the device runs out of memory.
+
+        That happens in spite of a plan where other programs fill the device meanwhile. `plan` is then another.
+
+        Args:
+            stage: that has begun.
+            work: may be done twice; looks at `plan`.
+
+        Raises:
+            torch.OutOfMemoryError: no way is left, or the device runs out again.
+        """
+        try:
+            return work()
+        except torch.OutOfMemoryError as error:
+            reason = str(error)
+        # Out here, where nothing holds the tensors of what failed any more.
+        following = self.plan.after_running_out(stage)
+        if following is None:
+            raise torch.OutOfMemoryError(reason)
+        release()
+        self.plan = following
+        following.tell(stage, following)
+        self.begin(stage)
+        return work()
+
+    def attempting(self, stage: str, work: Callable[..., T]) -> Callable[..., T]:
+        """A function that is attempted whenever it is called; see `attempt`."""
+        return lambda *arguments: self.attempt(stage, lambda: work(*arguments))
 
 
 def lay_out(network: nn.Module, channels_last: bool) -> None:

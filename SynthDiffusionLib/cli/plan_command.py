@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from SynthDiffusionLib.errors import BadInput
 
 if TYPE_CHECKING:
-    from SynthDiffusionLib.memory.needs import Needs
-    from SynthDiffusionLib.memory.outlook import Outlook
+    from SynthDiffusionLib.memory.devices import Budget
+    from SynthDiffusionLib.memory.predict import Request
+    from SynthDiffusionLib.memory.strategies import Choice
     from SynthDiffusionLib.models.spec import ModelSpec
 
-PREDICTED = "These are predictions, not measurements: take them as good to a factor of two."
-MARGINS = (
-    "The tables hold live tensors. On a GPU they are taken 2.4 times, the largest ratio of NVIDIA's reported peaks to "
-    "them (1.7 to 2.4), on a CPU 1.2 times."
+PREDICTED = (
+    "These are predictions: the networks' tensors, followed without computing them, and an allowance for what kernels "
+    "and allocators take. On a CPU they were compared with measurements; on a GPU the allowance is assumed "
+    "(Docs/performance.md)."
 )
 EXAMPLES = """examples:
   synthdiffusion plan --model medlord-x4 --size 512x512x256
@@ -32,8 +33,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser = subparsers.add_parser(
         "plan",
         help="predict the memory that a volume of a size takes, and the largest that fits",
-        description="Predicts the memory of every stage of making one volume, says whether it fits and the largest "
-        "size that does. Works for installed models and for presets, without a GPU. " + PREDICTED,
+        description="Predicts the memory of every stage of making one volume, chooses the fastest exact way that fits "
+        "the limit, and names the largest size that does. Exits with 2 where nothing fits. Works for installed models "
+        "and for presets, without a GPU. " + PREDICTED,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -43,6 +45,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     add("--vram-limit", metavar="SIZE", help="memory that may be used, such as 16GiB (default 24GiB; cpu: free memory)")
     add("--device", default="cuda", metavar="NAME", help="cuda (default) or cpu; it need not be there")
     add("--precision", default="auto", metavar="NAME", help="auto (default: cuda bf16, cpu fp32), fp32, bf16 or fp16")
+    add("--host-limit", metavar="SIZE", help="host memory that may be used beside a GPU (default: not limited)")
+    add("--display", action="store_true", help="the GPU draws the desktop too: 1 GiB is left to it")
     add("--unconditional", action="store_true", help="without a segmentation")
     add("--json", action="store_true", help="print one JSON object on the last line")
     parser.set_defaults(run=run)
@@ -53,35 +57,58 @@ def run(args: argparse.Namespace) -> int:
     """Carries out what `add_parser` has parsed.
 
     Returns:
-        the exit code, 0, whether or not it fits.
+        the exit code, 0: it fits.
+
+    Raises:
+        BadInput: the model does not make volumes of the size; other wrong input.
+        TooLarge: it does not fit; what was found is printed before.
     """
-    from SynthDiffusionLib.memory.fit import DEFAULT_LIMIT, choose_precision
-    from SynthDiffusionLib.memory.outlook import look_ahead
-    from SynthDiffusionLib.memory.plan import parse_bytes
+    from SynthDiffusionLib.memory.devices import DEFAULT_LIMIT, budget_for, choose_precision
+    from SynthDiffusionLib.memory.figures import Figures
+    from SynthDiffusionLib.memory.plan import lowest_precision, parse_bytes
+    from SynthDiffusionLib.memory.predict import Request, check_choice, largest_fitting, plan_choice
+    from SynthDiffusionLib.memory.working_grids import by, padded, size_problem
 
     device = _device(args.device)
     if args.precision not in ("auto", "fp32", "bf16", "fp16"):
         raise BadInput(f"Unknown precision '{args.precision}'", "Choose auto, fp32, bf16 or fp16.")
-    precision = choose_precision(args.precision, device, "fp32" if device == "cpu" else "bf16")
+    best = "fp32" if device == "cpu" else "bf16"
+    precision = choose_precision(args.precision, device, best)
     limit = parse_bytes(args.vram_limit) if args.vram_limit else (_free_bytes() if device == "cpu" else DEFAULT_LIMIT)
-    spec, parameters, needs, kind = _model(args.model)
+    spec, kind = _model(args.model)
+    size = args.size or _default_size(spec)
+    if problem := size_problem(spec, size):
+        raise BadInput(f"'{spec.id}' does not make {by(size)} voxels: {problem}", "Give one of those as --size.")
     conditional = _conditional(spec, args.unconditional)
-    outlook = look_ahead(
-        spec,
-        args.size or _default_size(spec),
-        parameters=parameters,
-        device=device,
-        precision=precision,
-        limit_bytes=limit,
-        conditional=conditional,
-        needs=needs,
-    )
-    settings = {"model": spec.id, "kind": kind, "device": device, "precision": precision}
+    host = parse_bytes(args.host_limit) if args.host_limit else None
+    budget = budget_for(device, limit, None, host_bytes=host, drives_display=args.display)
+    request = Request(spec, device, precision, lowest_precision(device, best), conditional)
+    figures, grid = Figures(spec, device, conditional), padded(spec, size)
+    choice = plan_choice(request, grid, budget.allowed, budget.host_bytes, figures)
+    largest = choice.largest_size
+    if choice.fits:
+        largest = largest_fitting(request, budget, figures)
+    found = _Found(request, kind, size, grid, budget, choice, largest, figures.weights())
     if args.json:
-        print(json.dumps(_result(outlook, settings, parameters, conditional)))
+        print(json.dumps(_result(found)))
     else:
-        print("\n".join(_lines(outlook, settings, spec)))
+        print("\n".join(_lines(found)))
+    check_choice(choice, grid, budget, padded(spec, (1, 1, 1)))
     return 0
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is printed; `weights` are bytes in fp32 by role."""
+
+    request: Request
+    kind: str
+    size: tuple[int, int, int]
+    grid: tuple[int, int, int]
+    budget: Budget
+    choice: Choice
+    largest: tuple[int, int, int] | None
+    weights: dict[str, int]
 
 
 def _size_arg(text: str) -> tuple[int, int, int]:
@@ -107,38 +134,26 @@ def _free_bytes() -> int:
     return psutil.virtual_memory().available
 
 
-def _model(id_or_path: str) -> tuple[ModelSpec, dict[str, int], Needs | None, str]:
-    """Description, trainable numbers by role, needs (of a package in voxel space), and "package" or "preset"."""
+def _model(id_or_path: str) -> tuple[ModelSpec, str]:
+    """Description, and "package" or "preset"."""
     from SynthDiffusionLib.models.catalogue import catalogue_ids, load_entry
     from SynthDiffusionLib.models.folders import package_folders
-    from SynthDiffusionLib.models.package import load_package, tensor_shapes
-    from SynthDiffusionLib.models.presets import is_preset, load_preset, parameter_counts, preset_ids
+    from SynthDiffusionLib.models.package import load_package
+    from SynthDiffusionLib.models.presets import is_preset, load_preset, preset_ids
     from SynthDiffusionLib.schemas import closest
 
     if is_preset(id_or_path):
-        spec = load_preset(id_or_path)
-        return spec, parameter_counts(spec), None, "preset"
+        return load_preset(id_or_path), "preset"
     if re.fullmatch(r"[a-z0-9-]+", id_or_path) and id_or_path not in package_folders():
         if id_or_path in catalogue_ids():  # not installed: its design is what can be said
-            spec = load_preset(load_entry(id_or_path).preset)
-            return spec, parameter_counts(spec), None, "preset"
+            return load_preset(load_entry(id_or_path).preset), "preset"
         near = closest(id_or_path, [*package_folders(), *preset_ids()])
         raise BadInput(
             f"There is neither a model nor a preset '{id_or_path[:80]}'",
             (f"Did you mean '{near}'? " if near else "")
             + f"Presets: {', '.join(preset_ids())}; models: {', '.join(sorted(package_folders())) or 'none'}.",
         )
-    package = load_package(id_or_path, verify=False)
-    parameters = {
-        role: sum(math.prod(shape) for shape in tensor_shapes(package.file(role)).values())
-        for role in ("denoiser", "autoencoder", "controlnet", "refiner")
-        if package.has(role)
-    }
-    if package.spec.latent is not None:
-        return package.spec, parameters, None, "package"
-    from SynthDiffusionLib.memory.needs import needs_of
-
-    return package.spec, parameters, needs_of(package), "package"
+    return load_package(id_or_path, verify=False).spec, "package"
 
 
 def _conditional(spec: ModelSpec, unconditional: bool) -> bool:
@@ -152,68 +167,77 @@ def _default_size(spec: ModelSpec) -> tuple[int, int, int]:
     return spec.grid.default_size or spec.grid.max_size
 
 
-def _result(
-    outlook: Outlook, settings: dict[str, str], parameters: dict[str, int], conditional: bool
-) -> dict[str, Any]:
+def _result(found: _Found) -> dict[str, Any]:
+    choice, request = found.choice, found.request
+    latent = request.spec.latent
     return {
-        **settings,
-        "conditional": conditional,
-        "size": outlook.size,
-        "grid": outlook.grid,
-        "latent": outlook.latent,
-        "parameters": parameters,
+        "model": request.spec.id,
+        "kind": found.kind,
+        "device": request.device,
+        "precision": choice.precision,
+        "conditional": request.conditional,
+        "size": found.size,
+        "grid": found.grid,
+        "latent": latent and latent.shape(found.grid),
+        "parameters": {role: size // 4 for role, size in found.weights.items()},
         "stages": [
             {
-                "name": stage.name,
-                "peak_bytes": stage.peak_bytes,
-                "working_bytes": stage.working_bytes,
-                "weight_bytes": stage.weight_bytes,
-                "resident_bytes": stage.resident_bytes,
-                "source": stage.source,
+                "name": name,
+                "strategy": option.way,
+                "peak_bytes": option.device_bytes,
+                "host_bytes": option.host_bytes,
             }
-            for stage in outlook.stages
+            for name, option in choice.stages.items()
         ],
-        "peak_bytes": max(stage.peak_bytes for stage in outlook.stages),
-        "limit_bytes": outlook.limit_bytes,
-        "fits": outlook.fits,
-        "strategy": outlook.strategy,
-        "largest_size": outlook.largest,
+        "peak_bytes": choice.peak_bytes,
+        "host_bytes": choice.host_bytes,
+        "context_bytes": found.budget.context_bytes if found.budget.on_gpu else 0,
+        "limit_bytes": found.budget.limit_bytes,
+        "allowed_bytes": found.budget.allowed,
+        "allocator_cap_bytes": found.budget.allocator_cap,
+        "least_limit_bytes": None if choice.fits else choice.least_limit + found.budget.reserved,
+        "least_host_bytes": None if choice.fits else choice.least_host,
+        "fits": choice.fits,
+        "strategy": choice.strategy,
+        "exact": choice.exact,
+        "reasons": choice.reasons,
+        "warnings": choice.warnings,
+        "largest_size": found.largest,
         "measured": False,
-        "notes": _notes(outlook),
+        "notes": [PREDICTED],
     }
 
 
-def _lines(outlook: Outlook, settings: dict[str, str], spec: ModelSpec) -> list[str]:
-    from SynthDiffusionLib.memory.fit import GIB
+def _lines(found: _Found) -> list[str]:
+    from SynthDiffusionLib.memory.strategies import WORDS
+    from SynthDiffusionLib.memory.working_grids import by
 
+    choice, request, budget = found.choice, found.request, found.budget
+    spec, size, grid = request.spec, found.size, found.grid
+    latent = spec.latent and spec.latent.shape(grid)
     rows = [
-        ("Model", f"{settings['model']} ({settings['kind']}), {spec.name}"),
-        ("Computed on", f"{settings['device']}, {settings['precision']}"),
-        ("Size", _by(outlook.size) + (f", padded to {_by(outlook.grid)}" if outlook.grid != outlook.size else "")),
-        ("Diffusion on", _by(outlook.latent[1:]) + f", {outlook.latent[0]} channels" if outlook.latent else "voxels"),
+        ("Model", f"{spec.id} ({found.kind}), {spec.name}"),
+        ("Computed on", f"{request.device}, {choice.precision}"),
+        ("Size", by(size) + (f", padded to {by(grid)}" if grid != size else "")),
+        ("Diffusion on", by(latent[1:]) + f", {latent[0]} channels" if latent else "voxels"),
     ]
-    for stage in outlook.stages:
-        rows.append(
-            (
-                f"Stage {stage.name}",
-                f"{_memory(stage.peak_bytes)}, {_memory(stage.weight_bytes)} of it its weights ({stage.source})",
-            )
-        )
-    limit = "unknown" if outlook.limit_bytes is None else f"{outlook.limit_bytes / GIB:.1f} GiB"
+    for name, option in choice.stages.items():
+        host = f", {_memory(option.host_bytes)} of host memory" if option.host_bytes else ""
+        rows.append((f"Stage {name}", f"{_memory(option.device_bytes)}{host}: {WORDS[option.way]}"))
+    if budget.on_gpu:
+        rows.append(("Of these", f"{_memory(budget.context_bytes)} the CUDA context, assumed"))
+    rows.append(("Limit", _memory(budget.limit_bytes) if budget.limit_bytes is not None else "unknown"))
+    if budget.reserved:
+        rows.append(("Left to desktop", _memory(budget.reserved)))
+    if not choice.fits:
+        rows.append(("Least limit", _memory(choice.least_limit + budget.reserved)))
     rows += [
-        ("Limit", limit),
-        ("Fits", "yes" if outlook.fits else "no"),
-        ("Strategy", outlook.strategy),
-        ("Largest size", _by(outlook.largest) if outlook.largest else "none fits"),
+        ("Fits", "yes" if choice.fits else "no"),
+        ("Strategy", WORDS[choice.strategy] if choice.fits else "none: it does not fit"),
+        ("Largest size", by(found.largest) if found.largest else "none fits"),
     ]
-    rows += [("Note", note) for note in _notes(outlook)]
+    rows += [("Warning", warning) for warning in choice.warnings]
+    rows += [("Reason", reason) for reason in choice.reasons]
+    rows.append(("Note", PREDICTED))
     width = max(len(label) for label, _ in rows)
     return [f"{label.ljust(width)}  {text}" for label, text in rows]
-
-
-def _notes(outlook: Outlook) -> list[str]:
-    return [*outlook.notes, PREDICTED, *([MARGINS] if outlook.latent else [])]
-
-
-def _by(values: tuple[int, ...]) -> str:
-    return " x ".join(map(str, values))

@@ -47,22 +47,15 @@ def calibrate(
     from SynthDiffusionLib.backends import load_backend
     from SynthDiffusionLib.jobs import timings
     from SynthDiffusionLib.labels.condition import Condition
-    from SynthDiffusionLib.memory.needs import needs_of
     from SynthDiffusionLib.memory.plan import resolve_plan
     from SynthDiffusionLib.models import load_package
 
     package = load_package(model)
     spec = package.spec
-    backend, needs = load_backend(package), needs_of(package)
+    backend = load_backend(package)
     condition = Condition(np.zeros((SIDE,) * 3, np.uint8), np.eye(4), spec.label_scheme, ())
     plan = resolve_plan(
-        device=device,
-        precision=precision,
-        vram_limit=None,
-        grid=backend.working_grid(condition.shape),
-        bytes_per_voxel=needs.bytes_per_voxel,
-        weight_bytes=needs.weight_bytes,
-        smallest_side=max(backend.working_grid((1, 1, 1))),
+        spec, backend.working_grid(condition.shape), device=device, precision=precision, vram_limit=None
     )
     ends: list[float] = []
 

@@ -1,7 +1,8 @@
 """`python -m SynthDiffusionLib.jobs.preflight JOB_DIR ...`: what a job will do and take, before it is run.
 
 Reads the `request.json` of a job folder and its inputs, and prepares them by the same functions as the run, but loads
-neither torch nor weights; what is known of the device (see `probe`) is given as arguments. Prints one JSON object on
+no weights, and torch only for a model whose memory has not been traced yet (`memory.figures`); what is known of the
+device (see `probe`) is given as arguments. Prints one JSON object on
 one line: the event "done", or the "error" that the run itself would end with. Writes nothing.
 """
 
@@ -22,9 +23,9 @@ from SynthDiffusionLib.jobs.events import json_lines
 from SynthDiffusionLib.jobs.preparation import network_evaluations, prepare, resolve_settings
 from SynthDiffusionLib.jobs.request import GenerateRequest
 from SynthDiffusionLib.jobs.worker import read_request, report
-from SynthDiffusionLib.memory.execution import Execution
-from SynthDiffusionLib.memory.fit import check_fits, choose_device, choose_precision
-from SynthDiffusionLib.memory.needs import needs_of
+from SynthDiffusionLib.memory.devices import budget_for, choose_device, choose_precision
+from SynthDiffusionLib.memory.plan import lowest_precision, plan_notes, planned
+from SynthDiffusionLib.memory.working_grids import padded
 from SynthDiffusionLib.models import load_package
 from SynthDiffusionLib.output_folders import check_writable
 
@@ -56,10 +57,10 @@ def preflight(request: GenerateRequest, device: Device) -> dict[str, Any]:
 
     Returns:
         the event "done": "fits" (true), "grid" that the network works on, "evaluations" of the network over all
-        samples, "sampler", "steps", "guidance", "device", "precision", "predicted_bytes", "limit_bytes" (None: none is
-        set), "free_bytes", "strategy", "seconds" (None: not known yet), "seconds_from", "runs" that they are taken
-        from, "notes" and "mapping" as in the result of the run, and "mapping_notes", those of the notes that are on
-        the mapping.
+        samples, "sampler", "steps", "guidance", "device", "precision", "predicted_bytes", "predicted_host_bytes" (0
+        on a CPU), "limit_bytes" (None: none is set), "free_bytes", "strategy" and "execution" as in `memory.plan.Plan`,
+        "seconds" (None: not known yet), "seconds_from", "runs" that they are taken from, "notes" and "mapping" as in
+        the result of the run, and "mapping_notes", those of the notes that are on the mapping.
 
     Raises:
         SynthDiffusionError: what the run would raise.
@@ -71,24 +72,18 @@ def preflight(request: GenerateRequest, device: Device) -> dict[str, Any]:
     inputs, prepared = prepare(request, spec, resolved, Path(request.out).expanduser())
     if spec.backend not in BACKENDS:
         load_backend(package)  # says so
-    needs = needs_of(package)
-    grid = needs.working_grid(prepared.grid)
+    grid = padded(spec, prepared.grid)
     device_id = choose_device(request.device, device.gpus)
     precision = choose_precision(request.precision, device_id, device.precision)
-    fit = check_fits(
-        device=device_id,
-        precision=precision,
-        vram_limit=request.vram_limit,
-        free_bytes=device.free_bytes,
-        grid=grid,
-        bytes_per_voxel=needs.bytes_per_voxel,
-        weight_bytes=needs.weight_bytes,
-        smallest_side=max(needs.working_grid((1, 1, 1))),
-    )
+    host = None if device_id == "cpu" else _free_host_bytes()
+    budget = budget_for(device_id, request.vram_limit, device.free_bytes, host_bytes=host)
+    lower = lowest_precision(device_id, device.precision)
+    plan = planned(spec, grid, budget, precision, lower, prepared.has_drawing, request.strategies)
+    planned_notes = plan_notes(plan)
     evaluations = network_evaluations(request, resolved, prepared)
     voxels = grid[0] * grid[1] * grid[2]
     estimate = timings.estimate(
-        spec.id, spec.version, device.name, precision, voxels, evaluations, samples=request.samples
+        spec.id, spec.version, device.name, plan.precision, voxels, evaluations, samples=request.samples
     )
     return {
         "event": "done",
@@ -99,18 +94,26 @@ def preflight(request: GenerateRequest, device: Device) -> dict[str, Any]:
         "steps": resolved.steps,
         "guidance": resolved.guidance,
         "device": device_id,
-        "precision": precision,
-        "predicted_bytes": fit.predicted_bytes,
-        "limit_bytes": fit.limit_bytes,
+        "precision": plan.precision,
+        "predicted_bytes": plan.predicted_bytes,
+        "predicted_host_bytes": plan.predicted_host_bytes,
+        "limit_bytes": plan.limit_bytes,
         "free_bytes": device.free_bytes,
-        "strategy": Execution.from_json(request.strategies).summary,
+        "strategy": plan.strategy,
+        "execution": plan.execution.to_json(),
         "seconds": round(estimate.seconds, 1) if estimate else None,
         "seconds_from": estimate.source if estimate else None,
         "runs": estimate.runs if estimate else 0,
-        "notes": [*inputs.notes, *prepared.notes],
+        "notes": [*inputs.notes, *prepared.notes, *planned_notes],
         "mapping_notes": inputs.mapping.report.lines(),
         "mapping": inputs.mapping.report.as_dict(),
     }
+
+
+def _free_host_bytes() -> int:
+    import psutil
+
+    return psutil.virtual_memory().available
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

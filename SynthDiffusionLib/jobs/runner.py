@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from SynthDiffusionLib.backends import Backend, load_backend
+from SynthDiffusionLib.errors import OutOfMemory
 from SynthDiffusionLib.jobs import timings
 from SynthDiffusionLib.jobs.adherence import adherence_of, coarse_note, load_segmenter
 from SynthDiffusionLib.jobs.events import OnEvent, Progress, ignore
@@ -18,11 +19,18 @@ from SynthDiffusionLib.jobs.outputs import header_marks
 from SynthDiffusionLib.jobs.preparation import network_evaluations, prepare, resolve_settings, sample_paths
 from SynthDiffusionLib.jobs.previews import Previews
 from SynthDiffusionLib.jobs.request import GenerateRequest
-from SynthDiffusionLib.jobs.synthesis import Resolved, Result, inpaint, joint, joint_findings, model_views, whole
+from SynthDiffusionLib.jobs.synthesis import (
+    Prepared,
+    Resolved,
+    Result,
+    inpaint,
+    joint,
+    joint_findings,
+    model_views,
+    whole,
+)
 from SynthDiffusionLib.jobs.writing import make_record, write_sample
-from SynthDiffusionLib.memory.execution import Execution
-from SynthDiffusionLib.memory.needs import needs_of
-from SynthDiffusionLib.memory.plan import Plan
+from SynthDiffusionLib.memory.plan import Plan, plan_notes, told_largest
 from SynthDiffusionLib.models import ModelPackage, ModelSpec, load_package
 from SynthDiffusionLib.output_folders import output_folder
 
@@ -124,9 +132,9 @@ def _carry_out(
     on_event({"event": "progress", "stage": "model", "step": 0, "total": 1})
     backend = load_backend(package)
     segment = load_segmenter(package, on_event) if request.adherence else None
-    resolved = _plan(resolved, request, backend, prepared.grid, package)
-    precision_note = _precision_note(request, resolved.plan)
-    for note in precision_note:
+    resolved = _plan(resolved, request, backend, prepared, spec)
+    planned = [*_precision_note(request, resolved.plan), *plan_notes(resolved.plan)]
+    for note in planned:
         on_event({"event": "warning", "message": note})
     if spec.diffusion.beta_schedule != RECTIFIED_FLOW:
         build_scheduler(resolved.sampler, spec.diffusion, resolved.steps)  # loads diffusers before a step is timed
@@ -134,7 +142,9 @@ def _carry_out(
     progress = Progress(on_event, resolved.steps, costs, request.samples, should_cancel)
     synthesise = {"inpaint": inpaint, "joint": joint}.get(request.mode, whole)
 
-    prepared = replace(prepared, notes=[*prepared.notes, *precision_note])
+    prepared = replace(prepared, notes=[*prepared.notes, *planned])
+    retreats = _Retreats(on_event)
+    resolved = replace(resolved, plan=replace(resolved.plan, tell=retreats))
     outputs, notes, denoise_began = [], [*inputs.notes, *prepared.notes], time.monotonic()
     for index in range(request.samples):
         tumour = prepared.tumours[index] if prepared.tumours else None
@@ -143,7 +153,14 @@ def _carry_out(
         if previews is not None:
             previews.begin(index + 1, request.samples, resolved.steps * len(costs), header_marks(record))
         with progress.sample():
-            result = synthesise(backend, spec, prepared, sample, progress.step, previews, progress.part)
+            try:
+                result = synthesise(backend, spec, prepared, sample, progress.step, previews, progress.part)
+            except OutOfMemory as error:
+                raise told_largest(error, spec, sample.plan, prepared.has_drawing) from error
+        if retreats.plan is not None:  # the samples that follow begin with what has worked
+            resolved = replace(resolved, plan=retreats.plan)
+            record["plan"] = resolved.plan.to_json()
+            record["notes"] = [*record["notes"], *retreats.take()]
         measured: dict[str, Any] = {}
         if result.segmented:
             notes += _look_at_mask(result, spec, record, sample.seed, on_event)
@@ -201,26 +218,48 @@ def _timing(package: ModelPackage, done: _Done, samples: int, seconds: float) ->
     )
 
 
+class _Retreats:
+    """What became of the plan when the device ran out of memory, told as it happens.
+
+    Args:
+        on_event: receives a warning each time.
+    """
+
+    def __init__(self, on_event: OnEvent) -> None:
+        self._on_event, self._notes = on_event, []
+        self.plan: Plan | None = None
+
+    def __call__(self, stage: str, plan: Plan) -> None:
+        self.plan = plan
+        way = plan.execution.of(stage)
+        note = f"The device ran out of memory in the stage '{stage}', which is now computed as '{way}'"
+        self._notes.append(note)
+        self._on_event({"event": "warning", "message": note})
+
+    def take(self) -> list[str]:
+        """The notes since the last call."""
+        notes, self._notes = self._notes, []
+        return notes
+
+
 def _precision_note(request: GenerateRequest, plan: Plan) -> list[str]:
-    if request.precision in ("auto", plan.precision):
+    if request.precision in ("auto", plan.precision) or plan.warnings:
         return []
     return [f"{plan.device} does not compute in {request.precision}: {plan.precision} takes its place"]
 
 
 def _plan(
-    resolved: Resolved, request: GenerateRequest, backend: Backend, shape: tuple[int, int, int], package: ModelPackage
+    resolved: Resolved, request: GenerateRequest, backend: Backend, prepared: Prepared, spec: ModelSpec
 ) -> Resolved:
     from SynthDiffusionLib.memory.plan import resolve_plan
 
-    needs = needs_of(package)
     plan = resolve_plan(
+        spec,
+        backend.working_grid(prepared.grid),
         device=request.device,
         precision=request.precision,
         vram_limit=request.vram_limit,
-        grid=backend.working_grid(shape),
-        bytes_per_voxel=needs.bytes_per_voxel,
-        weight_bytes=needs.weight_bytes,
-        smallest_side=max(backend.working_grid((1, 1, 1))),
-        execution=Execution.from_json(request.strategies),
+        conditional=prepared.has_drawing,
+        strategies=request.strategies,
     )
     return replace(resolved, plan=plan)

@@ -85,6 +85,11 @@ class Prepared:
     tumours: tuple[TumourValues, ...] = ()
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def has_drawing(self) -> bool:
+        """Whether the networks that look at a drawing are needed."""
+        return self.condition is None or bool(self.condition.given)
+
 
 @dataclass(frozen=True)
 class Result:

@@ -1,14 +1,27 @@
-"""Device, precision and memory limit of a job, resolved once and recorded with the result."""
+"""Device, precision, memory and way of computing of a job, resolved once and recorded with the result."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-from SynthDiffusionLib.errors import BadInput
-from SynthDiffusionLib.memory.execution import DEFAULT_EXECUTION, Execution
-from SynthDiffusionLib.memory.fit import check_fits, choose_device, choose_precision
+from SynthDiffusionLib.errors import BadInput, OutOfMemory, TooLarge
+from SynthDiffusionLib.memory.devices import Budget, budget_for, choose_device, choose_precision
+from SynthDiffusionLib.memory.execution import DEFAULT_EXECUTION, WHOLE, Execution
+from SynthDiffusionLib.memory.predict import Request, check_choice, plan_choice
+from SynthDiffusionLib.memory.working_grids import padded
+
+if TYPE_CHECKING:
+    from SynthDiffusionLib.memory.strategies import Choice
+    from SynthDiffusionLib.models.spec import ModelSpec
+
+Shape = tuple[int, int, int]
+
+
+def _nothing_told(stage: str, plan: Plan) -> None:
+    """The default: nobody listens."""
 
 
 @dataclass(frozen=True)
@@ -18,12 +31,20 @@ class Plan:
     Args:
         device: "cpu" or "cuda:N".
         precision: "fp32", "bf16" or "fp16" (the last two by autocast, weights in fp32).
-        strategy: the last resort among the ways of `execution`; "whole": everything is computed at once.
+        strategy: the last resort among the ways of `execution`, or "precision"; "whole": everything is computed at
+            once.
         limit_bytes: memory that must not be passed; None on the CPU unless the user set one.
-        predicted_bytes: predicted peak of the denoiser, from the package's measured bytes per voxel.
+        predicted_bytes: predicted peak of the process: of its resident memory on a CPU, on a GPU as the driver counts
+            it.
         threads: CPU threads that torch uses.
-        grid: (I, J, K) that the network works on.
+        grid: (I, J, K) that the networks work on.
         execution: how each stage is computed.
+        predicted_host_bytes: predicted peak of resident memory beside a GPU; 0 on a CPU.
+        stage_bytes: predicted peak of every stage, as `predicted_bytes`.
+        fallbacks: of each stage, the exact ways that are left if the device runs out of memory in spite of this plan.
+        reasons: why the stages are not computed at once.
+        warnings: what changes the image.
+        tell: is called with a stage and the new plan when the device has run out of memory in it.
     """
 
     device: str
@@ -32,11 +53,34 @@ class Plan:
     limit_bytes: int | None
     predicted_bytes: int
     threads: int
-    grid: tuple[int, int, int]
+    grid: Shape
     execution: Execution = DEFAULT_EXECUTION
+    predicted_host_bytes: int = 0
+    stage_bytes: tuple[tuple[str, int], ...] = ()
+    fallbacks: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    reasons: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    tell: Callable[[str, Plan], None] = field(default=_nothing_told, compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"execution": self.execution.to_json()}
+        content = asdict(replace(self, tell=_nothing_told)) | {
+            "execution": self.execution.to_json(),
+            "stage_bytes": dict(self.stage_bytes),
+        }
+        return {name: value for name, value in content.items() if name not in ("fallbacks", "warnings", "tell")}
+
+    def after_running_out(self, stage: str) -> Plan | None:
+        """The plan with a stage computed in the next exact way; None where none is left.
+
+        Args:
+            stage: in which the device ran out of memory.
+        """
+        left = dict(self.fallbacks).get(stage, ())
+        if not left:
+            return None
+        execution = replace(self.execution, **{stage: left[0]})
+        fallbacks = tuple((name, ways[1:] if name == stage else ways) for name, ways in self.fallbacks)
+        return replace(self, execution=execution, strategy=execution.summary, fallbacks=fallbacks)
 
 
 def parse_bytes(text: str) -> int:
@@ -82,11 +126,160 @@ def resolve_precision(name: str, device: str) -> str:
     Raises:
         BadInput: fp16 on the CPU.
     """
+    return choose_precision(name, device, _best_precision(device))
+
+
+def resolve_plan(
+    spec: ModelSpec,
+    grid: Shape,
+    *,
+    device: str,
+    precision: str,
+    vram_limit: int | None,
+    conditional: bool = True,
+    strategies: Mapping[str, str | bool] | None = None,
+) -> Plan:
+    """Settles where and how a grid is computed: by the fastest exact way within the limit.
+
+    On a GPU this begins PyTorch's context, measures it, and caps PyTorch's allocator at what is left of the limit.
+
+    Args:
+        spec: of the package.
+        grid: (I, J, K) that the networks work on, padded.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        precision: "auto", "fp32", "bf16" or "fp16"; bf16 becomes fp16 on a GPU that does not compute in it.
+        vram_limit: bytes of the whole process on the device; None: 24 GiB on a GPU, what is free on a CPU.
+        conditional: with a drawing.
+        strategies: ways that are asked for by stage, and settings, as `Execution.from_json` takes them; what is not
+            named is chosen.
+
+    Raises:
+        BadInput: see `resolve_device` and `resolve_precision`.
+        TooLarge: nothing fits; the message names what is least needed, the hint the largest size that fits.
+    """
+    import psutil
+    import torch
+
+    device = resolve_device(device)
+    resolved = resolve_precision(precision, device)
+    host = psutil.virtual_memory().available
     if device == "cpu":
-        best = "bf16" if _cpu_computes_bf16() else "fp32"
+        budget = budget_for(device, vram_limit, host)
     else:
-        best = "bf16" if _gpu_computes_bf16(device) else "fp16"
-    return choose_precision(name, device, best)
+        from SynthDiffusionLib.memory.gpu import measured_budget
+
+        budget = measured_budget(device, vram_limit, host)
+    lower = lowest_precision(device, _best_precision(device))
+    plan = planned(spec, grid, budget, resolved, lower, conditional, strategies)
+    if budget.allocator_cap is not None:
+        from SynthDiffusionLib.memory.gpu import cap_allocator
+
+        cap_allocator(device, budget.allocator_cap)
+    return replace(plan, threads=torch.get_num_threads())
+
+
+def planned(
+    spec: ModelSpec,
+    grid: Shape,
+    budget: Budget,
+    precision: str,
+    lower: str | None,
+    conditional: bool = True,
+    strategies: Mapping[str, str | bool] | None = None,
+) -> Plan:
+    """What `resolve_plan` gives, where all that is known of the device is given; the preflight of a job has this alone.
+
+    Args:
+        spec: of the package.
+        grid: (I, J, K), padded.
+        budget: of the device.
+        precision: "fp32", "bf16" or "fp16".
+        lower: what fp32 may be lowered to where nothing fits in it; None: nothing.
+        conditional: with a drawing.
+        strategies: as of `resolve_plan`.
+
+    Returns:
+        the plan, with 0 threads.
+
+    Raises:
+        TooLarge: as `resolve_plan`.
+    """
+    asked = Execution.from_json(strategies)
+    request = Request(
+        spec, budget.device, precision, lower, conditional, budget.context_bytes, asked, tuple(strategies or ())
+    )
+    choice = plan_choice(request, grid, budget.allowed, budget.host_bytes)
+    return _plan_of(check_choice(choice, grid, budget, padded(spec, (1, 1, 1))), budget, grid, asked)
+
+
+def lowest_precision(device: str, best: str) -> str:
+    """What fp32 may be lowered to: on a CPU bf16, which any computes in.
+
+    Args:
+        device: "cpu" or "cuda:N".
+        best: what "auto" stands for there.
+    """
+    return "bf16" if device == "cpu" or best == "bf16" else "fp16"
+
+
+def plan_notes(plan: Plan) -> list[str]:
+    """Sentences for people on a plan that does not compute everything at once: what changes the image, and why."""
+    notes = list(plan.warnings)
+    if plan.strategy != WHOLE and plan.reasons:
+        notes.append(f"Computed in a way that takes less memory: {'; '.join(plan.reasons)}")
+    return notes
+
+
+def told_largest(error: OutOfMemory, spec: ModelSpec, plan: Plan, conditional: bool) -> OutOfMemory:
+    """The error of a run that ran out of memory, with the largest size that fits what is free now.
+
+    Args:
+        error: as it was raised.
+        spec: of the package.
+        plan: of the run.
+        conditional: with a drawing.
+    """
+    if plan.device == "cpu":
+        return error
+    import psutil
+
+    from SynthDiffusionLib.memory.gpu import measured_budget, release
+
+    release()
+    budget = measured_budget(plan.device, plan.limit_bytes, psutil.virtual_memory().available)
+    try:
+        planned(spec, plan.grid, budget, plan.precision, None, conditional)
+    except TooLarge as now:
+        return OutOfMemory(f"{error.message}: other programs have taken of its memory. {now.message}", now.hint)
+    return error
+
+
+def _plan_of(choice: Choice, budget: Budget, grid: Shape, asked: Execution) -> Plan:
+    limit = budget.limit_bytes
+    if budget.on_gpu and budget.allowed is not None:
+        limit = min(limit, budget.allowed) if limit is not None else budget.allowed
+    return Plan(
+        budget.device,
+        choice.precision,
+        choice.strategy,
+        limit,
+        choice.peak_bytes,
+        0,
+        grid,
+        replace(asked, **{name: option.way for name, option in choice.stages.items()}),
+        choice.host_bytes,
+        tuple((name, option.device_bytes) for name, option in choice.stages.items()),
+        tuple((name, ways[1:]) for name, ways in choice.ways.items()),
+        choice.reasons,
+        choice.warnings,
+    )
+
+
+def _best_precision(device: str) -> str:
+    """What "auto" stands for on a device."""
+    if device == "cpu":
+        return "bf16" if _cpu_computes_bf16() else "fp32"
+    return "bf16" if _gpu_computes_bf16(device) else "fp16"
 
 
 def _gpu_computes_bf16(device: str) -> bool:
@@ -103,46 +296,3 @@ def _cpu_computes_bf16() -> bool:
 
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def resolve_plan(
-    *,
-    device: str,
-    precision: str,
-    vram_limit: int | None,
-    grid: tuple[int, int, int],
-    bytes_per_voxel: float,
-    weight_bytes: int,
-    smallest_side: int = 8,
-    execution: Execution = DEFAULT_EXECUTION,
-) -> Plan:
-    """Settles where and how a grid is computed.
-
-    Args:
-        precision: "fp32", "bf16", "fp16" or "auto"; bf16 becomes fp16 on a GPU that does not compute in it.
-        bytes_per_voxel: peak working memory of the denoiser in fp32 per voxel of its grid, as measured for the package.
-        weight_bytes: of the denoiser in fp32.
-        smallest_side: of a grid; smaller ones are padded to it.
-        execution: how the stages are to be computed. The prediction is that of computing everything at once.
-
-    Raises:
-        OutOfMemory: the prediction passes the limit; the message names the largest cube that fits.
-    """
-    import psutil
-    import torch
-
-    device = resolve_device(device)
-    precision = resolve_precision(precision, device)
-    free = psutil.virtual_memory().available if device == "cpu" else torch.cuda.mem_get_info(device)[0]
-    fit = check_fits(
-        device=device,
-        precision=precision,
-        vram_limit=vram_limit,
-        free_bytes=free,
-        grid=grid,
-        bytes_per_voxel=bytes_per_voxel,
-        weight_bytes=weight_bytes,
-        smallest_side=smallest_side,
-    )
-    threads, summary = torch.get_num_threads(), execution.summary
-    return Plan(device, precision, summary, fit.limit_bytes, fit.predicted_bytes, threads, grid, execution)

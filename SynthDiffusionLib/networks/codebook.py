@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-CODES_AT_A_TIME = 8192  # rows of the distance matrix to the codebook: all at once, 512x512x256 would take 64 GiB
+# Of the matrix of distances, in fp32 and three times at once: for all voxels of 512x512x256 it would take 64 GiB.
+DISTANCES_AT_A_TIME = 2**24
 
 
 def nearest_codes(codebook: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
@@ -25,7 +26,7 @@ def nearest_codes(codebook: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         flat = z.float().movedim(1, -1).reshape(-1, z.shape[1])
         nearest = [
             ((rows**2).sum(dim=1, keepdim=True) + lengths - 2 * torch.mm(rows, entries.t())).argmin(dim=1)
-            for rows in flat.split(CODES_AT_A_TIME)
+            for rows in flat.split(max(1, DISTANCES_AT_A_TIME // len(entries)))
         ]
     return torch.cat(nearest).reshape(z.shape[0], *z.shape[2:])
 

@@ -20,8 +20,8 @@ from SynthDiffusionLib.jobs import GenerateRequest, run
 from SynthDiffusionLib.jobs.preflight import Device, preflight
 from SynthDiffusionLib.labels.condition import Condition
 from SynthDiffusionLib.labels.onehot import one_hot_condition
-from SynthDiffusionLib.memory.needs import needs_of
 from SynthDiffusionLib.memory.plan import Plan
+from SynthDiffusionLib.memory.working_grids import padded
 from SynthDiffusionLib.models.spec import WindowsSpec
 from SynthDiffusionLib.volumes import Volume, read_volume, write_volume
 
@@ -269,7 +269,7 @@ def test_sizes_are_padded_to_a_window_and_cropped_back(package, backend, shape):
     assert drawn.shape == shape and np.isfinite(drawn).all()
     grid = backend.working_grid(shape)
     assert grid[2] == max(16, -(-shape[2] // 4) * 4) and all(n % 8 == 0 for n in grid[:2])
-    assert needs_of(package).working_grid(shape) == grid
+    assert padded(package.spec, shape) == grid
 
 
 def test_bf16_is_near_fp32(package, backend):

@@ -14,8 +14,8 @@ from SynthDiffusionLib.backends.medlord import masks_of, quantise
 from SynthDiffusionLib.errors import BadInput, ModelError
 from SynthDiffusionLib.jobs import GenerateRequest, run
 from SynthDiffusionLib.labels.condition import Condition
-from SynthDiffusionLib.memory.needs import needs_of
 from SynthDiffusionLib.memory.plan import Plan
+from SynthDiffusionLib.memory.working_grids import padded
 from SynthDiffusionLib.volumes import Volume, read_volume, write_volume
 
 SHAPE = (16, 24, 8)
@@ -77,7 +77,8 @@ def test_codes_are_those_of_monais_quantizer(backend):
 def test_codes_do_not_depend_on_the_size_of_a_block(backend, monkeypatch):
     z = torch.randn(1, 3, 7, 5, 3, generator=torch.Generator().manual_seed(1))
     whole = quantise(backend.autoencoder.quantizer.quantizer, z)
-    monkeypatch.setattr("SynthDiffusionLib.networks.codebook.CODES_AT_A_TIME", 16)
+    entries = len(backend.autoencoder.quantizer.quantizer.embedding.weight)
+    monkeypatch.setattr("SynthDiffusionLib.networks.codebook.DISTANCES_AT_A_TIME", 16 * entries)
     assert torch.equal(quantise(backend.autoencoder.quantizer.quantizer, z), whole)
 
 
@@ -108,7 +109,7 @@ def test_sizes_that_are_not_divisible_are_padded_and_cropped_back(package, backe
     assert drawn.shape == shape
     assert np.isfinite(drawn).all()
     assert all(n % 8 == 0 for n in backend.working_grid(shape))
-    assert needs_of(package).working_grid(shape) == backend.working_grid(shape)
+    assert padded(package.spec, shape) == backend.working_grid(shape)
 
 
 def test_estimates_are_volumes_and_change_nothing(package, backend):

@@ -10,8 +10,9 @@ from tiny_slice_ldm import SHAPE, make_joint_package
 
 from SynthDiffusionLib.backends import load_backend, slice_ldm
 from SynthDiffusionLib.errors import BadInput, ModelError, RunFailed
-from SynthDiffusionLib.memory.needs import needs_of
+from SynthDiffusionLib.memory.figures import Figures
 from SynthDiffusionLib.memory.plan import Plan
+from SynthDiffusionLib.memory.working_grids import padded
 
 TUMOUR = np.array([20000.0, 4500.0, 0.78, 2.0, -4.0, 6.0, 36.0, 30.0, 40.0])
 
@@ -99,7 +100,7 @@ def test_sizes_that_are_not_divisible_are_padded_and_cropped_back(package, backe
     grid = backend.working_grid(shape)
     # Twice in plane by the autoencoder, and twice along every axis by the U-Net.
     assert grid[0] % 4 == grid[1] % 4 == grid[2] % 2 == 0
-    assert needs_of(package).working_grid(shape) == grid
+    assert padded(package.spec, shape) == grid
 
 
 def test_padding_does_not_move_the_slices(backend):
@@ -151,8 +152,9 @@ def test_lower_precision_is_near(backend):
 
 
 def test_weights_are_counted(package, backend):
-    needs = needs_of(package)
-    assert 0 < needs.weight_bytes - backend.weight_bytes and needs.bytes_per_voxel > 0
+    weights = Figures(package.spec, "cpu", True).weights()
+    assert set(weights) == {"denoiser", "autoencoder", "refiner"}
+    assert backend.weight_bytes == sum(weights.values())
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ from SynthDiffusionLib.backends import ESTIMATE, load_backend, stages
 from SynthDiffusionLib.backends.stages import Stages
 from SynthDiffusionLib.errors import BadInput, Cancelled
 from SynthDiffusionLib.memory import plan as plan_module
+from SynthDiffusionLib.memory.devices import choose_precision
 from SynthDiffusionLib.memory.execution import CHUNK, OFFLOAD, STRATEGIES, STREAM, TOGETHER, WHOLE, Execution
-from SynthDiffusionLib.memory.fit import choose_precision
 from SynthDiffusionLib.memory.plan import Plan, resolve_plan, resolve_precision
 from SynthDiffusionLib.models.presets import load_preset, networks, preset_ids
 from SynthDiffusionLib.networks import streaming
@@ -251,11 +251,11 @@ def test_execution_as_json_and_what_is_refused():
 
 def test_a_plan_says_how_it_is_computed():
     execution = Execution(decode="stream")
-    settings = {"device": "cpu", "precision": "fp32", "vram_limit": None, "grid": (8, 8, 8)}
-    plan = resolve_plan(**settings, bytes_per_voxel=1.0, weight_bytes=0, execution=execution)
+    settings = {"device": "cpu", "precision": "fp32", "vram_limit": None, "grid": (64, 64, 64)}
+    plan = resolve_plan(load_preset("medlord-x8"), **settings, strategies={"decode": "stream"})
     assert plan.execution == execution and plan.strategy == "stream"
     assert plan.to_json()["execution"] == {"decode": "stream"}
-    assert resolve_plan(**settings, bytes_per_voxel=1.0, weight_bytes=0).strategy == "whole"
+    assert resolve_plan(load_preset("medlord-x8"), **settings).strategy == "whole"
 
 
 def test_a_gpu_without_bf16_takes_fp16(monkeypatch):

@@ -5,20 +5,36 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from tiny_package import Painter, make_working_package
 
 from SynthDiffusionLib import cli
-from SynthDiffusionLib.errors import BadInput, OutOfMemory
+from SynthDiffusionLib.errors import BadInput, TooLarge
 from SynthDiffusionLib.jobs import runner
-from SynthDiffusionLib.memory.fit import GIB
-from SynthDiffusionLib.memory.plan import parse_bytes, resolve_plan, resolve_precision
+from SynthDiffusionLib.memory.devices import GIB, PROCESS_BYTES
+from SynthDiffusionLib.memory.figures import Figures
+from SynthDiffusionLib.memory.plan import parse_bytes, plan_notes, resolve_plan, resolve_precision
 from SynthDiffusionLib.volumes import Volume, write_volume
 
-REQUEST = {"device": "cpu", "precision": "fp32", "bytes_per_voxel": 2000.0, "weight_bytes": 1_000_000}
+REQUEST = {"device": "cpu", "precision": "fp32"}
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory):
+    """Of a model in voxel space that makes cubes of up to 96 voxels a side."""
+    grid = {
+        "spacing_mm": [1, 1, 1],
+        "orientation": "LPS",
+        "min_size": [1, 1, 1],
+        "max_size": [96, 96, 96],
+        "divisor": 8,
+    }
+    return make_working_package(tmp_path_factory.mktemp("memory") / "model", grid=grid).spec
 
 
 @pytest.mark.parametrize(
@@ -51,26 +67,45 @@ def test_what_is_no_size(text):
     assert "24GiB" in refused.value.hint and refused.value.exit_code == 2
 
 
-def test_the_named_cube_is_the_largest_that_fits():
-    limit = 700 * 1024**2
-    with pytest.raises(OutOfMemory) as failed:
-        resolve_plan(vram_limit=limit, grid=(200, 200, 200), **REQUEST)
-    side = int(re.search(r"largest cube that fits is (\d+) voxels a side", failed.value.hint).group(1))
-    assert "200x200x200" in failed.value.message and "0.68 GiB may be used" in failed.value.message
-    assert "raise --vram-limit" in failed.value.hint and failed.value.exit_code == 1
-    plan = resolve_plan(vram_limit=limit, grid=(side, side, side), **REQUEST)
+def test_the_named_size_is_the_largest_that_fits(spec):
+    limit = resolve_plan(spec, (64, 64, 64), vram_limit=None, **REQUEST).predicted_bytes + 2**20
+    with pytest.raises(TooLarge) as failed:
+        resolve_plan(spec, (96, 96, 96), vram_limit=limit, **REQUEST | {"precision": "bf16"})
+    side = int(re.search(r"largest size that fits is (\d+) x \1 x \1 voxels", failed.value.hint).group(1))
+    assert "96x96x96 needs at least" in failed.value.message and "raise --vram-limit" in failed.value.hint
+    assert failed.value.exit_code == 2 and failed.value.kind == "out_of_memory"
+    plan = resolve_plan(spec, (side,) * 3, vram_limit=limit, **REQUEST | {"precision": "bf16"})
     assert plan.predicted_bytes <= plan.limit_bytes == limit
-    with pytest.raises(OutOfMemory):
-        resolve_plan(vram_limit=limit, grid=(side + 8, side + 8, side + 8), **REQUEST)
+    with pytest.raises(TooLarge):
+        resolve_plan(spec, (side + 8,) * 3, vram_limit=limit, **REQUEST | {"precision": "bf16"})
 
 
-def test_nothing_fits():
-    with pytest.raises(OutOfMemory) as failed:
-        resolve_plan(vram_limit=500_000, grid=(40, 40, 40), smallest_side=40, **REQUEST)
-    assert "Not even the smallest grid, 40 voxels a side, fits: raise --vram-limit" in failed.value.hint
-    with pytest.raises(OutOfMemory) as failed:
-        resolve_plan(vram_limit=None, grid=(100_000, 100_000, 100_000), **REQUEST)
+def test_the_named_least_is_enough_and_less_is_not(spec):
+    with pytest.raises(TooLarge) as failed:
+        resolve_plan(spec, (96, 96, 96), vram_limit=500_000_000, **REQUEST | {"precision": "bf16"})
+    least = float(re.search(r"at least ([\d.]+) GiB", failed.value.message).group(1))
+    assert resolve_plan(spec, (96, 96, 96), vram_limit=int(least * GIB), **REQUEST | {"precision": "bf16"})
+    with pytest.raises(TooLarge):
+        resolve_plan(spec, (96, 96, 96), vram_limit=int((least - 0.02) * GIB), **REQUEST | {"precision": "bf16"})
+
+
+def test_nothing_fits(spec, monkeypatch):
+    with pytest.raises(TooLarge) as failed:
+        resolve_plan(spec, (40, 40, 40), vram_limit=500_000, **REQUEST)
+    assert "Not even the smallest grid, 40 x 40 x 40 voxels, fits: raise --vram-limit" in failed.value.hint
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=2**28))
+    with pytest.raises(TooLarge) as failed:
+        resolve_plan(spec, (96, 96, 96), vram_limit=None, **REQUEST)
     assert "close other programs" in failed.value.hint, "no limit was set that could be raised"
+
+
+def test_lower_precision_is_taken_last_recorded_and_warned_of(spec):
+    grid = (96, 96, 96)
+    exact, lower = (resolve_plan(spec, grid, vram_limit=None, device="cpu", precision=p) for p in ("fp32", "bf16"))
+    assert lower.predicted_bytes < exact.predicted_bytes and not plan_notes(exact)
+    plan = resolve_plan(spec, grid, vram_limit=exact.predicted_bytes - 1, **REQUEST)
+    assert (plan.precision, plan.strategy, plan.predicted_bytes) == ("bf16", "precision", lower.predicted_bytes)
+    assert "changes the image" in plan_notes(plan)[0] and "fp32" in plan.to_json()["reasons"][0]
 
 
 def test_limit_on_the_command_line(tmp_path, monkeypatch, capsys):
@@ -88,13 +123,13 @@ def test_limit_on_the_command_line(tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     arguments = ["generate", str(tmp_path / "case.nii.gz"), "--model", str(package.folder), "--out", str(out)]
     arguments += ["--precision", "fp32"]
-    assert cli.main([*arguments, "--vram-limit", "680MiB"]) == 1
+    assert cli.main([*arguments, "--vram-limit", "600MiB"]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("synthdiffusion: error: A grid of 80x40x40 needs about 0.71 GiB, but 0.66 GiB may be used")
-    assert "The largest cube that fits is 40 voxels a side" in line
+    assert line.startswith("synthdiffusion: error: A grid of 80x40x40 needs at least 0.")
+    assert "GiB of memory, but 0.58 GiB may be used" in line
     assert not Path(out).exists()
     monkeypatch.setattr(runner, "load_backend", lambda package: Painter())
-    assert cli.main([*arguments, "--vram-limit", "780MiB"]) == 0
+    assert cli.main([*arguments, "--vram-limit", "1780MiB"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -112,14 +147,23 @@ def test_a_torch_that_cannot_say_computes_in_fp32(monkeypatch):
     assert resolve_precision("auto", "cpu") == "fp32"
 
 
+def _most_resident(process) -> int:
+    """Of all its life, where the system keeps that; else now."""
+    status = Path(f"/proc/{process.pid}/status")
+    if not status.is_file():
+        return process.memory_info().rss
+    (line,) = [line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM")]
+    return 1024 * int(line.split()[1])
+
+
 @pytest.mark.parametrize("model", ["lung-nodule-ct", "limb-tumour-ct", "hippocampus-mr"])
 def test_on_the_cpu_the_prediction_is_that_of_a_real_process(tmp_path, model):
     """Peak resident memory of a shipped model's process, looked at while it runs."""
     import subprocess
-    import sys
     import time
 
     import psutil
+    import torch
 
     from SynthDiffusionLib.resources import resource_path
 
@@ -136,47 +180,32 @@ def test_on_the_cpu_the_prediction_is_that_of_a_real_process(tmp_path, model):
         process = psutil.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         peak = 0
         while process.poll() is None:
-            with contextlib.suppress(psutil.Error):
-                peak = max(peak, process.memory_info().rss)
+            with contextlib.suppress(psutil.Error, OSError, ValueError):
+                peak = max(peak, _most_resident(process))
             time.sleep(0.02)
     assert process.returncode == 0, (tmp_path / "log.txt").read_text()
     (record,) = [json.loads(path.read_text(encoding="utf-8")) for path in tmp_path.glob("*.json")]
     predicted = record["plan"]["predicted_bytes"]
-    # PyTorch for GPUs takes more than the CPU build, and Windows counts otherwise.
-    assert 0.5 * predicted < peak < 1.3 * predicted, (peak, predicted)
+    if sys.platform.startswith("linux") and torch.version.cuda is None:
+        assert peak <= predicted <= 1.25 * peak, (peak, predicted)
+    else:  # PyTorch for GPUs takes more than the CPU build, and Windows counts otherwise
+        assert 0.5 * predicted < peak < 1.3 * predicted, (peak, predicted)
 
 
 @pytest.mark.parametrize("name", ["med_lsdm", "slice_ldm"])
-def test_models_whose_layers_are_counted_are_predicted_alike_by_run_and_preflight(tmp_path, name):
-    """`needs` from the files alone, and the grid that the backend works on."""
+def test_weights_of_a_plan_are_those_of_the_backend(tmp_path, name):
     from tiny_med_lsdm import make_lsdm_package
     from tiny_slice_ldm import make_joint_package
 
     from SynthDiffusionLib.backends import load_backend
-    from SynthDiffusionLib.memory.needs import WORKSPACE_BYTES, needs_of
-    from SynthDiffusionLib.memory.table import stages
 
     make = make_lsdm_package if name == "med_lsdm" else make_joint_package
     package = make(tmp_path / ("tiny-lsdm" if name == "med_lsdm" else "tiny-joint"))
-    needs, backend = needs_of(package), load_backend(package)
-    assert needs.weight_bytes == backend.weight_bytes + WORKSPACE_BYTES
+    backend = load_backend(package)
+    assert sum(Figures(package.spec, "cpu", True).weights().values()) == backend.weight_bytes
     for shape in ((16, 24, 16), (9, 9, 9), (32, 32, 32)):
-        grid = needs.working_grid(shape)
-        assert grid == backend.working_grid(shape)
-        live = max(stage.working_bytes for stage in stages(package.spec, grid, "fp32", margin=1.0))
-        assert live <= needs.bytes_per_voxel * grid[0] * grid[1] * grid[2]
-
-
-def test_a_shallow_volume_takes_a_whole_window(tmp_path):
-    """Not the share of a deep one, whose windows are denoised one after the other."""
-    from tiny_med_lsdm import make_lsdm_package
-
-    from SynthDiffusionLib.memory.needs import needs_of
-
-    deep = make_lsdm_package(tmp_path / "deep" / "tiny-lsdm")
-    grid = deep.spec.raw["grid"] | {"max_size": [48, 48, 16]}
-    shallow = make_lsdm_package(tmp_path / "shallow" / "tiny-lsdm", grid=grid | {"default_size": [16, 24, 16]})
-    assert needs_of(deep).bytes_per_voxel >= needs_of(shallow).bytes_per_voxel
+        plan = resolve_plan(package.spec, backend.working_grid(shape), vram_limit=None, **REQUEST)
+        assert PROCESS_BYTES + backend.weight_bytes < plan.predicted_bytes < 2 * GIB
 
 
 def test_calibrating_a_model_with_windows(tmp_path, monkeypatch):

@@ -21,7 +21,8 @@ from SynthDiffusionLib.backends import load_backend, patch_ddpm
 from SynthDiffusionLib.errors import SynthDiffusionError
 from SynthDiffusionLib.jobs import GenerateRequest, run, timings
 from SynthDiffusionLib.jobs.preflight import Device, main, preflight
-from SynthDiffusionLib.memory import needs
+from SynthDiffusionLib.memory import working_grids
+from SynthDiffusionLib.memory.figures import Figures
 from SynthDiffusionLib.models import load_package
 from SynthDiffusionLib.resources import resource_path
 
@@ -115,7 +116,7 @@ BAD = {  # what the message says, and the request
     "Apple's device": ("mps", {"device": "mps"}),
     "no such GPU": ("'cuda:7' is not available", {"device": "cuda:7"}),
     "precision": ("no fp16 kernels", {"precision": "fp16"}),
-    "memory limit": ("0.01 GiB may be used", {"vram_limit": 10_000_000}),
+    "memory limit": ("0.00 GiB may be used", {"vram_limit": 10_000_000}),
 }
 
 
@@ -179,7 +180,7 @@ def test_the_plan_is_that_of_the_run(request_for, case):
     record = json.loads(done.outputs[0]["provenance"].read_text(encoding="utf-8"))
     plan, settings = record["plan"], record["settings"]
     assert said["grid"] == plan["grid"]
-    for name in ("predicted_bytes", "limit_bytes", "strategy", "precision", "device"):
+    for name in ("predicted_bytes", "limit_bytes", "strategy", "execution", "precision", "device"):
         assert said[name] == plan[name], name
     for name in ("sampler", "steps", "guidance"):
         assert said[name] == settings[name], name
@@ -211,15 +212,15 @@ def test_time_is_known_after_a_run(request_for, monkeypatch, tmp_path):
     assert preflight(asked, CPU)["seconds"] is None, "it was another device"
 
 
-def test_needs_are_those_of_the_network(request_for):
+def test_weights_and_grids_are_those_of_the_network(request_for):
     for name in ("lung-nodule-ct", "tiny-ct"):
         request_for()
         package = load_package(name)
-        found, backend = needs.needs_of(package), load_backend(package)
-        assert found.weight_bytes == backend.weight_bytes
+        backend = load_backend(package)
+        assert sum(Figures(package.spec, "cpu", True).weights().values()) == backend.weight_bytes
         for shape in ((1, 1, 1), (40, 41, 47), (64, 50, 33)):
-            assert found.working_grid(shape) == backend.working_grid(shape)
-    assert patch_ddpm.SMALLEST_SIDE == needs.SMALLEST_SIDE
+            assert working_grids.padded(package.spec, shape) == backend.working_grid(shape)
+    assert patch_ddpm.SMALLEST_SIDE == working_grids.SMALLEST_SIDE
 
 
 def run_preflight(job: Path, *arguments: str) -> subprocess.CompletedProcess:

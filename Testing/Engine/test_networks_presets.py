@@ -15,7 +15,7 @@ from monai.networks.nets import ControlNet
 
 from SynthDiffusionLib.errors import BadInput, ModelError
 from SynthDiffusionLib.labels.scheme import load_scheme
-from SynthDiffusionLib.memory.needs import latent_divisor
+from SynthDiffusionLib.memory.working_grids import latent_divisor
 from SynthDiffusionLib.models import presets
 from SynthDiffusionLib.models.presets import (
     describe,

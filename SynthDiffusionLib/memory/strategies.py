@@ -1,0 +1,184 @@
+"""The way of computing that fits a limit: the fastest exact one for every stage. Nothing here loads torch.
+
+The order of retreat is the project's: everything on the device; only the networks of one stage; the autoencoder slab by
+slab, then with its maps in host memory; convolutions slab by slab. All of these are exact. Lower precision changes the
+image: it comes last (`memory.predict`), and is warned of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from SynthDiffusionLib.memory.devices import GIB
+from SynthDiffusionLib.memory.execution import (
+    CHUNK,
+    OFFLOAD,
+    STRATEGIES,
+    STREAM,
+    STREAM_AGAIN,
+    STREAM_HOST,
+    WHOLE,
+    Execution,
+)
+
+PRECISION = "precision"
+RETREAT = (*STRATEGIES, PRECISION)
+LOSSY = (PRECISION,)
+
+WORDS = {
+    WHOLE: "the volume at once, all networks on the device",
+    OFFLOAD: "only the networks of the stage on the device",
+    STREAM: "the autoencoder slab by slab, exact",
+    STREAM_AGAIN: "the autoencoder slab by slab, large maps computed anew instead of kept, exact",
+    STREAM_HOST: "the autoencoder slab by slab, its maps in host memory, exact",
+    CHUNK: "convolutions slab by slab, exact",
+    PRECISION: "in 16 bits, which changes the image a little",
+}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way of computing a stage.
+
+    Args:
+        way: one of `execution.STRATEGIES`.
+        device_bytes: predicted peak of the process on the device, as its driver counts; on a CPU, of the process.
+        host_bytes: predicted peak of the process in host memory; 0 on a CPU, where `device_bytes` is that.
+        refused: why it cannot be computed so, whatever the limit; "" where it can.
+    """
+
+    way: str
+    device_bytes: int
+    host_bytes: int = 0
+    refused: str = ""
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """The ways of computing one stage.
+
+    Args:
+        name: of the stage.
+        options: in the order of retreat; may be made as they are asked for.
+        ways: of all options, in that order.
+    """
+
+    name: str
+    options: Iterable[Option]
+    ways: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a volume is to be computed.
+
+    Args:
+        fits: every stage has an option within the limits.
+        precision: "fp32", "bf16" or "fp16".
+        strategy: the last resort among those of the stages, one of `RETREAT`.
+        stages: the option of each stage by its name; of one that does not fit, the one that takes least.
+        ways: of each stage, the chosen way and then the later ones, for when the device runs out in spite of the
+            prediction.
+        reasons: why, a sentence for each stage that had to retreat.
+        warnings: what changes the image.
+        least_limit: bytes of the device that the size takes at least where it does not fit; else what is chosen.
+        least_host: bytes of host memory that go with it.
+        largest_size: the largest other size that fits where this one does not; None: none does.
+    """
+
+    fits: bool
+    precision: str
+    strategy: str
+    stages: dict[str, Option]
+    ways: dict[str, tuple[str, ...]]
+    reasons: tuple[str, ...]
+    least_limit: int
+    least_host: int
+    warnings: tuple[str, ...] = field(default=())
+    largest_size: tuple[int, int, int] | None = None
+
+    @property
+    def execution(self) -> Execution:
+        """What a backend is told."""
+        return Execution(**{name: option.way for name, option in self.stages.items()})
+
+    @property
+    def exact(self) -> bool:
+        return self.strategy not in LOSSY
+
+    @property
+    def peak_bytes(self) -> int:
+        """Of the whole run on the device."""
+        return max(option.device_bytes for option in self.stages.values())
+
+    @property
+    def host_bytes(self) -> int:
+        """Of the whole run in host memory, beside a GPU."""
+        return max(option.host_bytes for option in self.stages.values())
+
+
+def choose(
+    stages: Iterable[StageOptions], limit: int | None, precision: str, *, host_limit: int | None = None
+) -> Choice:
+    """Takes for every stage the first option within the limits.
+
+    Args:
+        stages: of the size that is asked for.
+        limit: bytes of the process on the device; None: none.
+        precision: that the options are for.
+        host_limit: bytes of the process in host memory; None: none.
+
+    Raises:
+        ValueError: no stage, or a stage without options.
+    """
+    chosen: dict[str, Option] = {}
+    ways: dict[str, tuple[str, ...]] = {}
+    reasons, fits, least, least_host = [], True, 0, 0
+    for stage in stages:
+        passed: list[Option] = []
+        taken = None
+        for option in stage.options:
+            if not option.refused and _within(option, limit, host_limit):
+                taken = option
+                break
+            passed.append(option)
+        smallest = taken
+        if taken is None:
+            possible = [option for option in passed if not option.refused]
+            if not possible:
+                raise ValueError(f"the stage '{stage.name}' has no option")
+            fits = False
+            taken = smallest = min(possible, key=lambda option: (option.device_bytes, option.host_bytes))
+            reasons.append(f"{stage.name}: nothing fits; {_passed_over(passed, limit, host_limit)}")
+        elif passed:
+            reasons.append(f"{stage.name}: {WORDS[taken.way]}, since {_passed_over(passed, limit, host_limit)}")
+        ways[stage.name] = stage.ways[stage.ways.index(taken.way) :]
+        least, least_host = max(least, smallest.device_bytes), max(least_host, smallest.host_bytes)
+        chosen[stage.name] = taken
+    if not chosen:
+        raise ValueError("no stage")
+    strategy = max((option.way for option in chosen.values()), key=RETREAT.index)
+    return Choice(fits, precision, strategy, chosen, ways, tuple(reasons), least, least_host)
+
+
+def _within(option: Option, limit: int | None, host_limit: int | None) -> bool:
+    return (limit is None or option.device_bytes <= limit) and (host_limit is None or option.host_bytes <= host_limit)
+
+
+def _passed_over(passed: list[Option], limit: int | None, host_limit: int | None) -> str:
+    """What the passed options would take, by the limit that each of them passes."""
+    parts = []
+    for option in passed:
+        if option.refused:
+            parts.append(f"{option.way} cannot be done ({option.refused})")
+        elif limit is not None and option.device_bytes > limit:
+            parts.append(f"{option.way} takes {option.device_bytes / GIB:.2f} GiB")
+        else:
+            parts.append(f"{option.way} takes {option.host_bytes / GIB:.2f} GiB of host memory")
+    allowed = []
+    if limit is not None and any(not o.refused and o.device_bytes > limit for o in passed):
+        allowed.append(f"{limit / GIB:.2f} GiB may be used")
+    if host_limit is not None and any(not o.refused and o.host_bytes > host_limit for o in passed):
+        allowed.append(f"{host_limit / GIB:.2f} GiB of host memory")
+    return ", ".join(parts) + "".join(f" and {part}" for part in allowed)
