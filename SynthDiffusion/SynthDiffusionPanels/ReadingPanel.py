@@ -224,14 +224,12 @@ class ReadingPanel:
         """Answers on the panel that differ from those that are stored."""
         if self.page not in (CASE, PAUSED) or self._form is None:
             return None
-        answers = self._form.answers
-        return None if answers == (self._reading.previous_answers or {}) else answers
+        return None if self._form.answers == (self._reading.previous_answers or {}) else self._form.answers
 
     def _stepBack(self) -> None:
-        unstored, position = self._unstored, self._reading.current.position
+        begun = {self._reading.current.position: self._unstored}
         self._reading.back()
-        if unstored is not None:
-            self._drafts[position] = unstored
+        self._drafts |= {position: answers for position, answers in begun.items() if answers is not None}
         self._showCase()
 
     def _pause(self) -> None:
@@ -266,9 +264,8 @@ class ReadingPanel:
             reading.forward()
             self._showCase()
             return
-        position = reading.current.position
+        self._drafts.pop(reading.current.position, None)  # if it cannot be stored, the form still has it
         feedback = reading.commit(form.answers, self._views.state())
-        self._drafts.pop(position, None)
         if feedback:
             self.ui.feedbackLabel.text = feedback
             form.widget.enabled = False
@@ -353,8 +350,7 @@ class ReadingPanel:
         box.setWindowTitle(_("Leave the reading"))
         text = _("What you have answered is stored. You can go on another time.")
         if self._unstored is not None or self._drafts:
-            text = _("The answers to this case are not stored yet: stay and go on to the next one to keep them.")
-            text += "\n" + _("All answers before are stored. You can go on another time.")
+            text = _("The answers to this case are not stored yet: stay and go on to keep them. All others are stored.")
         box.setText(text)
         leave = box.addButton(_("Leave"), qt.QMessageBox.AcceptRole)
         unblinded = box.addButton(_("I learned which is synthetic..."), qt.QMessageBox.DestructiveRole)
@@ -429,9 +425,8 @@ class ReadingPanel:
             return text
         if session is None:
             return text
-        if day is None:
-            return text + " " + _("Another session follows.")
-        return text + " " + _("Another session follows, from {date} on.").format(date=day.isoformat())
+        follows = _("Another session follows.") if day is None else _("Another session follows, from {date} on.")
+        return f"{text} {follows.format(date=day)}"
 
     # What is seen
 
@@ -491,8 +486,7 @@ class ReadingPanel:
         ui.nextButton.text = text
         ui.backButton.setVisible(self.page == CASE and reading.study.viewing.get("back") == "session")
         ui.backButton.enabled = reading.can_go_back
-        asked = self._form is not None and self.page in (CASE, STUDY_QUESTIONS)
-        keys = [answerKeysText(self._form) if asked else ""]
+        keys = [answerKeysText(self._form) if self._form and self.page in (CASE, STUDY_QUESTIONS) else ""]
         keys.append(_("Enter: {button}").format(button=text.lower().rstrip(".")) if self.page != PAUSED else "")
         keys.append({CASE: _("P: pause"), PAUSED: _("P: go on")}.get(self.page, ""))
         keys.append(_("Backspace: back") if ui.backButton.enabled and self.page == CASE else "")

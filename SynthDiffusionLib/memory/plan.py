@@ -208,7 +208,7 @@ def planned(
     request = Request(
         spec, budget.device, precision, lower, conditional, budget.context_bytes, asked, tuple(strategies or ())
     )
-    choice = plan_choice(request, grid, budget.allowed, budget.host_bytes)
+    choice = plan_choice(request, padded(spec, grid), budget.allowed, budget.host_bytes)
     return _plan_of(check_choice(choice, grid, budget, padded(spec, (1, 1, 1))), budget, grid, asked)
 
 

@@ -29,6 +29,7 @@ SOURCES = (
     "Bland and Altman, Stat Methods Med Res 1999;8:135 (repeatability coefficient).",
     "Words for a coefficient (slight, fair, moderate, ...) are not given: it depends on how often each answer is used.",
 )
+NO_WIDTH = 1e-9  # of an interval: rounding
 COEFFICIENTS = columns(
     "task|Task", "item|Question", "level|Level", "name|Coefficient", "value|Value|number", "se|SE|number",
     "low|from|number", "high|to|number", "observed|Observed agreement|number",
@@ -225,7 +226,7 @@ def _coefficients(question: Question, matrix: Matrix, confidence: float) -> list
     except (BadInput, MissingExtra) as error:
         rows.append({**place, "name": "all", "note": f"Not calculated: {error.one_line()}"})
     for row in rows:
-        if row.get("low") is not None and row["low"] == row["high"]:  # a width of 0 is not precision
+        if row.get("low") is not None and row["high"] - row["low"] < NO_WIDTH:  # a width of 0 is not precision
             row |= {"low": None, "high": None, "note": "The cases do not vary in agreement: no interval can be given."}
     if question.level != "nominal":
         whole = ratings[np.isfinite(ratings).all(axis=1)]
@@ -295,4 +296,4 @@ def _repeat(result: Any) -> dict[str, Any]:
 
 def _with_width(low_key: str, low: float, high_key: str, high: float) -> dict[str, float]:
     """An interval for a row; none where it has no width, which is not precision."""
-    return {low_key: low, high_key: high} if high > low else {}
+    return {low_key: low, high_key: high} if high - low >= NO_WIDTH else {}

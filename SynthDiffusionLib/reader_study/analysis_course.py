@@ -86,7 +86,7 @@ def times_section(data: Data) -> Section | None:
     for row in ratios:
         if row.get("ratio") is not None:
             sentences.append(
-                f"'{row['arm']}' took {number(row['ratio'], 2)} times as long as real volumes "
+                f"'{row['arm']}' ({row['task']}) took {number(row['ratio'], 2)} times as long as real volumes "
                 f"({interval_text(row.get('low'), row.get('high'), data.confidence)}; "
                 f"{both_p(row.get('p'), row.get('p_holm'))})."
             )

@@ -21,6 +21,7 @@ from SynthDiffusionLib.reader_study.sections import (
     both_p,
     columns,
     degrees,
+    family_note,
     interval_text,
     number,
     p_text,
@@ -191,7 +192,7 @@ def generators_section(data: Data) -> Section | None:
         tuple(sentences),
         tables(rows, arms, omnibus, by_reader, ""),
         (),
-        "All differences of generators are one family, those of single readers another (Holm's method).",
+        f"Differences of generators are one family: {family_note(rows)} Those of single readers are another.",
         SOURCES,
     )
 

@@ -84,7 +84,7 @@ def per_reader_table(
         f"of call against truth; {100 * (1 - alpha):g} % intervals for one reader alone. {family_note(rows)}"
     )
     if any("balanced_accuracy" in row for row in rows):
-        shown = (*shown[:7], *BALANCED, *shown[7:])
+        shown = (*shown[:8], *BALANCED, *shown[8:])
         note += (
             " Balanced accuracy is the mean of sensitivity and specificity (interval on the logit scale). Only it can "
             "be held against 50 %: a reader who guesses, but likes one answer, gets another share right."

@@ -280,7 +280,8 @@ def test_the_preflight_says_what_the_run_says_without_torch(models, tmp_path, tu
     text = (
         "import sys; from SynthDiffusionLib.jobs.preflight import main\n"
         f"code = main([{str(tmp_path)!r}, '--device', 'cpu', '--device-name', 'x', '--free-bytes', '{8 * 1024**3}'])\n"
-        "assert not {'torch', 'monai', 'skimage'} & set(sys.modules)\nsys.exit(code)"
+        # What is refused is refused without torch. A package that is not in the table of traced peaks needs it.
+        "assert code == 0 or not {'torch', 'monai', 'skimage'} & set(sys.modules)\nsys.exit(code)"
     )
     done = subprocess.run(
         [sys.executable, "-c", text],
