@@ -214,7 +214,8 @@ def deleteVolume(scene, volumeNode) -> None:
 def settingsOf(volumeNode) -> dict:
     """The settings that a generated volume was made with, as fields of the engine's request.
 
-    Of a request there are not in it: the files, the number of samples, the format and the memory limit.
+    Of a request there are not in it: the files, the number of samples, the format, the memory limit and the way of
+    computing, which is chosen anew; the volume does not depend on it.
 
     Raises:
         SceneError: the volume has no provenance.

@@ -12,7 +12,7 @@ which is how the paper's code joins them. The paper's text is not public; what i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,14 +40,14 @@ from SynthDiffusionLib.memory.working_grids import latent_divisor, smallest_side
 from SynthDiffusionLib.networks.build import build_network
 from SynthDiffusionLib.sampling.denoising import Predict
 from SynthDiffusionLib.sampling.denoising import sample as draw_sample
-from SynthDiffusionLib.sampling.guidance import guided
+from SynthDiffusionLib.sampling.guidance import guided, joined
 from SynthDiffusionLib.sampling.schedule import DiffusionSpec
 
 if TYPE_CHECKING:
     from SynthDiffusionLib.models import ModelPackage
 
-# Number of a window, its noisy latent (1, C, i, j, d) and time steps (1,) to the network's prediction.
-Evaluate = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]
+# Numbers of B windows, their noisy latents (B, C, i, j, d) and time steps (B,) to the network's predictions.
+Evaluate = Callable[[Sequence[int], torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class MedLSDM:
@@ -151,10 +151,10 @@ class MedLSDM:
                 scale = guidance if condition.given else 1.0
                 made = stages.attempt("condition", lambda: self._denoiser(channels, of, scale, stages.plan))
                 stages.begin("denoise")
-                return stages.attempting("denoise", made)
+                return made
 
-            joined = len(pieces) == 1 or self.windows.join == "steps"
-            shares = 1 if joined else len(pieces)
+            at_every_step = len(pieces) == 1 or self.windows.join == "steps"
+            shares = 1 if at_every_step else len(pieces)
 
             def decode(latents: torch.Tensor, piece: slice, stage: str = "decode", done: int = 0) -> np.ndarray:
                 stages.begin("decode")
@@ -167,7 +167,7 @@ class MedLSDM:
                     volume = stages.attempt("decode", lambda: self._decode(*part, stages.plan, listen))
                     return cropped(finite_or_raise(volume), (rows, columns, volume.shape[-1]))
 
-            if joined:
+            if at_every_step:
                 everything = slice(0, shape[-1])
 
                 def finished(latents: torch.Tensor, stage: str = "decode") -> np.ndarray:
@@ -181,7 +181,7 @@ class MedLSDM:
                 told = None if on_estimate is None else lambda clean: on_estimate(lambda: estimate(clean))
                 # What the drawing does to the network is forgotten after this call, before anything is decoded.
                 latents = draw(
-                    _averaged(denoiser(pieces), pieces, shape[-1], device), on_step=on_step, on_estimate=told
+                    _averaged(denoiser(pieces), stages, pieces, shape[-1], device), on_step=on_step, on_estimate=told
                 )
                 return finished(latents)
 
@@ -194,7 +194,9 @@ class MedLSDM:
                     stages.begin("denoise")
                     return _mean([*made, present], plan.grid[2])[..., :slices]
 
-                latents = draw(_alone(denoiser([piece]), piece), on_step=pace.step, on_estimate=pace.estimate(so_far))
+                latents = draw(
+                    _alone(denoiser([piece]), stages, piece), on_step=pace.step, on_estimate=pace.estimate(so_far)
+                )
                 made.append((self._voxels(piece), decode(latents[..., piece], piece, done=index)))
             return _mean(made, plan.grid[2])[..., :slices]
 
@@ -211,7 +213,7 @@ class MedLSDM:
         return slice(piece.start * factor, piece.stop * factor)
 
     def _denoiser(self, channels: np.ndarray, pieces: Sequence[slice], guidance: float, plan: Plan) -> Evaluate:
-        """The network on one of some windows, with guidance.
+        """The network on some windows at once, with guidance.
 
         What the drawing does to the network does not depend on the step: it is computed once, window by window, so that
         a window's borders are to the mask encoder what they were in training.
@@ -237,10 +239,14 @@ class MedLSDM:
             with autocast:
                 return self.network(noisy, timesteps, modulations=told).float()
 
-        together = plan.execution.guidance == TOGETHER
         drawn = [modulations(channels[..., self._voxels(piece)]) for piece in pieces]
-        predictions = [guided(evaluate, told, null, guidance, together) for told in drawn]
-        return lambda index, noisy, timesteps: predictions[index](noisy, timesteps)
+
+        def predict(which: Sequence[int], noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+            told = reduce(joined, (drawn[index] for index in which))
+            untold = null and [t.expand(len(which), *t.shape[1:]) for t in null]
+            return guided(evaluate, told, untold, guidance, plan.execution.guidance == TOGETHER)(noisy, timesteps)
+
+        return predict
 
     def _decode(
         self, latents: torch.Tensor, channels: np.ndarray, plan: Plan, on_progress: Callable[[float], None]
@@ -305,22 +311,24 @@ def window_weights(pieces: Sequence[slice], depth: int) -> list[torch.Tensor]:
     return [triangle / total[piece] for triangle, piece in zip(triangles, pieces)]
 
 
-def _averaged(evaluate: Evaluate, pieces: Sequence[slice], depth: int, device: torch.device) -> Predict:
-    """The prediction for a whole latent: the weighted mean of its windows'."""
-    if len(pieces) == 1:
-        return lambda noisy, timesteps: evaluate(0, noisy, timesteps)
+def _averaged(evaluate: Evaluate, stages: Stages, pieces: Sequence[slice], depth: int, device: torch.device) -> Predict:
+    """The prediction for a whole latent: the weighted mean of its windows', as many at once as the plan says."""
     weights = [w.to(device) for w in window_weights(pieces, depth)]
 
-    def predict(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+    def averaged(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         prediction = torch.zeros_like(noisy)
-        for index, (piece, weight) in enumerate(zip(pieces, weights)):
-            prediction[..., piece] += weight * evaluate(index, noisy[..., piece], timesteps)
+        at_once = stages.plan.execution.windows
+        for start in range(0, len(pieces), at_once):
+            which = range(start, min(start + at_once, len(pieces)))
+            windows = torch.cat([noisy[..., pieces[index]] for index in which])
+            for index, part in zip(which, evaluate(which, windows, timesteps.repeat(len(which)))):
+                prediction[..., pieces[index]] += weights[index] * part
         return prediction
 
-    return predict
+    return stages.attempting("denoise", averaged)
 
 
-def _alone(evaluate: Evaluate, piece: slice) -> Predict:
+def _alone(evaluate: Evaluate, stages: Stages, piece: slice) -> Predict:
     """The prediction within one window, and 0 beyond it.
 
     The sampler works voxel by voxel, so that the window is sampled as if it were alone; since it works on the whole
@@ -329,10 +337,10 @@ def _alone(evaluate: Evaluate, piece: slice) -> Predict:
 
     def predict(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         prediction = torch.zeros_like(noisy)
-        prediction[..., piece] = evaluate(0, noisy[..., piece], timesteps)
+        prediction[..., piece] = evaluate((0,), noisy[..., piece], timesteps)
         return prediction
 
-    return predict
+    return stages.attempting("denoise", predict)
 
 
 def _mean(volumes: Sequence[tuple[slice, np.ndarray]], depth: int) -> np.ndarray:

@@ -38,8 +38,6 @@ from SynthDiffusionLib.sampling.schedule import DiffusionSpec
 if TYPE_CHECKING:
     from SynthDiffusionLib.models import ModelPackage
 
-SLICES_AT_A_TIME = 8  # decoded together; the result does not depend on it
-
 
 class SliceLDM:
     """A trained slice-based latent diffusion model, ready to draw images with their masks.
@@ -198,8 +196,10 @@ class SliceLDM:
             def listen(done: int, total: int) -> None:
                 on_progress(done / total)
 
-            decode = partial(self.autoencoder.decode_volume, z, chunk=SLICES_AT_A_TIME, on_slices=listen)
-            pair = stages.attempt("decode", decode)
+            def decode_slices() -> torch.Tensor:
+                return self.autoencoder.decode_volume(z, stages.plan.execution.slices, listen)
+
+            pair = stages.attempt("decode", decode_slices)
             if self.refiner is not None:
                 stages.begin("refine")
                 pair = stages.attempt("refine", partial(self.refiner.refine, pair.float()))

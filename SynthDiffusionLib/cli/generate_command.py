@@ -137,7 +137,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         type=_strategy_arg,
         metavar="STAGE=WAY,..",
         help="how stages are computed, such as decode=stream or denoise=offload,decode=stream-host: whole (default), "
-        "offload, stream, stream-recompute, stream-host or chunk, all of which give the same volume",
+        "offload, stream, stream-recompute, stream-host or chunk; slices=16 or windows=4 at once for models that "
+        "have such; all give the same volume",
     )
     parser.set_defaults(run=run)
     return parser
@@ -175,12 +176,13 @@ def _region_arg(text: str) -> tuple[str, str]:
     return (parts[0], parts[-1])
 
 
-def _strategy_arg(text: str) -> dict[str, str | bool]:
-    """ "decode=stream,guidance=together" as `Execution.from_json` takes it."""
+def _strategy_arg(text: str) -> dict[str, str | bool | int]:
+    """ "decode=stream,slices=16" as `Execution.from_json` takes it."""
     parts = [part.partition("=") for part in text.split(",")]
     if not all(name and way for name, _, way in parts):
         raise argparse.ArgumentTypeError(f"'{text}' is no strategy: give it as decode=stream")
-    return {name: {"true": True, "false": False}.get(way, way) for name, _, way in parts}
+    values = {"true": True, "false": False}
+    return {name: int(way) if re.fullmatch(r"\d{1,9}", way) else values.get(way, way) for name, _, way in parts}
 
 
 def run(args: argparse.Namespace) -> int:

@@ -186,6 +186,7 @@ def _result(found: _Found) -> dict[str, Any]:
                 "strategy": option.way,
                 "peak_bytes": option.device_bytes,
                 "host_bytes": option.host_bytes,
+                **dict([option.pieces] if option.pieces else []),
             }
             for name, option in choice.stages.items()
         ],
@@ -223,7 +224,8 @@ def _lines(found: _Found) -> list[str]:
     ]
     for name, option in choice.stages.items():
         host = f", {_memory(option.host_bytes)} of host memory" if option.host_bytes else ""
-        rows.append((f"Stage {name}", f"{_memory(option.device_bytes)}{host}: {WORDS[option.way]}"))
+        at_once = f", {option.pieces[1]} {option.pieces[0]} at once" if option.pieces else ""
+        rows.append((f"Stage {name}", f"{_memory(option.device_bytes)}{host}: {WORDS[option.way]}{at_once}"))
     if budget.on_gpu:
         rows.append(("Of these", f"{_memory(budget.context_bytes)} the CUDA context, assumed"))
     rows.append(("Limit", _memory(budget.limit_bytes) if budget.limit_bytes is not None else "unknown"))

@@ -26,6 +26,9 @@ STRATEGIES = (WHOLE, OFFLOAD, STREAM, STREAM_AGAIN, STREAM_HOST, CHUNK)  # in th
 IN_TURN, TOGETHER = "in-turn", "together"
 CHUNK_ELEMENTS = 2**26  # of a convolution's input and result, in a slab
 
+# What a stage computes at once where a method has pieces that do not depend on each other: the fields below.
+SLICES, WINDOWS = "slices", "windows"
+
 _STAGES = {  # the ways that are there for each stage
     "condition": (WHOLE, OFFLOAD, CHUNK),
     "denoise": (WHOLE, OFFLOAD, CHUNK),
@@ -41,17 +44,19 @@ class Execution:
     Args:
         condition: the features of the drawing, which are computed once.
         denoise: the evaluations of the denoiser.
-        decode: the autoencoder. A model whose autoencoder works slice by slice takes a few slices at a time in every
-            way; one without an autoencoder has no such stage.
+        decode: the autoencoder. One that works slice by slice takes `slices` at a time in every way; a model without
+            one has no such stage.
         refine: of a slice-based model.
         guidance: "in-turn": with guidance, the two evaluations of a step come one after the other; "together": in one
             batch, which takes twice the memory.
         channels_last: the weights of three-dimensional convolutions are laid out with the channels innermost, so that
             feature maps are too. Off: on a CPU the U-Nets of MedLoRD and MAISI take 18 % longer with it in fp32, and as
             long in bf16 (24 x 24 x 24 latent voxels, one core); on a GPU it is not measured.
+        slices: of a slice-based model, decoded at once. On a CPU more than 8 are slower (Docs/performance.md).
+        windows: of Med-LSDM, denoised at once where they are joined at every step.
 
     Raises:
-        BadInput: a way that the stage does not have.
+        BadInput: a way that the stage does not have, or a number that is none.
     """
 
     condition: str = WHOLE
@@ -60,6 +65,8 @@ class Execution:
     refine: str = WHOLE
     guidance: str = IN_TURN
     channels_last: bool = False
+    slices: int = 8
+    windows: int = 1
 
     def __post_init__(self) -> None:
         for name, ways in (*_STAGES.items(), ("guidance", (IN_TURN, TOGETHER)), ("channels_last", (False, True))):
@@ -70,6 +77,10 @@ class Execution:
                     f"The {what} '{name}' cannot be computed as '{value}'",
                     f"Choose one of: {', '.join(map(str, ways)).lower()}.",
                 )
+        for name in (SLICES, WINDOWS):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise BadInput(f"There cannot be {value} {name} at once", "Give a whole number of at least 1.")
 
     def of(self, stage: str) -> str:
         """The way of a stage, by the names of the fields."""

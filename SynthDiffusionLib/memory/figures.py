@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from SynthDiffusionLib.memory.at_once import numbers, pieces_of, usual
 from SynthDiffusionLib.memory.execution import CHUNK, CHUNK_ELEMENTS, OFFLOAD, STREAM, STREAM_AGAIN, STREAM_HOST
 from SynthDiffusionLib.memory.working_grids import padded
 from SynthDiffusionLib.resources import resource_path
@@ -146,7 +147,7 @@ class Figures:
         used = USED[self.spec.backend][stage]
         return sum(size for role, size in self.weights().items() if role not in used)
 
-    def figure(self, grid: Shape, stage: str, kind: str, precision: str) -> Figure:
+    def figure(self, grid: Shape, stage: str, kind: str, precision: str, at_once: int | None = None) -> Figure:
         """What a stage takes with its own networks only on the device.
 
         Args:
@@ -154,14 +155,18 @@ class Figures:
             stage: one of `stages`.
             kind: one of `kinds`.
             precision: "fp32", "bf16" or "fp16".
+            at_once: pieces of `memory.at_once` that are computed together; None: as usual.
 
         Raises:
             ImportError: it is not in the table, and torch is not installed.
         """
         precision = "bf16" if precision == "fp16" else precision
+        field = pieces_of(self.spec, stage)
+        if at_once is not None and field is not None and at_once != usual(field):
+            kind = f"{kind}@{at_once}"
         found = self._stored(grid, stage, kind, precision)
-        if found is None and kind == OFFLOAD and self.spec.windows is None:
-            found = self._between(grid, stage, precision)
+        if found is None and kind.startswith(OFFLOAD) and self.spec.windows is None:
+            found = self._between(grid, stage, kind, precision)
         if found is not None:
             return found
         try:
@@ -181,11 +186,13 @@ class Figures:
         found = self._sizes.get(tuple(grid), {}).get(precision, {}).get(stage, {}).get(kind)
         return None if found is None else Figure(*found)
 
-    def _between(self, grid: Shape, stage: str, precision: str) -> Figure | None:
+    def _between(self, grid: Shape, stage: str, kind: str, precision: str) -> Figure | None:
         """The line between two sizes of the table.
 
         What lives at once while a layer is computed is a constant and a multiple of the voxels. The peak is the
-        largest of these, a convex function of the voxels: no point of it lies above the line between two others.
+        largest of these, a convex function of the voxels: no point of it lies above the line between two others. Not
+        so of a number of slices, which grows with the volume up to all that are computed at once: for that, the larger
+        size stands.
         """
         voxels = math.prod(grid)
         known = sorted((math.prod(size), size) for size in self._sizes)
@@ -193,11 +200,13 @@ class Figures:
         above = [entry for entry in known if entry[0] >= voxels]
         if not below or not above:
             return None
-        ends = [self._stored(size, stage, OFFLOAD, precision) for _, size in (below[-1], above[0])]
+        ends = [self._stored(size, stage, kind, precision) for _, size in (below[-1], above[0])]
         if None in ends:
             return None
         low, high = below[-1][0], above[0][0]
         share = (voxels - low) / (high - low) if high > low else 0.0
+        if kind != OFFLOAD:
+            share = 1.0
         values = ((getattr(end, name) for end in ends) for name in ("device_bytes", "host_bytes", "largest_call"))
         return Figure(*(math.ceil(a + share * (b - a)) for a, b in values))
 
@@ -208,7 +217,8 @@ class Figures:
 
         key = (tuple(grid), kind, precision, stage)
         if key not in self._traced:
-            how, chunked = _how(self.spec, self.device, kind, precision), kind == CHUNK
+            kind, _, at_once = kind.partition("@")
+            how, chunked = _how(self.spec, self.device, kind, precision, int(at_once or 0)), kind == CHUNK
             if chunked not in self._built:
                 self._built[chunked] = built_networks(self.spec, how)
             runs = stage_runs(self.spec, grid, how, conditional=self.conditional, networks=self._built[chunked])
@@ -261,6 +271,11 @@ def traced_row(spec: ModelSpec, conditional: bool, *, package: bool) -> dict[str
                         for kind in (OFFLOAD, *figures.kinds(stage)[1:])
                         if kind == OFFLOAD or not package
                     }
+                    | {
+                        f"{OFFLOAD}@{n}": list(dataclasses.astuple(figures.figure(grid, stage, OFFLOAD, precision, n)))
+                        for n in numbers(spec, stage, grid, device)
+                        if n != usual(pieces_of(spec, stage))
+                    }
                     for stage in figures.stages
                 }
                 for precision in PRECISIONS
@@ -284,7 +299,7 @@ def sizes_of(spec: ModelSpec, *, package: bool) -> tuple[Shape, ...]:
     return tuple(dict.fromkeys(min(every, key=lambda size: abs(math.prod(size) - n)) for n in wanted))
 
 
-def _how(spec: ModelSpec, device: str, kind: str, precision: str) -> How:
+def _how(spec: ModelSpec, device: str, kind: str, precision: str, at_once: int = 0) -> How:
     from SynthDiffusionLib.memory.stage_runs import How
     from SynthDiffusionLib.networks.streaming import streaming_for
 
@@ -294,6 +309,7 @@ def _how(spec: ModelSpec, device: str, kind: str, precision: str) -> How:
         chunk_elements=CHUNK_ELEMENTS if kind == CHUNK else None,
         precision=precision,
         guided=spec.backend == "med_lsdm",  # it holds what the null condition does to the network
+        at_once=at_once or None,
     )
 
 

@@ -11,6 +11,7 @@ from SynthDiffusionLib.errors import BadInput, OutOfMemory, TooLarge
 from SynthDiffusionLib.memory.devices import Budget, budget_for, choose_device, choose_precision
 from SynthDiffusionLib.memory.execution import DEFAULT_EXECUTION, WHOLE, Execution
 from SynthDiffusionLib.memory.predict import Request, check_choice, plan_choice
+from SynthDiffusionLib.memory.strategies import Step, stepped
 from SynthDiffusionLib.memory.working_grids import padded
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ class Plan:
         execution: how each stage is computed.
         predicted_host_bytes: predicted peak of resident memory beside a GPU; 0 on a CPU.
         stage_bytes: predicted peak of every stage, as `predicted_bytes`.
-        fallbacks: of each stage, the exact ways that are left if the device runs out of memory in spite of this plan.
+        fallbacks: of each stage, the exact ways that are left if the device runs out of memory in spite of this plan,
+            each with the number of pieces at once where it has such.
         reasons: why the stages are not computed at once.
         warnings: what changes the image.
         tell: is called with a stage and the new plan when the device has run out of memory in it.
@@ -57,7 +59,7 @@ class Plan:
     execution: Execution = DEFAULT_EXECUTION
     predicted_host_bytes: int = 0
     stage_bytes: tuple[tuple[str, int], ...] = ()
-    fallbacks: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    fallbacks: tuple[tuple[str, tuple[Step, ...]], ...] = ()
     reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     tell: Callable[[str, Plan], None] = field(default=_nothing_told, compare=False, repr=False)
@@ -78,8 +80,8 @@ class Plan:
         left = dict(self.fallbacks).get(stage, ())
         if not left:
             return None
-        execution = replace(self.execution, **{stage: left[0]})
-        fallbacks = tuple((name, ways[1:] if name == stage else ways) for name, ways in self.fallbacks)
+        execution = stepped(self.execution, stage, left[0])
+        fallbacks = tuple((name, steps[1:] if name == stage else steps) for name, steps in self.fallbacks)
         return replace(self, execution=execution, strategy=execution.summary, fallbacks=fallbacks)
 
 
@@ -266,10 +268,10 @@ def _plan_of(choice: Choice, budget: Budget, grid: Shape, asked: Execution) -> P
         choice.peak_bytes,
         0,
         grid,
-        replace(asked, **{name: option.way for name, option in choice.stages.items()}),
+        choice.execution(asked),
         choice.host_bytes,
         tuple((name, option.device_bytes) for name, option in choice.stages.items()),
-        tuple((name, ways[1:]) for name, ways in choice.ways.items()),
+        tuple((name, steps[1:]) for name, steps in choice.steps.items()),
         choice.reasons,
         choice.warnings,
     )

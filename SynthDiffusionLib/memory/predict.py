@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from SynthDiffusionLib.errors import TooLarge
 from SynthDiffusionLib.memory.allowance import peak_with_allowance
+from SynthDiffusionLib.memory.at_once import numbers, pieces_of
 from SynthDiffusionLib.memory.devices import CONTEXT_BYTES, GIB, PROCESS_BYTES, PROCESS_BYTES_CUDA, Budget
 from SynthDiffusionLib.memory.execution import (
     CHUNK,
@@ -25,7 +26,7 @@ from SynthDiffusionLib.memory.execution import (
     Execution,
 )
 from SynthDiffusionLib.memory.figures import LARGEST_CALL, Figures
-from SynthDiffusionLib.memory.strategies import PRECISION, WORDS, Choice, Option, StageOptions, choose
+from SynthDiffusionLib.memory.strategies import PRECISION, WORDS, Choice, Option, StageOptions, Step, choose
 from SynthDiffusionLib.memory.working_grids import allowed_sizes, by, padded, size_problem
 
 if TYPE_CHECKING:
@@ -144,8 +145,24 @@ def stage_options(request: Request, grid: Shape, figures: Figures) -> tuple[Stag
     """
     made = []
     for name in figures.stages:
-        ways = ways_of(request, name, figures)
-        made.append(StageOptions(name, _Options(request, grid, name, ways, figures), ways))
+        steps = _steps(request, grid, name, figures)
+        made.append(StageOptions(name, _Options(request, grid, name, steps, figures), steps))
+    return tuple(made)
+
+
+def _steps(request: Request, grid: Shape, stage: str, figures: Figures) -> tuple[Step, ...]:
+    """The ways of a stage, each with fewer and fewer pieces at once where it has such."""
+    made: list[Step] = []
+    field = pieces_of(request.spec, stage)
+    for way in ways_of(request, stage, figures):
+        if field is None:
+            made.append((way, None))
+        elif field in request.pinned:
+            made.append((way, (field, getattr(request.asked, field))))
+        elif way in (WHOLE, OFFLOAD):
+            made += [(way, (field, n)) for n in numbers(request.spec, stage, grid, request.device)]
+        else:
+            made.append((way, (field, 1)))
     return tuple(made)
 
 
@@ -171,26 +188,27 @@ def one_stage_at_a_time(spec: ModelSpec) -> bool:
 class _Options:
     """The options of a stage, each traced when it is asked for."""
 
-    def __init__(self, request: Request, grid: Shape, stage: str, ways: Sequence[str], figures: Figures) -> None:
-        self._request, self._grid, self._stage, self._ways, self._figures = request, grid, stage, ways, figures
+    def __init__(self, request: Request, grid: Shape, stage: str, steps: Sequence[Step], figures: Figures) -> None:
+        self._request, self._grid, self._stage, self._steps, self._figures = request, grid, stage, steps, figures
 
     def __iter__(self) -> Iterator[Option]:
         request, grid, on_cpu = self._request, self._grid, self._request.device == "cpu"
         arrays = _array_bytes(request.spec, grid)
-        for way in self._ways:
+        for way, pieces in self._steps:
             kind = way if way in self._figures.kinds(self._stage) else OFFLOAD
-            found = self._figures.figure(grid, self._stage, kind, request.precision)
+            at_once = pieces[1] if pieces else None
+            found = self._figures.figure(grid, self._stage, kind, request.precision, at_once)
             others = self._figures.other_weights(self._stage)
             live = found.device_bytes + (others if way == WHOLE or on_cpu else 0)
             if self._stage == "denoise" and request.asked.guidance == TOGETHER:  # two volumes at once
                 live += found.device_bytes - (sum(self._figures.weights().values()) - others)
             device = peak_with_allowance(live, request.device)
             if on_cpu:
-                yield Option(way, device + PROCESS_BYTES + arrays)
+                yield Option(way, device + PROCESS_BYTES + arrays, pieces=pieces)
                 continue
             host = PROCESS_BYTES_CUDA + arrays + found.host_bytes + sum(self._figures.weights().values())
             refused = "a convolution of 2^31 elements" if found.largest_call >= LARGEST_CALL else ""
-            yield Option(way, device + request.context_bytes, host, refused)
+            yield Option(way, device + request.context_bytes, host, refused, pieces)
 
 
 def _choice(request: Request, grid: Shape, limit: int | None, host_limit: int | None, figures: Figures) -> Choice:

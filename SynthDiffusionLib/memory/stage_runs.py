@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from SynthDiffusionLib.memory.at_once import usual
+from SynthDiffusionLib.memory.execution import SLICES, WINDOWS
 from SynthDiffusionLib.memory.trace import HALF, Tracer
 from SynthDiffusionLib.models.presets import networks as networks_of
 from SynthDiffusionLib.networks.build import build_network
@@ -48,6 +50,7 @@ class How:
             volume; None: whole.
         batch: volumes at once.
         guided: with guidance, whose two evaluations come one after the other.
+        at_once: slices or windows that are computed together (`memory.at_once`); None: as usual.
     """
 
     all_resident: bool = True
@@ -57,6 +60,7 @@ class How:
     chunk_elements: int | None = None
     batch: int = 1
     guided: bool = False
+    at_once: int | None = None
 
 
 def stage_runs(
@@ -289,6 +293,7 @@ def _med_lsdm(m: _Method) -> dict[str, Run]:
     joined = len(pieces) == 1 or spec.windows.join == "steps"
     window = pieces[0].stop
     m.account(None if joined else window)
+    at_once = min(m.how.at_once or usual(WINDOWS), len(pieces)) if joined else 1
     held_pieces = (len(pieces) if joined else 1) + (1 if m.how.guided else 0)
     masks = spec.network.parameters["condition_channels"]
 
@@ -304,11 +309,13 @@ def _med_lsdm(m: _Method) -> dict[str, Run]:
     def denoise(t: Tracer) -> None:
         (network,) = m.place(t, "denoiser")
         held = _alike(t, modulations(t, network), held_pieces)
-        (noisy, *copies), time = m.latents(t, SAMPLER_COPIES), t.tensor(m.how.batch)
+        (noisy, *copies), time = m.latents(t, SAMPLER_COPIES), t.tensor(m.how.batch * at_once)
         copies.append(torch.zeros_like(noisy))
+        windows = torch.cat([noisy[..., :window]] * at_once)
+        told = [torch.cat(tensors) for tensors in zip(*held[:at_once])] if at_once > 1 else held[0]
         with t.autocast():
             for index in m.evaluations():
-                copies.append(network(noisy[..., :window], time, modulations=held[-index]).float())
+                copies.append(network(windows, time, modulations=held[-1] if index else told).float())
 
     def decode(t: Tracer) -> None:
         network, denoiser = m.place(t, "autoencoder", "denoiser")
@@ -328,7 +335,7 @@ def _med_lsdm(m: _Method) -> dict[str, Run]:
 
 
 def _slice_ldm(m: _Method) -> dict[str, Run]:
-    from SynthDiffusionLib.backends.slice_ldm import SLICES_AT_A_TIME
+    slices = m.how.at_once or usual(SLICES)
 
     def denoise(t: Tracer) -> None:
         (network,) = m.place(t, "denoiser")
@@ -344,7 +351,7 @@ def _slice_ldm(m: _Method) -> dict[str, Run]:
         latents, *copies = m.latents(t, SAMPLER_COPIES)
         with t.autocast():
             z = refiner[0].aggregate(latents) if refiner else latents
-            volume = network.decode_volume(z, SLICES_AT_A_TIME)
+            volume = network.decode_volume(z, slices)
         del copies
         return volume
 

@@ -8,11 +8,12 @@ image: it comes last (`memory.predict`), and is warned of.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from SynthDiffusionLib.memory.devices import GIB
 from SynthDiffusionLib.memory.execution import (
     CHUNK,
+    DEFAULT_EXECUTION,
     OFFLOAD,
     STRATEGIES,
     STREAM,
@@ -37,6 +38,9 @@ WORDS = {
 }
 
 
+Step = tuple[str, tuple[str, int] | None]
+
+
 @dataclass(frozen=True)
 class Option:
     """One way of computing a stage.
@@ -46,12 +50,19 @@ class Option:
         device_bytes: predicted peak of the process on the device, as its driver counts; on a CPU, of the process.
         host_bytes: predicted peak of the process in host memory; 0 on a CPU, where `device_bytes` is that.
         refused: why it cannot be computed so, whatever the limit; "" where it can.
+        pieces: field of `Execution` and number of what is computed at once (`memory.at_once`); None where it has none.
     """
 
     way: str
     device_bytes: int
     host_bytes: int = 0
     refused: str = ""
+    pieces: tuple[str, int] | None = None
+
+    @property
+    def step(self) -> Step:
+        """The way with its number of pieces."""
+        return (self.way, self.pieces)
 
 
 @dataclass(frozen=True)
@@ -61,12 +72,12 @@ class StageOptions:
     Args:
         name: of the stage.
         options: in the order of retreat; may be made as they are asked for.
-        ways: of all options, in that order.
+        steps: of all options, in that order.
     """
 
     name: str
     options: Iterable[Option]
-    ways: tuple[str, ...]
+    steps: tuple[Step, ...]
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,7 @@ class Choice:
         precision: "fp32", "bf16" or "fp16".
         strategy: the last resort among those of the stages, one of `RETREAT`.
         stages: the option of each stage by its name; of one that does not fit, the one that takes least.
-        ways: of each stage, the chosen way and then the later ones, for when the device runs out in spite of the
+        steps: of each stage, the chosen way and then the later ones, for when the device runs out in spite of the
             prediction.
         reasons: why, a sentence for each stage that had to retreat.
         warnings: what changes the image.
@@ -91,17 +102,22 @@ class Choice:
     precision: str
     strategy: str
     stages: dict[str, Option]
-    ways: dict[str, tuple[str, ...]]
+    steps: dict[str, tuple[Step, ...]]
     reasons: tuple[str, ...]
     least_limit: int
     least_host: int
     warnings: tuple[str, ...] = field(default=())
     largest_size: tuple[int, int, int] | None = None
 
-    @property
-    def execution(self) -> Execution:
-        """What a backend is told."""
-        return Execution(**{name: option.way for name, option in self.stages.items()})
+    def execution(self, asked: Execution = DEFAULT_EXECUTION) -> Execution:
+        """What a backend is told.
+
+        Args:
+            asked: where the settings beside the ways are from.
+        """
+        for name, option in self.stages.items():
+            asked = stepped(asked, name, option.step)
+        return asked
 
     @property
     def exact(self) -> bool:
@@ -116,6 +132,12 @@ class Choice:
     def host_bytes(self) -> int:
         """Of the whole run in host memory, beside a GPU."""
         return max(option.host_bytes for option in self.stages.values())
+
+
+def stepped(execution: Execution, stage: str, step: Step) -> Execution:
+    """An execution with one stage computed in another way."""
+    way, pieces = step
+    return replace(execution, **{stage: way, **dict([pieces] if pieces else [])})
 
 
 def choose(
@@ -133,7 +155,7 @@ def choose(
         ValueError: no stage, or a stage without options.
     """
     chosen: dict[str, Option] = {}
-    ways: dict[str, tuple[str, ...]] = {}
+    steps: dict[str, tuple[Step, ...]] = {}
     reasons, fits, least, least_host = [], True, 0, 0
     for stage in stages:
         passed: list[Option] = []
@@ -151,15 +173,15 @@ def choose(
             fits = False
             taken = smallest = min(possible, key=lambda option: (option.device_bytes, option.host_bytes))
             reasons.append(f"{stage.name}: nothing fits; {_passed_over(passed, limit, host_limit)}")
-        elif passed:
+        elif passed := [option for option in passed if option.way != taken.way]:
             reasons.append(f"{stage.name}: {WORDS[taken.way]}, since {_passed_over(passed, limit, host_limit)}")
-        ways[stage.name] = stage.ways[stage.ways.index(taken.way) :]
+        steps[stage.name] = stage.steps[stage.steps.index(taken.step) :]
         least, least_host = max(least, smallest.device_bytes), max(least_host, smallest.host_bytes)
         chosen[stage.name] = taken
     if not chosen:
         raise ValueError("no stage")
     strategy = max((option.way for option in chosen.values()), key=RETREAT.index)
-    return Choice(fits, precision, strategy, chosen, ways, tuple(reasons), least, least_host)
+    return Choice(fits, precision, strategy, chosen, steps, tuple(reasons), least, least_host)
 
 
 def _within(option: Option, limit: int | None, host_limit: int | None) -> bool:
@@ -169,7 +191,7 @@ def _within(option: Option, limit: int | None, host_limit: int | None) -> bool:
 def _passed_over(passed: list[Option], limit: int | None, host_limit: int | None) -> str:
     """What the passed options would take, by the limit that each of them passes."""
     parts = []
-    for option in passed:
+    for option in {option.way: option for option in passed}.values():  # of each way the one that takes least
         if option.refused:
             parts.append(f"{option.way} cannot be done ({option.refused})")
         elif limit is not None and option.device_bytes > limit:

@@ -19,6 +19,10 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from SynthDiffusionLib.memory.strategies import Option
 
 GIB, MIB = 2**30, 2**20
 # Model, grid, precision, and how: nothing, "stream" or "stream-recompute".
@@ -193,14 +197,19 @@ def predict() -> int:
             ]
             for stage in stage_options(request, grid, figures):
                 ways = ", ".join(
-                    f"{o.way} {o.device_bytes / GIB:.1f}" + (" (2^31)" if o.refused else "") for o in stage.options
+                    f"{named(o)} {o.device_bytes / GIB:.1f}" + (" (2^31)" if o.refused else "") for o in stage.options
                 )
-                taken = [c.stages[stage.name].way if c.fits else "no" for c in choices]
+                taken = [named(c.stages[stage.name]) if c.fits else "no" for c in choices]
                 print(
                     f"| {preset} | {'x'.join(map(str, size))} | {stage.name} | {ways} | {' | '.join(taken)} |",
                     flush=True,
                 )
     return 0
+
+
+def named(option: Option) -> str:
+    """The way, with what is computed at once."""
+    return option.way + (f" ({option.pieces[1]} {option.pieces[0]})" if option.pieces else "")
 
 
 def main() -> int:

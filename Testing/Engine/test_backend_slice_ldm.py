@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
 from tiny_slice_ldm import SHAPE, make_joint_package
 
-from SynthDiffusionLib.backends import load_backend, slice_ldm
+from SynthDiffusionLib.backends import load_backend
 from SynthDiffusionLib.errors import BadInput, ModelError, RunFailed
+from SynthDiffusionLib.memory.execution import DEFAULT_EXECUTION, Execution
 from SynthDiffusionLib.memory.figures import Figures
 from SynthDiffusionLib.memory.plan import Plan
 from SynthDiffusionLib.memory.working_grids import padded
@@ -38,9 +41,12 @@ def plan_for(backend, shape=SHAPE, precision="fp32") -> Plan:
     return Plan("cpu", precision, "whole", None, 0, 1, backend.working_grid(shape))
 
 
-def draw(backend, tumour=TUMOUR, shape=SHAPE, precision="fp32", **changes) -> tuple[np.ndarray, np.ndarray]:
+def draw(
+    backend, tumour=TUMOUR, shape=SHAPE, precision="fp32", execution=DEFAULT_EXECUTION, **changes
+) -> tuple[np.ndarray, np.ndarray]:
     settings = {"sampler": "dpmpp-2m", "steps": 2, "seed": 5, "shape": shape} | changes
-    return backend.sample_joint(tumour, plan_for(backend, shape, precision), **settings)
+    plan = dataclasses.replace(plan_for(backend, shape, precision), execution=execution)
+    return backend.sample_joint(tumour, plan, **settings)
 
 
 def by_hand(backend, times: list[int], guidance: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -121,12 +127,20 @@ def test_padding_does_not_move_the_slices(backend):
     assert told == [11]
 
 
-def test_slices_are_decoded_in_pieces_exactly(backend, monkeypatch):
-    whole = draw(backend)
-    monkeypatch.setattr(slice_ldm, "SLICES_AT_A_TIME", 3)
-    pieces = draw(backend)
-    np.testing.assert_allclose(pieces[0], whole[0], atol=1e-5)
-    assert (pieces[1] != whole[1]).mean() < 1e-3
+@pytest.mark.parametrize("slices", [1, 3, 64])
+def test_the_volume_does_not_depend_on_how_many_slices_are_decoded_at_once(backend, monkeypatch, slices):
+    usual, seen = draw(backend), []
+    decode = backend.autoencoder.decode
+
+    def watched(z, index):
+        seen.append(len(z))
+        return decode(z, index)
+
+    monkeypatch.setattr(backend.autoencoder, "decode", watched)
+    pieces = draw(backend, execution=Execution(slices=slices))
+    np.testing.assert_allclose(pieces[0], usual[0], atol=1e-5)
+    assert (pieces[1] != usual[1]).mean() < 1e-3
+    assert max(seen) == min(slices, SHAPE[2]) and sum(seen) == SHAPE[2]
 
 
 def test_estimates_are_images_and_change_nothing(backend):

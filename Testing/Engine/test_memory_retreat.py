@@ -38,7 +38,7 @@ class Failing:
 
 
 def plan_with(model: Tiny, told: list, **ways) -> Plan:
-    fallbacks = tuple(ways.items())
+    fallbacks = tuple((stage, tuple((way, None) for way in left)) for stage, left in ways.items())
     return dataclasses.replace(
         model.plan(Execution()), fallbacks=fallbacks, tell=lambda stage, plan: told.append((stage, plan))
     )
@@ -96,7 +96,7 @@ def test_a_job_tells_and_records_it(tmp_path, monkeypatch):
 
     def on_a_gpu(*arguments, **settings) -> Plan:
         """A CPU's plan with the ways that are left on a GPU."""
-        return dataclasses.replace(resolve(*arguments, **settings), fallbacks=(("denoise", (CHUNK,)),))
+        return dataclasses.replace(resolve(*arguments, **settings), fallbacks=(("denoise", ((CHUNK, None),)),))
 
     load = backends.load_backend
 

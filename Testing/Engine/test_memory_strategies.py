@@ -25,7 +25,7 @@ from SynthDiffusionLib.memory.strategies import Option, StageOptions, choose
 
 
 def stage(name: str, *options: Option) -> StageOptions:
-    return StageOptions(name, options, tuple(option.way for option in options))
+    return StageOptions(name, options, tuple(option.step for option in options))
 
 
 DENOISE = stage("denoise", Option(WHOLE, 9, 1), Option(OFFLOAD, 7, 1), Option(CHUNK, 4, 1))
@@ -39,9 +39,9 @@ DECODE = stage("decode", Option(WHOLE, 20, 1), Option(STREAM, 8, 1), Option(STRE
 def test_every_stage_gets_the_first_way_that_fits(limit, denoise, decode):
     found = choose([DENOISE, DECODE], limit, "bf16")
     assert found.fits and found.exact
-    assert found.execution == Execution(denoise=denoise, decode=decode)
+    assert found.execution() == Execution(denoise=denoise, decode=decode)
     assert found.peak_bytes <= (limit or 20)
-    assert found.ways["decode"][0] == decode and found.ways["decode"][-1] == STREAM_HOST
+    assert found.steps["decode"][0] == (decode, None) and found.steps["decode"][-1] == (STREAM_HOST, None)
 
 
 def test_what_is_least_is_what_the_hungriest_stage_takes_at_least():
@@ -53,7 +53,7 @@ def test_what_is_least_is_what_the_hungriest_stage_takes_at_least():
 
 def test_host_memory_is_a_limit_of_its_own():
     found = choose([DECODE], 8, "bf16", host_limit=10)
-    assert found.fits and found.execution.decode == STREAM
+    assert found.fits and found.execution().decode == STREAM
     found = choose([DECODE], 4, "bf16", host_limit=10)
     assert not found.fits and "host memory" in found.reasons[0]
 
@@ -65,12 +65,12 @@ def test_options_that_are_not_needed_are_not_asked_for():
         yield Option(WHOLE, 5)
         raise AssertionError("asked for more than was needed")
 
-    assert choose([StageOptions("denoise", options(), (WHOLE, CHUNK))], 6, "fp32").strategy == WHOLE
+    assert choose([StageOptions("denoise", options(), ((WHOLE, None), (CHUNK, None)))], 6, "fp32").strategy == WHOLE
 
 
 def test_what_cannot_be_computed_is_passed_over_however_much_there_is():
     found = choose([stage("denoise", Option(WHOLE, 5, 0, "a reason"), Option(CHUNK, 4))], None, "bf16")
-    assert found.execution.denoise == CHUNK and "a reason" in found.reasons[0]
+    assert found.execution().denoise == CHUNK and "a reason" in found.reasons[0]
     with pytest.raises(ValueError, match="denoise"):
         choose([stage("denoise", Option(WHOLE, 5, 0, "a reason"))], None, "bf16")
     with pytest.raises(ValueError, match="no stage"):
@@ -219,7 +219,7 @@ class _Current:
 
 
 def test_a_plan_knows_what_comes_after_running_out():
-    fallbacks = (("denoise", ()), ("decode", (STREAM, STREAM_HOST)))
+    fallbacks = (("denoise", ()), ("decode", ((STREAM, None), (STREAM_HOST, None))))
     first = Plan("cuda:0", "bf16", WHOLE, None, 0, 1, (8, 8, 8), fallbacks=fallbacks)
     second = first.after_running_out("decode")
     assert second.execution == Execution(decode=STREAM) and second.strategy == STREAM

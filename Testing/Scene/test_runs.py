@@ -319,7 +319,7 @@ def test_settings_are_those_of_the_engines_own_command_line(scene, outputs, segm
     argv = command_line(provenance, "s.nrrd", "out", "image.nrrd" if inpaint else None)
     asked = vars(cli.build_parser().parse_args(argv[1:]))
     asked["margin_mm"], asked["labels"] = asked.pop("margin"), json.loads(asked["labels"] or "null")
-    asked["spacing_mm"] = asked.pop("spacing")
+    asked["spacing_mm"], asked["strategies"] = asked.pop("spacing"), asked.pop("strategy")
     asked["classes"] = asked["classes"].split(",") if asked["classes"] else None
     files = {"segmentation": asked["segmentation"], "out": asked["out"], "image": asked["image"]}
     request = GenerateRequest(**found | files)  # every field is one of the request, and allowed
