@@ -105,9 +105,11 @@ def departures(merged: Merged) -> list[str]:
     """What of the planned readers and readings is not in the analysis: it belongs beside the primary result."""
     sentences = []
     analysed = len(merged.readers)
-    planned = analysed + len(merged.excluded) + len(merged.absent)
-    if planned > analysed:
-        text = f"Departure from the study: {counted(planned, 'reader')} were planned, {analysed} analysed."
+    everybody = analysed + len(merged.excluded) + len(merged.absent)
+    if everybody > analysed:
+        planned = everybody - len(merged.added)
+        added = f", {len(merged.added)} added later" if merged.added else ""
+        text = f"Departure from the study: {counted(planned, 'reader')} were planned{added}, {analysed} analysed."
         if merged.excluded:
             left_out = listing(f"{reader} ({why})" for reader, why in sorted(merged.excluded.items()))
             text += f" Left out when the answers were joined with the key: {left_out}; report the result with them too."
@@ -121,7 +123,7 @@ def departures(merged: Merged) -> list[str]:
             f"repeats included) {'is' if len(merged.missing) == 1 else 'are'} missing. Whoever "
             "looks at interim results and goes on or stops by them has a larger chance of a false positive than alpha."
         )
-    return sentences
+    return [*sentences, *merged.departures]
 
 
 def versions() -> dict[str, str]:

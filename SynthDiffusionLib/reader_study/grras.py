@@ -119,13 +119,14 @@ def _raters(merged: Merged) -> str:
 
 
 def _sizes(data: Data, merged: Merged) -> str:
-    planned = [*(r.reader for r in merged.readers), *merged.excluded, *merged.absent]
+    planned = {*(r.reader for r in merged.readers), *merged.excluded, *merged.absent} - set(merged.added)
+    added = f" and {len(merged.added)} added later" if merged.added else ""
     expected = sorted({r.expected for r in merged.readers})
     repeats = merged.study.randomisation.get("repeats", 0)
     units = [u for u in merged.study.units.values() if u.phase == "main"]
     volumes = {v for u in units for v in u.volumes}
     return (
-        f"Planned: {counted(len(planned), 'reader')}, {counted(len(units), 'case')} of "
+        f"Planned: {counted(len(planned), 'reader')}{added}, {counted(len(units), 'case')} of "
         f"{counted(len(volumes), 'volume')}, {listing(expected)} readings each with training and repeats, "
         f"hidden repeats of {100 * float(repeats or 0):g} %."
     )
@@ -148,8 +149,11 @@ def _process(merged: Merged) -> str:
     gaps = [f"{s['id']}: {s['min_days_after_previous']} days" for s in sessions if s.get("min_days_after_previous")]
     distance = rules.get("repeat_min_distance")
     apart = f"at least {distance} readings" if distance else "not stated in the study file"
+    departed = [f"{r.reader}: {note}" for r in merged.readers for note in r.notes if "' was begun " in note]
+    early = f" Departures: {' '.join(departed)}" if departed else ""
     return (
-        f"{counted(len(sessions), 'session')}; washout {listing(gaps)}. Going back: {viewing.get('back', 'none')}. "
+        f"{counted(len(sessions), 'session')}; washout {listing(gaps)}.{early} "
+        f"Going back: {viewing.get('back', 'none')}. "
         "Blinding: volumes under opaque names with equalised headers, key kept apart (its hash is in the study "
         "file); the "
         "program told readers neither arm nor pair. Clinical information given: none by the program; otherwise "

@@ -20,6 +20,7 @@ from SynthDiffusionLib.errors import BadInput, RunFailed, shortened
 
 _EMPTY_WAIT_S = 1.0  # a lock that is being written is empty for a moment
 _SETTLE_S = 0.1
+_COORDINATOR = "coordinator"  # the name of its log, which nobody reads as
 _LARGEST_PID = 2**32 - 1  # Windows has the widest ones
 _held: set[str] = set()  # tokens of this process's locks
 
@@ -192,6 +193,8 @@ def writing_error(error: OSError, path: Path, what: str) -> BadInput | RunFailed
 
 def _create(path: Path, content: dict[str, Any]) -> bool:
     what = f"Nobody can read as '{path.stem}'"
+    if path.stem == _COORDINATOR:
+        what = "What is done cannot be written into the coordinator's log"
     try:
         file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o644)
     except FileExistsError:
@@ -285,6 +288,10 @@ def _locked(path: Path, holder: dict[str, Any]) -> Locked:
     else:
         hint = "Close the reading there first, or end that process."
     where = f"the computer '{host}'" if other else "this computer"
+    if path.stem == _COORDINATOR:
+        who = f"process {pid} on {where} since {since}"
+        text = f"Another command is writing the coordinator's log of this study ({who})"
+        return Locked(text, "Wait until it has ended, and try again.", holder, other)
     return Locked(f"'{path.stem}' is being read by process {pid} on {where} since {since}", hint, holder, other)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.reader_study.chain import AnyClock, read_chain
-from SynthDiffusionLib.reader_study.coordinator import COORDINATOR, Journal, order_problems, read_journal
+from SynthDiffusionLib.reader_study.coordinator import COORDINATOR, Journal, order_problems, read_journal, study_problem
 from SynthDiffusionLib.reader_study.history import Finding, Given, History
 from SynthDiffusionLib.reader_study.merge_sources import Source, find_sources
 from SynthDiffusionLib.reader_study.receipts import Receipt, receipts_in
@@ -78,6 +78,9 @@ class Merged:
         absent: readers of the study of whom there is no record, with the number of their readings.
         key_sha256: of the key.
         log: number and hash of the last record of the coordinator's log, this merge included.
+        departures: those of `problems` that belong beside the primary result: what was answered when answers had been
+            joined with the key, readers who were added, other selections of readers.
+        added: readers who were not planned.
     """
 
     study: Study
@@ -90,6 +93,8 @@ class Merged:
     absent: Mapping[str, int] = field(default_factory=dict)
     key_sha256: str = ""
     log: Mapping[str, Any] = field(default_factory=dict)
+    departures: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """All but the answers, which are in the long table."""
@@ -103,6 +108,8 @@ class Merged:
             "absent": dict(self.absent),
             "key_sha256": self.key_sha256,
             "log": dict(self.log),
+            "departures": list(self.departures),
+            "added": list(self.added),
         }
 
 
@@ -132,6 +139,8 @@ def merge(
     key, key_sha256 = load_key(private / "key.json", study)
     journal = _checked_journal(private / COORDINATOR)
     _check_excluded({*study.readers(), *journal.orders}, exclude)
+    if text := study_problem(study, journal):
+        raise BadInput(text[0].upper() + text[1:], "Put back the study.json that was built.")
     wrong = order_problems(study, journal)
     if sentences := [text for reader, text in wrong.items() if reader not in exclude]:
         raise BadInput(
@@ -143,19 +152,22 @@ def merge(
     problems, excluded = list(sources.problems), {r: wrong[r] for r in exclude if r in wrong}
     held = [r for place in (private / "receipts", *map(Path, receipts)) for r in receipts_in(place, problems)]
     histories: dict[str, tuple[Source, History, list[str]]] = {}
+    left_out: dict[str, dict[str, Any]] = {}
     for reader, source in sources.chosen.items():
         if reader in excluded:
             continue
-        if not source.raw and not _traces(study, reader, held):
+        if not source.raw and not _traces(study, reader, held, journal):
             problems.append(f"{reader}: '{source.path.name}' is empty: nothing was stored.")
             continue
-        damage, notes, history = _verified(study, source, held)
+        damage, notes, history = _verified(study, source, held, journal)
         if not source.whole:
             damage = [*damage, "it holds no whole record"]
         if reader in sources.forked:
             damage = [sources.forked[reader], *damage]
         if reader in exclude:
             excluded[reader] = damage[0] if damage else "left out on request; its record is sound"
+            if not damage:
+                left_out[reader] = _seen(read_chain(source.whole).records, len(history.given))
         elif damage:
             raise BadInput(
                 f"The record of {reader} ('{source.path}') cannot be used: {damage[0]}",
@@ -167,7 +179,7 @@ def merge(
     excluded |= {reader: "left out on request; there is no record" for reader in exclude if reader not in excluded}
     absent = [reader for reader in study.readers() if reader not in histories and reader not in excluded]
     for reader in absent:
-        if traces := _traces(study, reader, held):
+        if traces := _traces(study, reader, held, journal):
             raise BadInput(
                 f"The record of {reader} is not here, but {traces}",
                 f"Give the copy that was read on with --records, or leave the reader out with --exclude {reader}, "
@@ -178,10 +190,12 @@ def merge(
         raise BadInput(f"There is no reader's record in '{study.folder / 'records'}' that counts", hint)
     problems += [f"{r} is left out of everything ({why})." for r, why in sorted(excluded.items())]
     problems += [f"{r} has no record: nothing was read, or the file was not handed in." for r in absent]
-    problems += journal.after_unblinding({r: len(history.given) for r, (_, history, _) in histories.items()})
-    problems += journal.other_merges(excluded)
-    merged = _joined(study, key, key_sha256, histories, excluded, absent, problems)
-    return replace(merged, log=_log(private / COORDINATOR, merged, clock))
+    beside = journal.after_unblinding({r: read_chain(s.whole).records for r, (s, _, _) in histories.items()})
+    beside += [f"{r} was unblinded while reading." for r, (_, history, _) in histories.items() if history.unblinded]
+    beside += [*journal.additions(), *journal.other_merges(excluded)]
+    merged = _joined(study, key, key_sha256, histories, excluded, absent, [*problems, *beside])
+    merged = replace(merged, departures=tuple(beside), added=tuple(journal.added))
+    return replace(merged, log=_log(private / COORDINATOR, merged, left_out, clock))
 
 
 def load_key(path: Path, study: Study) -> tuple[dict[str, Any], str]:
@@ -247,9 +261,11 @@ def _checked_journal(path: Path) -> Journal:
     return read_journal(path)
 
 
-def _traces(study: Study, reader: str, held: Sequence[Receipt]) -> str:
+def _traces(study: Study, reader: str, held: Sequence[Receipt], journal: Journal) -> str:
     """What speaks of a record that is not there, or is empty; "" if nothing does."""
     records = study.folder / "records"
+    if seen := journal.receipts(reader):
+        return f"the merge of {seen[-1].utc} had {counted(seen[-1].answered, 'answer')} of it"
     mine = [r for r in [*held, *receipts_in(records / "receipts", [])] if r.reader == reader]
     if mine:
         return f"a receipt speaks of {counted(max(r.answered for r in mine), 'answer')}"
@@ -257,12 +273,20 @@ def _traces(study: Study, reader: str, held: Sequence[Receipt]) -> str:
     return f"its head file '{head.name}' is" if head.exists() else ""
 
 
-def _verified(study: Study, source: Source, held: Sequence[Receipt]) -> tuple[list[str], list[str], History]:
+def _seen(records: Sequence[Mapping[str, Any] | None], answered: int) -> dict[str, Any]:
+    """What the log keeps of a record."""
+    return {"records": len(records), "hash": str((records[-1] or {}).get("hash")), "answered": answered}
+
+
+def _verified(
+    study: Study, source: Source, held: Sequence[Receipt], journal: Journal
+) -> tuple[list[str], list[str], History]:
     """Damage and notes of a record, as sentences without a full stop, and what it tells."""
     beside: list[str] = []
     own = [r for r in receipts_in(source.path.parent / "receipts", beside) if r not in held]
     mine = [r for r in [*held, *own] if r.reader == source.reader]
-    found = verify_record(source.path, receipts=mine, study=study, reader=source.reader)
+    merges = journal.receipts(source.reader)
+    found = verify_record(source.path, receipts=mine, merges=merges, study=study, reader=source.reader)
 
     def said(finding: Finding) -> str:
         return finding.message if finding.line is None else f"record {finding.line + 1}: {finding.message}"
@@ -434,8 +458,15 @@ def _experience(study: Study) -> dict[str, str]:
     return {str(r["id"]): ", ".join(str(r[k]) for k in ("experience", "role") if r.get(k)) for r in entries}
 
 
-def _log(path: Path, merged: Merged, clock: AnyClock | None) -> dict[str, Any]:
-    """Says in the coordinator's log what was joined; count and hash of its last record, as its receipt."""
+def _log(path: Path, merged: Merged, left_out: Mapping[str, Any], clock: AnyClock | None) -> dict[str, Any]:
+    """Says in the coordinator's log what was joined; count and hash of its last record, as its receipt.
+
+    Args:
+        path: of the log.
+        merged: what was joined.
+        left_out: what there was of sound records that were left out.
+        clock: stamps it.
+    """
     with RecordFile.open(path, clock=clock) as file:
         file.append("unblinded", reason="merge: the answers were joined with the key")
         file.append(
@@ -444,6 +475,7 @@ def _log(path: Path, merged: Merged, clock: AnyClock | None) -> dict[str, Any]:
             readers={r.reader: {"records": r.records, "hash": r.head, "answered": r.answered} for r in merged.readers},
             missing=len(merged.missing),
             excluded=dict(merged.excluded),
+            left_out=dict(left_out),
             problems=list(merged.problems),
         )
         return {"records": file.head.count, "hash": file.head.hash}

@@ -7,13 +7,14 @@ receipts held elsewhere. `LIMITS` says what none of them shows.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.reader_study.chain import Chain, Head, read_chain, read_head
-from SynthDiffusionLib.reader_study.coordinator import COORDINATOR, order_problems, read_journal
+from SynthDiffusionLib.reader_study.coordinator import COORDINATOR, Journal, order_problems, read_journal, study_problem
 from SynthDiffusionLib.reader_study.history import Finding, Given, History, replay
 from SynthDiffusionLib.reader_study.merge_sources import find_sources
 from SynthDiffusionLib.reader_study.receipts import Receipt, receipts_in
@@ -41,6 +42,7 @@ class Verification:
         head_hash: `hash` of the last of them.
         confirmed: records confirmed by a receipt held elsewhere; 0: by none.
         history: the record, replayed.
+        records: of the chain; None for a line that is none.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -48,6 +50,7 @@ class Verification:
     head_hash: str = ""
     confirmed: int = 0
     history: History = field(default_factory=History)
+    records: list[Mapping[str, Any] | None] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -103,6 +106,7 @@ def verify_record(
     *,
     head: Path | None = None,
     receipts: Iterable[Receipt] = (),
+    merges: Iterable[Receipt] = (),
     study: Study | None = None,
     reader: str | None = None,
     use_head: bool = True,
@@ -114,6 +118,7 @@ def verify_record(
         path: `<reader>.jsonl`.
         head: the head file; default: the one beside it.
         receipts: held elsewhere; those of other readers are findings.
+        merges: what earlier merges saw of the record (`coordinator.Journal.receipts`).
         study: to hold answers against forms, the washout and the reader's order.
         reader: whose record; default: the file's name.
         use_head: False: as if there were no head file.
@@ -129,7 +134,7 @@ def verify_record(
     except OSError as error:
         raise BadInput(f"The record '{path}' cannot be read ({error.strerror})", "Check the path.") from error
     chain = read_chain(raw)
-    result = Verification(count=len(chain.records), head_hash=chain.head.hash)
+    result = Verification(count=len(chain.records), head_hash=chain.head.hash, records=chain.records)
     result.findings = [Finding(f.kind, f.line, f.message, "damage") for f in chain.faults]
     known = None
     if use_head:
@@ -139,8 +144,9 @@ def verify_record(
         except BadInput as error:
             result.findings.append(Finding("head", None, error.message, "damage"))
     _tail(result, chain, known)
-    for receipt in receipts:
-        _against_receipt(result, chain, receipt, reader, study)
+    for what, held in (("receipt", receipts), ("merge", merges)):
+        for receipt in held:
+            _against_receipt(result, chain, receipt, reader, study, f"the {what} of {receipt.utc}")
     if is_reading:
         order: list[Presentation] | None = None
         sha256 = None
@@ -178,6 +184,7 @@ def verify_study(
     result = StudyVerification()
     problems: list[str] = []
     held = [*receipts, *receipts_in(private / "receipts", problems)]
+    log = read_journal(private / COORDINATOR) if (private / COORDINATOR).is_file() else None
     readers = study.readers()
     paths = {path.stem: path for path in sorted(records.glob("*.jsonl"))}
     if copies:
@@ -199,12 +206,13 @@ def verify_study(
         if not path.is_file():
             result.findings.append(Finding("missing", None, f"'{path.name}' is no file", "damage"))
             continue
+        seen = log.receipts(path.stem) if log else []
         try:
-            found = verify_record(path, receipts=mine, study=study)
+            found = verify_record(path, receipts=mine, merges=seen, study=study)
         except BadInput as error:  # the order's file is damaged or foreign; the chain can still be checked
             result.findings.append(Finding("order_file", None, error.message, "damage"))
             try:
-                found = verify_record(path, receipts=mine)
+                found = verify_record(path, receipts=mine, merges=seen)
             except BadInput:  # it cannot be read at all, as the finding says; the other readers are still checked
                 continue
         found.confirmed = max((r.count for r in held if r.reader == path.stem and _agrees(found, r)), default=0)
@@ -214,27 +222,43 @@ def verify_study(
             continue
         result.not_begun.append(reader)
         gone = (records / f"{reader}.head").exists() or any(r.reader == reader for r in [*held, *beside])
-        if gone and not any(f.message.startswith(f"'{reader}.jsonl'") for f in result.findings):
+        if log and (seen := log.receipts(reader)):
+            text = f"the record of '{reader}' is not here, though the merge of {seen[-1].utc} had it"
+            result.findings.append(Finding("missing", None, text, "damage"))
+        elif gone and not any(f.message.startswith(f"'{reader}.jsonl'") for f in result.findings):
             text = f"the record of '{reader}' is not here, though a receipt or head file is: was it read on a copy?"
             result.findings.append(Finding("missing", None, text, "damage"))
     for other in sorted({r.reader for r in [*held, *beside]} - set(readers)):
         result.findings.append(
             Finding("foreign", None, f"there is a receipt of '{other}', who is no reader of this study", "damage")
         )
-    _private(result, study, private)
+    if any(found.count for found in result.readers.values()) and not copies and not study.is_frozen:
+        text = "'frozen.json', which fixed the study when reading began, is gone"
+        result.findings.append(Finding("frozen", None, text, "note"))
+    _private(result, study, private, log)
     return result
 
 
-def _private(result: StudyVerification, study: Study, private: Path) -> None:
+def _private(result: StudyVerification, study: Study, private: Path, log: Journal | None) -> None:
     journal, key = private / COORDINATOR, private / "key.json"
-    if journal.exists():
+
+    def add(kind: str, text: str, severity: str) -> None:
+        result.findings.append(Finding(kind, None, text.rstrip("."), severity))
+
+    if log is not None:
         result.coordinator = verify_record(journal, is_reading=False)
-        log = read_journal(journal)
-        result.findings += [Finding("order_file", None, s, "damage") for s in order_problems(study, log).values()]
-        answered = {reader: len(found.answers) for reader, found in result.readers.items()}
-        result.findings += [Finding("unblinded", None, s.rstrip("."), "note") for s in log.after_unblinding(answered)]
+        for text in order_problems(study, log).values():
+            add("order_file", text, "damage")
+        if text := study_problem(study, log):
+            add("study", text, "damage")
+        for text in log.after_unblinding({reader: found.records for reader, found in result.readers.items()}):
+            add("unblinded", text, "note")
+        for text in log.additions():
+            add("added", text, "note")
     elif key.exists():
-        result.findings.append(Finding("coordinator", None, "the coordinator's log is gone", "damage"))
+        add("coordinator", "the coordinator's log is gone", "damage")
+    elif not private.is_dir():
+        add("coordinator", f"'{private}' is not here: the key and the coordinator's log were not checked", "note")
     if key.exists() and hashlib.sha256(key.read_bytes()).hexdigest() != study.data.get("key_sha256"):
         result.findings.append(
             Finding("key", None, "'key.json' is not the key that the study was built with", "damage")
@@ -291,9 +315,9 @@ def _tail(result: Verification, chain: Chain, head: Head | None) -> None:
     result.findings.append(Finding("torn", line, message, "note"))
 
 
-def _against_receipt(result: Verification, chain: Chain, receipt: Receipt, reader: str, study: Study | None) -> None:
-    when = f"the receipt of {receipt.utc}"
-
+def _against_receipt(
+    result: Verification, chain: Chain, receipt: Receipt, reader: str, study: Study | None, when: str
+) -> None:
     def add(line: int | None, message: str) -> None:
         result.findings.append(Finding("receipt", line, message, "damage"))
 
