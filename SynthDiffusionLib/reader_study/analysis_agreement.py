@@ -7,7 +7,7 @@ kappa, ordinal alpha and intraclass correlations.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -29,6 +29,7 @@ SOURCES = (
     "Bland and Altman, Stat Methods Med Res 1999;8:135 (repeatability coefficient).",
     "Words for a coefficient (slight, fair, moderate, ...) are not given: it depends on how often each answer is used.",
 )
+ALL_ALIKE = "All answers are the same: chance agreement is complete, and no coefficient is defined."
 NO_WIDTH = 1e-9  # of an interval: rounding
 COEFFICIENTS = columns(
     "task|Task", "item|Question", "level|Level", "name|Coefficient", "value|Value|number", "se|SE|number",
@@ -84,16 +85,21 @@ def agreement_section(data: Data) -> Section | None:
     pairs: list[dict[str, Any]] = []
     plots: list[dict[str, Any]] = []
     sentences: list[str] = []
+    alike: dict[tuple[str, str], list[Question]] = {}
     for question in questions(data):
         matrix = data.matrix(question.task.id, question.item.id, None, question.number)
         if len(matrix.readers) < 2:
             continue
         found = _coefficients(question, matrix, data.confidence)
         rows += found
-        sentences += _sentence(question, found, data)
+        if question.item.type == "multiple_choice" and found[0]["name"] == "none":  # one sentence for all clues
+            alike.setdefault((question.task.id, question.item.id), []).append(question)
+        else:
+            sentences += _sentence(question, found, data)
         pairs += _pairs(question, matrix, data.confidence)
     if not rows:
         return None
+    sentences += [_alike(same) for same in alike.values()]
     shown = [r for r in rows if r.get("value") is not None and np.isfinite(r["value"]) and is_main(r["name"])]
     if shown:
         bars = [{k: r.get(k) for k in ("item", "name", "value", "low", "high")} for r in shown]
@@ -215,8 +221,7 @@ def _coefficients(question: Question, matrix: Matrix, confidence: float) -> list
     place["compared"] = int((np.isfinite(ratings).sum(axis=1) > 1).sum())
     there = ratings[np.isfinite(ratings)]
     if len(np.unique(there)) < 2:
-        note = "All answers are the same: chance agreement is complete, and no coefficient is defined."
-        return [{**place, "name": "none", "units": ratings.shape[0], "raters": ratings.shape[1], "note": note}]
+        return [{**place, "name": "none", "units": ratings.shape[0], "raters": ratings.shape[1], "note": ALL_ALIKE}]
     try:
         for c in agreement_table(ratings, question.level, question.categories, confidence):
             row = {**place, **{k: getattr(c, k, None) for k in _FIELDS}}
@@ -254,6 +259,15 @@ def _sentence(question: Question, rows: list[dict[str, Any]], data: Data) -> lis
         f"{place}: {best['name']} {number(best['value'], 2)} "
         f"({interval_text(best['low'], best['high'], data.confidence)}); 1 is full agreement, 0 what chance gives."
     ]
+
+
+def _alike(same: Sequence[Question]) -> str:
+    """One sentence for the options of a question that every reader ticked, or left, in all cases."""
+    first = same[0]
+    if len(same) == 1:
+        return f"{first.name} ({first.task.id}): {ALL_ALIKE}"
+    of = f"{len(same)} of {counted(len(first.item.options), 'option')}"
+    return f"{first.item.text} ({first.task.id}), {of}: {ALL_ALIKE}"
 
 
 def _pairs(question: Question, matrix: Matrix, confidence: float) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.reader_study import habits
 from SynthDiffusionLib.reader_study.analysis_turing import NO_DIFFERENCE, averaged, correct_value
 from SynthDiffusionLib.reader_study.sections import (
     Section,
@@ -263,10 +264,38 @@ def values(place: dict[str, Any], data: Data, parts: Sequence[tuple[str, Matrix]
     return rows
 
 
+def judge(rows: Sequence[dict[str, Any]], parts: Sequence[tuple[str, Matrix]]) -> list[str]:
+    """Takes verdicts on equivalence back where a reader gave nearly one answer to all volumes of a generator's task.
+
+    Args:
+        rows: of `add_result`; those with a verdict are changed.
+        parts: as of `compare`.
+
+    Returns:
+        the reason for each row, "" where the verdict stands or there is none.
+    """
+    used = {name: habits.of_matrix(matrix.complete(), habits.LEVEL) for name, matrix in parts}
+    reasons = []
+    for row in rows:
+        both = list(dict.fromkeys([*used.get(row["first"], ()), *used.get(row["second"], ())]))
+        found = habits.judged(row, both, None, "a small difference") if "equivalent" in row else {}
+        row |= found
+        reasons.append(found.get("not_judged", ""))
+    return reasons
+
+
 def difference_sentences(
-    result: Any, name: str, data: Data, corrected: Sequence[float | None] | None = None
+    result: Any,
+    name: str,
+    data: Data,
+    corrected: Sequence[float | None] | None = None,
+    reasons: Sequence[str] | None = None,
 ) -> list[str]:
-    """The differences of an ObuchowskiRockette in plain words; a corrected p-value decides where there is one."""
+    """The differences of an ObuchowskiRockette in plain words; a corrected p-value decides where there is one.
+
+    Args:
+        reasons: of `judge`, where there is a margin.
+    """
     sentences = []
     for i, d in enumerate(result.differences):
         holm = None if corrected is None else corrected[i]
@@ -281,7 +310,9 @@ def difference_sentences(
             text += " The difference is not statistically significant. " + NO_DIFFERENCE.replace(
                 "readers cannot tell the volumes apart", "the generators are equally good"
             )
-        if d.equivalence is not None:
+        if reasons is not None and reasons[i]:
+            text += f" {reasons[i]} (Two one-sided tests, as a mere number: {p_text(d.equivalence.p)}.)"
+        elif d.equivalence is not None:
             limits = f"{number(d.equivalence.lower)} to {number(d.equivalence.upper)}"
             text += (
                 f" Equivalence (a difference within {limits}) "

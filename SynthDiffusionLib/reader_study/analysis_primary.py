@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
-from SynthDiffusionLib.reader_study import analysis_generators, analysis_likert, analysis_turing, single_reader
+from SynthDiffusionLib.reader_study import analysis_generators, analysis_likert, analysis_turing, habits, single_reader
 from SynthDiffusionLib.reader_study.sections import Section, Table
 from SynthDiffusionLib.reader_study.selection import Data, Matrix, refused, score_items
 from SynthDiffusionLib.reader_study.study import MEASURE_TYPES
@@ -109,7 +109,8 @@ def _one_arm(data: Data, measure: str) -> tuple[dict[str, Any], list[str], dict[
     matrix = _matrix(data, measure, task, item, kind, arm)
     null = float(p.get("null", 0.5 if _is_proportion(measure) else 0.0))
     margin = _margin(data)
-    row, result, notes = analysis_turing.averaged(data, matrix, _FIGURE[measure], null=null, margin=margin)
+    sides = habits.of_choice(data, task, item, matrix) if measure == "forced_choice" else []
+    row, result, notes = analysis_turing.averaged(data, matrix, _FIGURE[measure], null=null, margin=margin, used=sides)
     row = {"arm": arm, "measure": _SHORT[measure], **row}
     proportion = measure in ("accuracy", "forced_choice")
     chance = "the value that the study compares with"
@@ -125,8 +126,10 @@ def _one_arm(data: Data, measure: str) -> tuple[dict[str, Any], list[str], dict[
         stated = [s for s in sentences if s.startswith("Equivalence")]
         others = [f"Not the stated test, and not corrected: {s}" for s in sentences[1:] if s not in stated]
         sentences = [sentences[0], *stated, *others]
-    if measure == "accuracy":
-        sentences += analysis_turing.habits(data, matrix, row.get("equivalent"))
+    if measure in ("accuracy", "auc"):
+        sentences += analysis_turing.habit_sentences(data, matrix, measure, row, kind == "confidence")
+    named = habits.beyond(sides, margin) if row.get("not_judged") else []
+    sentences += habits.side_warnings([side for side in sides if side not in named], data.alpha)
     sentences.insert(0, _outcome(data, row.get("p"), row.get("equivalent")))
     sentences += _departures(data, row, notes)
     plots = []
@@ -141,10 +144,10 @@ def _one_arm(data: Data, measure: str) -> tuple[dict[str, Any], list[str], dict[
     return row, sentences, {"result": result, "notes": list(notes)}, plots
 
 
-def _outcome(data: Data, p: float | None, equivalent: bool | None) -> str:
+def _outcome(data: Data, p: float | None, equivalent: bool | str | None) -> str:
     test = data.study.primary.get("test", "difference")
     if test == "equivalence":
-        found = "shown" if equivalent else "not shown"
+        found = equivalent if isinstance(equivalent, str) else "shown" if equivalent else "not shown"
         return f"Result of the stated test: equivalence is {found}."
     if p is None:
         return "Result of the stated test: none, because no p-value can be calculated."
@@ -192,6 +195,12 @@ def _margin(data: Data) -> float | None:
 
 def _departures(data: Data, row: dict[str, Any], notes: tuple[str, ...]) -> list[str]:
     sentences = list(notes)
+    if row["measure"] == analysis_turing.BALANCED:
+        sentences.insert(
+            0,
+            "Departure from the study: it states accuracy; the mean of sensitivity and specificity takes its place, as "
+            "the cases that are analysed are not equally many of both kinds.",
+        )
     if row["readers_model"] != data.model("readers"):
         sentences.insert(
             0,
@@ -247,10 +256,10 @@ def _difference(data: Data, statement: str) -> Section:
     analysis_generators.add_result(place, result, notes, data, rows, omnibus, by_reader)
     arms = analysis_generators.values(place, data, parts, "auc")
     d = result.differences[0]
-    outcome = _outcome(
-        data, d.p if np.isfinite(d.p) else None, None if d.equivalence is None else d.equivalence.equivalent
-    )
-    sentences = [outcome, *analysis_generators.difference_sentences(result, "AUC", data)]
+    reasons = analysis_generators.judge(rows, parts)
+    equivalent = rows[0].get("equivalent")
+    outcome = _outcome(data, d.p if np.isfinite(d.p) else None, equivalent)
+    sentences = [outcome, *analysis_generators.difference_sentences(result, "AUC", data, reasons=reasons)]
     if result.readers != data.model("readers"):
         sentences.append("Departure from the study: it states random readers; with a single reader they are fixed.")
     sentences += notes

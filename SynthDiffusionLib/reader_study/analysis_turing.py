@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
-from SynthDiffusionLib.reader_study import single_reader
+from SynthDiffusionLib.reader_study import habits, single_reader
 from SynthDiffusionLib.reader_study.forms import Item
 from SynthDiffusionLib.reader_study.sections import (
     Section,
@@ -37,9 +37,14 @@ NO_DIFFERENCE = (
     "equivalence can show that."
 )
 HABIT = (
-    "Equivalence of accuracy does not show that the volumes look alike: a reader who calls nearly all volumes real, or "
-    "nearly all synthetic, is right in about half of them whatever is to be seen. The AUC does not depend on that "
-    "habit."
+    "Equivalence with guessing does not show that the volumes look alike: a reader who gives one answer to most of "
+    "them cannot get far from 0.5, in accuracy or AUC, whatever is to be seen. The tables say how often each reader "
+    "gave the commonest one."
+)
+EQUAL = 1e-9  # figures that differ by less are the same: rounding
+NO_SPREAD = (
+    "The readers' figures do not differ, so that the interval cannot say how other readers would do: it stands for the "
+    "cases."
 )
 SOURCES = (
     "Obuchowski and Rockette, Commun Stat Simul Comput 1995;24:285, for one arm against a value, with the degrees of "
@@ -84,6 +89,7 @@ def averaged(
     null: float = 0.5,
     margin: float | None = None,
     readers: str | None = None,
+    used: Sequence[habits.Habit] = (),
 ) -> tuple[dict[str, Any], Any, tuple[str, ...]]:
     """One generator's figure of merit, averaged over readers, against a value.
 
@@ -91,6 +97,7 @@ def averaged(
         matrix: real cases and one arm's; complete or not.
         figure: one of `statistics.figures.FIGURES`.
         readers: "random" or "fixed"; default: as the study says.
+        used: what readers answered, where it is not in the matrix (forced choice).
 
     Returns:
         a row for a table, the SingleArm, and notes.
@@ -128,6 +135,10 @@ def averaged(
         reader_names=matrix.readers,
     )
     notes = (*matrix.notes, *notes, *result.notes)
+    equal = len(matrix.readers) > 1 and np.ptp([r.value for r in result.reader_values]) < EQUAL
+    same = bool(equal) and model == "random" and not result.degenerate
+    if same:
+        notes = (*notes, NO_SPREAD)
     if matrix.clusters is not None:
         notes = (*notes, "Volumes of one patient or mask count as one cluster.")
     row = {
@@ -144,6 +155,7 @@ def averaged(
         "p": result.p if np.isfinite(result.p) else None,
         "readers_model": model,
         "degenerate": result.degenerate,
+        "no_spread": same,
         "cases_model": data.model("cases"),
         "covariance": data.covariance,
         "note": " ".join(notes),
@@ -160,6 +172,11 @@ def averaged(
             "lower": e.lower,
             "upper": e.upper,
         }
+        found = used or (habits.of_matrix(matrix, habits.KINDS[figure]) if figure in habits.KINDS else ())
+        if figure == "mean_difference":
+            row |= habits.judged(row, found, None, "a small difference")
+        else:
+            row |= habits.judged(row, found, margin)
     return row, result, notes
 
 
@@ -171,7 +188,7 @@ def verdict(
     several = row["n_readers"] > 1
     who = "these readers" if several else "this reader"
     if row["readers_model"] == "random" and not row["degenerate"]:
-        who = "readers and cases like these"
+        who = "these readers and cases like these" if row["no_spread"] else "readers and cases like these"
     what = f"{what} (the primary endpoint)" if row.get("is_primary") else what
     first = (
         f"{what}: {show(row['value'])} {'on average over' if several else 'by'} {counted(row['n_readers'], 'reader')} "
@@ -187,7 +204,10 @@ def verdict(
         verb = "is" if deciding < data.alpha else "is not"
         text = f"The difference from {show(row['null'])} {verb} statistically significant ({shown})."
         sentences.append(text if deciding < data.alpha else f"{text} {NO_DIFFERENCE}")
-    if "equivalent" in row:
+    if row.get("not_judged"):
+        shown = both_p(row["equivalence_p"], row.get("equivalence_holm"))
+        sentences.append(f"{row['not_judged']} (Two one-sided tests, as a mere number: {shown}.)")
+    elif "equivalent" in row:
         limits = f"between {show(row['lower'])} and {show(row['upper'])}"
         sentences.append(
             f"Equivalence with {chance} ({limits}) {'is shown' if row['equivalent'] else 'is not shown'} "
@@ -225,7 +245,7 @@ def turing_section(data: Data) -> Section | None:
         return None
     corrected(rows, data.alpha)
     sentences += said(rows, data)
-    if any("ccuracy" in str(row.get("measure")) and row.get("equivalent") for row in rows):
+    if any(habits.is_shown(row.get("equivalent")) for row in rows):
         sentences.append(HABIT)
     sentences += mean_detection(detection, data)
     margin = data.margin("proportion")
@@ -328,17 +348,35 @@ def _named(row: dict[str, Any], arm: str, task: Task) -> dict[str, Any]:
     return row
 
 
-def habits(data: Data, matrix: Matrix, equivalent: bool | None) -> list[str]:
-    """What stands behind an accuracy: how often readers said "synthetic", and the AUC, which does not hang on that."""
+def habit_sentences(data: Data, matrix: Matrix, figure: str, row: dict[str, Any], signed: bool = True) -> list[str]:
+    """What stands behind an accuracy or an AUC: how often readers gave which answer.
+
+    Args:
+        figure: "accuracy" or "auc".
+        row: of `averaged`.
+        signed: whether the sign of an answer is the call; a scale has none.
+    """
     whole = matrix.complete()
-    called = whole.values > 0
-    shares = [float(called[:, whole.truth == kind].mean()) for kind in (1, 0)]
-    area, _, _ = averaged(data, matrix, "auc")
-    sentences = [
-        f"Readers called {percent(shares[0])} of the synthetic and {percent(shares[1])} of the real volumes synthetic, "
-        f"on average; AUC {number(area['value'])} ({interval_text(area['low'], area['high'], data.confidence)})."
-    ]
-    return [*sentences, HABIT] if equivalent else sentences
+    levels = habits.of_matrix(whole, habits.LEVEL)
+    sentences = []
+    if signed:
+        called = whole.values > 0
+        shares = [percent(float(called[:, whole.truth == kind].mean())) for kind in (1, 0)]
+        text = f"Readers called {shares[0]} of the synthetic and {shares[1]} of the real volumes synthetic, on average"
+        if figure == "accuracy":
+            area, _, _ = averaged(data, matrix, "auc")
+            text += f"; AUC {number(area['value'])} ({interval_text(area['low'], area['high'], data.confidence)})"
+        sentences.append(f"{text}.")
+    if "equivalent" in row:
+        sentences.append(habits.usage(levels))
+    elif why := habits.reason(levels if figure == "auc" else habits.of_matrix(whole, habits.CALL)):
+        sentences.append(f"{habits.upper(why)}.")
+    if habits.is_shown(row.get("equivalent")):
+        if signed and figure == "auc" and (alike := habits.beyond(habits.of_matrix(whole, habits.CALL))):
+            who = habits.upper(habits.told(alike))
+            sentences.append(f"{who}: the AUC then rests on the degrees of confidence in one and the same answer.")
+        sentences.append(HABIT)
+    return sentences
 
 
 def forced_choice_section(data: Data) -> Section | None:
@@ -349,6 +387,7 @@ def forced_choice_section(data: Data) -> Section | None:
     per_reader: list[dict[str, Any]] = []
     detection: list[dict[str, Any]] = []
     plots: list[dict[str, Any]] = []
+    preferences: list[str] = []
     margin = data.margin("proportion")
     for task in data.tasks("forced_choice"):
         for item in data.items(task, ("forced_choice",)):
@@ -362,8 +401,14 @@ def forced_choice_section(data: Data) -> Section | None:
                 head["what"] = f"The synthetic volume of a pair was found, '{arm}' ({task.id})"
                 head["is_primary"] = data.is_primary("forced_choice", task.id, item.id, (arm,))
                 mean: dict[str, Any] = {}
+                sides = {h.reader: h for h in habits.of_sides(data.of(task.id, item.id), arm)}
+                preferences += [
+                    f"'{arm}' ({task.id}): {s}" for s in habits.side_warnings([*sides.values()], data.alpha)
+                ]
                 try:
-                    mean, _, _ = averaged(data, matrix, "mean", margin=margin)
+                    mean, _, _ = averaged(
+                        data, matrix, "mean", margin=margin, used=habits.of_choice(data, task.id, item.id, matrix)
+                    )
                     rows.append({**head, **mean})
                 except BadInput as error:
                     rows.append({**head, "note": refused(error)})
@@ -372,13 +417,13 @@ def forced_choice_section(data: Data) -> Section | None:
                     there = values[np.isfinite(values)]
                     if not len(there):
                         continue
-                    row = single_reader.accuracy_row(int(there.sum()), len(there), data.alpha, margin)
+                    side = sides[reader]
+                    row = single_reader.accuracy_row(int(there.sum()), len(there), data.alpha, margin, side)
                     per_reader.append({**place, "reader": reader, **row})
                     d = d_prime_2afc(int(there.sum()), len(there), confidence=data.confidence)
-                    sides = _sides(data.of(task.id, item.id), reader, arm)
-                    detection.append(
-                        {**place, "reader": reader, "d_prime": d.d_prime, "d_low": d.low, "d_high": d.high, **sides}
-                    )
+                    place_d = {**place, "reader": reader, "d_prime": d.d_prime, "d_low": d.low, "d_high": d.high}
+                    right = side.count if side.answer else side.n - side.count
+                    detection.append({**place_d, "right": right, "n": side.n, "side_p": habits.side_p(side)})
                     bars.append({"reader": reader, "value": row["accuracy"], "low": row["low"], "high": row["high"]})
                 plots.append(
                     {
@@ -394,7 +439,7 @@ def forced_choice_section(data: Data) -> Section | None:
     if not rows:
         return None
     corrected(rows, data.alpha)
-    sentences = [*said(rows, data), *mean_detection(detection, data)]
+    sentences = [*said(rows, data), *preferences, *mean_detection(detection, data)]
     detail_columns = columns(
         "task|Task", "arm|Generator", "reader|Reader", "d_prime|d'|number", "d_low|from|number", "d_high|to|number",
         "right|Answers 'right'|int", "n|of|int", "side_p|p of a side bias|p",
@@ -432,24 +477,14 @@ def mean_detection(rows: Sequence[dict[str, Any]], data: Data) -> list[str]:
         values = [row["d_prime"] for row in rows if (row["task"], row["arm"]) == key and "d_prime" in row]
         if len(values) > 1:
             mean, low, high = mean_d_prime(np.array(values), data.confidence)
-            if not high > low:  # equal counts of all readers do not make the interval a point
-                low = high = float("nan")
-            sentences.append(
-                f"d' for '{key[1]}' ({key[0]}): {number(mean, 2)} on average "
-                f"({interval_text(low, high, data.confidence)} "
-                "over readers, for these cases); 0 is guessing."
-            )
+            if np.ptp(values) < EQUAL:  # equal counts of all readers do not make the interval a point
+                interval = "no interval over readers can be given, since all have the same d'"
+            else:
+                interval = f"{interval_text(low, high, data.confidence)} over readers, for these cases"
+            sentences.append(f"d' for '{key[1]}' ({key[0]}): {number(mean, 2)} on average ({interval}); 0 is guessing.")
     return sentences
 
 
 def correct_value(rating: Rating) -> float | None:
     """1 for a right answer, 0 for a wrong one."""
     return None if rating.is_correct is None else float(rating.is_correct)
-
-
-def _sides(ratings: list[Rating], reader: str, arm: str) -> dict[str, Any]:
-    from SynthDiffusionLib.reader_study.statistics.proportions import exact_test
-
-    own = [r for r in ratings if r.reader == reader and r.arm == arm]
-    right = sum(r.value == "right" for r in own)
-    return {"right": right, "n": len(own), "side_p": exact_test(right, len(own)).p}

@@ -130,11 +130,14 @@ def family_note(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def corrected(rows: Sequence[dict[str, Any]], alpha: float) -> None:
-    """`with_holm` of the tests of a difference, and apart from them of those of equivalence, whose verdict follows."""
+    """`with_holm` of the tests of a difference, and apart from them of those of equivalence, whose verdict follows.
+
+    A verdict that is a text (`habits.NOT_JUDGED`) stays.
+    """
     with_holm(rows)
     with_holm(rows, "equivalence_p", "equivalence_holm")
     for row in rows:
-        if row.get("equivalence_holm") is not None:
+        if row.get("equivalence_holm") is not None and not isinstance(row.get("equivalent"), str):
             row["equivalent"] = row["equivalence_holm"] < alpha
 
 

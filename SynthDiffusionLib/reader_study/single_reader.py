@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.reader_study import habits
 from SynthDiffusionLib.reader_study.sections import Table, columns, corrected, family_note, plain
 from SynthDiffusionLib.reader_study.selection import Matrix
 
@@ -52,8 +53,10 @@ BALANCED = columns(
 )
 
 
-def accuracy_row(correct: int, n: int, alpha: float, margin: float | None, null: float = 0.5) -> dict[str, Any]:
-    """Exact test against `null`, intervals, and the equivalence test if there is a margin."""
+def accuracy_row(
+    correct: int, n: int, alpha: float, margin: float | None, habit: habits.Habit, null: float = 0.5
+) -> dict[str, Any]:
+    """Exact test against `null`, intervals, and the equivalence test if there is a margin and `habit` allows it."""
     from SynthDiffusionLib.reader_study.statistics.proportions import exact_test, tost_exact
 
     test = exact_test(correct, n, null, 1.0 - alpha)
@@ -69,7 +72,8 @@ def accuracy_row(correct: int, n: int, alpha: float, margin: float | None, null:
     }
     if margin is not None:
         equivalence = tost_exact(correct, n, null, margin, alpha)
-        row |= {"equivalence_p": equivalence.p, "equivalent": equivalence.equivalent}
+        verdict = habit.cell() if habits.beyond([habit], margin) else equivalence.equivalent
+        row |= {"equivalence_p": equivalence.p, "equivalent": verdict}
     return row
 
 
@@ -91,7 +95,8 @@ def per_reader_table(
         )
     if margin is not None:
         note += (
-            f" Equivalence: within {100 * margin:g} percentage points of 50 % (two one-sided exact tests, Holm too)."
+            f" Equivalence: within {100 * margin:g} percentage points of 50 % (two one-sided exact tests, Holm too); "
+            f"not judged of readers who gave one answer to {100 * habits.limit(margin):g} % of the volumes or more."
         )
     return Table(table_id, title, shown, tuple(rows), note)
 
@@ -109,7 +114,8 @@ def sign_rows(matrix: Matrix, alpha: float, margin: float | None) -> tuple[list[
             continue
         hits, signal = int((called & truth).sum()), int(truth.sum())
         false_alarms, noise = int((called & ~truth).sum()), int((~truth).sum())
-        right = accuracy_row(int((called == truth).sum()), len(truth), alpha, margin)
+        own_calls = habits.commonest(reader, habits.CALL, called.astype(float), truth)
+        right = accuracy_row(int((called == truth).sum()), len(truth), alpha, margin, own_calls)
         if signal != noise:  # guessing is not right in 50 %: what is tested is whether the call depends on the truth
             from scipy.stats import fisher_exact
 
@@ -121,7 +127,9 @@ def sign_rows(matrix: Matrix, alpha: float, margin: float | None) -> tuple[list[
                 own = _alone(matrix.of_cases(there), reader, "balanced_accuracy", alpha)
                 right |= {"balanced_accuracy": own.value, "balanced_low": own.low, "balanced_high": own.high}
         accuracy.append({"reader": reader, **right})
+        level = habits.commonest(reader, habits.LEVEL, values[there], truth)
         row: dict[str, Any] = {"reader": reader, "signal": signal, "noise": noise}
+        row |= {"levels": level.used, "commonest": level.share}
         for name, k, n in (("sensitivity", hits, signal), ("specificity", noise - false_alarms, noise)):
             if n:
                 test = exact_test(k, n, confidence=1.0 - alpha)
@@ -161,6 +169,8 @@ DETECTION = columns(
     "reader|Reader",
     "signal|Synthetic|int",
     "noise|Real|int",
+    "levels|Levels used|int",
+    "commonest|Share of the commonest level|percent",
     "sensitivity|Synthetic called synthetic|percent",
     "sensitivity_low|from|percent",
     "sensitivity_high|to|percent",

@@ -71,16 +71,16 @@ def test_one_answer_to_everything_shows_no_equivalence():
     ratings = called(1.0, 1.0)
     for measure in ("auc", "accuracy"):
         result = run(ratings, measure=measure, test="equivalence", margin=0.2)
-        assert "equivalence is not shown" in said(result, "primary")
-        assert rows(result, "primary")[0]["equivalent"] is False
+        assert "equivalence is not judged" in said(result, "primary")
+        assert rows(result, "primary")[0]["equivalent"] == "not judged"
 
 
-def test_equivalent_accuracy_of_readers_who_call_all_real_is_not_taken_for_likeness():
-    """All they call synthetic is synthetic: they see it, and are right in 55 %."""
-    result = run(called(0.1, 0.0, cases=120), measure="accuracy", test="equivalence", margin=0.1)
+def test_equivalent_accuracy_of_readers_who_call_most_real_is_not_taken_for_likeness():
+    """Of what they call synthetic most is synthetic: they see something, and are right in 60 %."""
+    result = run(called(0.35, 0.15, cases=200), measure="accuracy", test="equivalence", margin=0.2)
     text = said(result, "primary")
     assert "Result of the stated test: equivalence is shown" in text
-    assert "does not show that the volumes look alike" in text and "0.0 % of the real volumes synthetic" in text
+    assert "does not show that the volumes look alike" in text and "% of the real volumes synthetic" in text
     assert "does not show that the volumes look alike" in said(result, "turing")
 
 

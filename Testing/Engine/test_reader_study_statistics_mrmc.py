@@ -326,7 +326,8 @@ def test_floor_of_mstr():
         if any("was raised" in note for note in result.notes):
             raised += 1
             assert result.p > plain.p and result.differences[0].se > plain.differences[0].se
-            assert f"{plain.p:.3g}" in " ".join(result.notes)
+            low, high = plain.differences[0].low, plain.differences[0].high
+            assert f"p would be {plain.p:.3g} and the interval {low:.3g} to {high:.3g}" in " ".join(result.notes)
         else:
             assert result.p == plain.p
     assert 5 < raised < 35

@@ -336,9 +336,14 @@ def _analyse(
         notes.append("The estimated variance of the differences is not above 0, so that nothing can be tested.")
     plain = _denominator(c, readers, cases, False)
     if plain[0] < denominator:
+        text = f"p would be {_test(c, readers, *plain)[1]:.3g}"
+        if t == 2 and plain[0] > 0:
+            difference = float(values[0].mean() - values[1].mean())
+            low, high = _two_sided(difference, math.sqrt(2.0 / r * plain[0]), plain[1], confidence)[2:]
+            text += f" and the interval {low:.3g} to {high:.3g}"
         notes.append(
             f"MSTR {c.mstr:.3g} is smaller than the cases alone make it on average and was raised; without that "
-            f"(Hillis 2007) p would be {_test(c, readers, *plain)[1]:.3g}."
+            f"(Hillis 2007) {text}."
         )
     if t > 2 and not fitted.crossed:
         notes.append("With more than two arms, the covariances of pairs of arms are averaged although they may differ.")

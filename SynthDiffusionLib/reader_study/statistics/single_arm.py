@@ -253,7 +253,7 @@ def single_arm(
     if margin is not None:
         equivalence = _equivalence(value, se, df, null, margin, alpha, used_scale, bounded)
         if degenerate:
-            notes.append("Answers that do not vary say nothing about equivalence, and none is shown.")
+            notes.append("Without variation there is no test of equivalence, and none is shown.")
     names = reader_names or [f"reader {j + 1}" for j in range(r)]
     return SingleArm(
         figure, covariance, readers, cases, value, null, se, df, t, p, low, high, confidence, equivalence,
