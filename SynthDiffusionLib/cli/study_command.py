@@ -60,7 +60,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     add("--seed", type=int, default=1, metavar="N", help="seed of cases and orders (default 1)")
     add("--training", type=int, default=0, metavar="N", help="training cases of each kind, with feedback (default 0)")
     add("--repeats", type=float, default=0.0, metavar="X", help="fraction of cases that is shown twice (default 0)")
-    add("--margin", type=float, metavar="X", help="test equivalence with guessing within this margin, not a difference")
+    add(
+        "--margin",
+        type=float,
+        metavar="X",
+        help="test equivalence within this margin, not a difference: of the area under the ROC curve with 0.5, of the "
+        "proportion correct in forced choice with 0.5, of ratings of synthetic and real volumes, in steps of the scale",
+    )
     add("--out", type=path_arg, required=True, metavar="STUDY", help="folder to write; must not exist or be empty")
     add("--events", action="store_true", help="print progress as JSON lines before the last line")
 
@@ -120,6 +126,8 @@ def _new(args: argparse.Namespace) -> Outcome:
     from SynthDiffusionLib.jobs.worker import CANCEL_FILE
     from SynthDiffusionLib.reader_study.build import build_study
     from SynthDiffusionLib.reader_study.design import design_from_folders, load_design
+    from SynthDiffusionLib.reader_study.primary_text import primary_text
+    from SynthDiffusionLib.reader_study.study import Study
 
     if args.design is not None:
         if args.real or args.synthetic:
@@ -151,6 +159,7 @@ def _new(args: argparse.Namespace) -> Outcome:
             line.close()
     lines = [
         f"{built.units} units of {built.volumes} volumes for {', '.join(built.readers)}",
+        f"primary endpoint: {primary_text(Study.load(built.reading))}",
         *(f"note: {note}" for note in built.notes),
         *built.leaks,
         *(f"mend before anybody reads: {warning}" for warning in built.warnings),
@@ -191,6 +200,7 @@ def _add_reader(args: argparse.Namespace) -> Outcome:
 
 
 def _status(args: argparse.Namespace) -> Outcome:
+    from SynthDiffusionLib.reader_study.primary_text import primary_text
     from SynthDiffusionLib.reader_study.study import Study
     from SynthDiffusionLib.reader_study.verify import verify_study
 
@@ -198,27 +208,34 @@ def _status(args: argparse.Namespace) -> Outcome:
     found = verify_study(args.study)
     rows: list[dict[str, Any]] = []
     for reader in study.readers():
-        order, _ = study.order(reader)
+        try:
+            to_read = len(study.order(reader)[0])
+        except BadInput:  # its file is damaged, which verify tells of
+            to_read = None
         result = found.readers.get(reader)
         rows.append(
             {
                 "reader": reader,
                 "answered": len(result.answers) if result else 0,
-                "to_read": len(order),
+                "to_read": to_read,
                 "sittings": result.history.sittings if result else 0,
                 "verified": None if result is None else result.ok,
             }
         )
+    begun = study.is_frozen or any(result.count for result in found.readers.values())
     state = {None: "not begun", True: "record verifies", False: "record is damaged: see study verify"}
     lines = [
-        f"{study.title} (study {study.id}, " + ("reading has begun" if study.is_frozen else "nobody has begun") + ")",
+        f"{study.title} (study {study.id}, " + ("reading has begun" if begun else "nobody has begun") + ")",
+        primary_text(study),
         *(
-            f"{r['reader']}: {r['answered']} of {r['to_read']} answered in {r['sittings']} sitting"
-            f"{'' if r['sittings'] == 1 else 's'}; {state[r['verified']]}"
+            f"{r['reader']}: {r['answered']} of {r['to_read'] or 'an unknown number'} answered "
+            f"in {r['sittings']} sitting{'' if r['sittings'] == 1 else 's'}; {state[r['verified']]}"
             for r in rows
         ),
     ]
-    return lines, {"study": study.id, "frozen": study.is_frozen, "readers": rows}, 0
+    if not found.ok:
+        lines.append("Not everything verifies: see study verify.")
+    return lines, {"study": study.id, "frozen": study.is_frozen, "primary": dict(study.primary), "readers": rows}, 0
 
 
 def _verify(args: argparse.Namespace) -> Outcome:

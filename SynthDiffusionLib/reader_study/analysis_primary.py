@@ -12,17 +12,11 @@ import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.reader_study import analysis_generators, analysis_likert, analysis_turing, habits, single_reader
+from SynthDiffusionLib.reader_study.primary_text import MEASURES, is_proportion, primary_text
 from SynthDiffusionLib.reader_study.sections import Section, Table
 from SynthDiffusionLib.reader_study.selection import Data, Matrix, refused, score_items
 from SynthDiffusionLib.reader_study.study import MEASURE_TYPES
 
-MEASURES = {
-    "accuracy": "accuracy, averaged over readers",
-    "auc": "area under the ROC curve, averaged over readers",
-    "mrmc_auc_difference": "difference of the areas under the ROC curves of two generators",
-    "likert_difference": "mean rating of synthetic less real volumes",
-    "forced_choice": "proportion of pairs in which the synthetic volume was found",
-}
 _SHORT = {
     "accuracy": "Accuracy",
     "auc": "AUC",
@@ -36,7 +30,7 @@ def primary_section(data: Data) -> Section:
     """The first section of the report."""
     stated = data.study.primary
     measure = str(stated.get("measure"))
-    statement = _statement(data)
+    statement = primary_text(data.study)
     rows: list[dict[str, Any]] = []
     try:
         if measure not in MEASURES:
@@ -66,25 +60,6 @@ def primary_section(data: Data) -> Section:
     )
 
 
-def _statement(data: Data) -> str:
-    p = data.study.primary
-    text = f"Stated before reading: {MEASURES.get(str(p.get('measure')), str(p.get('measure')))}"
-    text += f", task '{p.get('task')}', question '{p.get('item')}', '{p.get('arm')}'"
-    if p.get("arm2"):
-        text += f" against '{p['arm2']}'"
-    null = p.get("null", 0.5 if _is_proportion(str(p.get("measure"))) else 0.0)
-    if p.get("test") == "equivalence":
-        text += f"; test of equivalence with {null:g}, margin {p.get('margin', 'missing')}"
-    else:
-        text += f"; test of a difference from {null:g}"
-    text += f"; alpha {data.alpha:g}; readers {data.model('readers')}, cases {data.model('cases')}"
-    return f"{text}; covariance {data.covariance}."
-
-
-def _is_proportion(measure: str) -> bool:
-    return measure in ("accuracy", "auc", "forced_choice")
-
-
 def _item(data: Data) -> tuple[str, str]:
     p = data.study.primary
     task = data.study.tasks.get(str(p.get("task")))
@@ -107,14 +82,14 @@ def _one_arm(data: Data, measure: str) -> tuple[dict[str, Any], list[str], dict[
     kind = data.study.tasks[task].form.item(item).type
     arm = _arm(data, p.get("arm"))
     matrix = _matrix(data, measure, task, item, kind, arm)
-    null = float(p.get("null", 0.5 if _is_proportion(measure) else 0.0))
+    null = float(p.get("null", 0.5 if is_proportion(measure) else 0.0))
     margin = _margin(data)
     sides = habits.of_choice(data, task, item, matrix) if measure == "forced_choice" else []
     row, result, notes = analysis_turing.averaged(data, matrix, _FIGURE[measure], null=null, margin=margin, used=sides)
     row = {"arm": arm, "measure": _SHORT[measure], **row}
     proportion = measure in ("accuracy", "forced_choice")
     chance = "the value that the study compares with"
-    if _is_proportion(measure) and null == 0.5:
+    if is_proportion(measure) and null == 0.5:
         chance = "guessing"
     elif measure == "likert_difference" and null == 0:
         chance = "no difference"

@@ -232,7 +232,8 @@ def design_from_folders(
         patients: CSV with the columns file and patient.
         masks: folder of segmentations that all arms share.
         suffix: glob that is taken off synthetic files' stems to find their pair.
-        equivalence_margin: test equivalence with chance, within this margin, instead of a difference.
+        equivalence_margin: test equivalence with chance, or of ratings, within this margin, instead of a difference. Of
+            the Turing form it is then the area under the ROC curve that is tested, not the accuracy.
         viewing, blinding: as in a design file.
 
     Returns:
@@ -256,6 +257,8 @@ def design_from_folders(
         if form in _MAIN_ITEM:
             primary["item"] = _MAIN_ITEM[form]
     if equivalence_margin is not None:
+        if measure == "accuracy":  # which hangs on how often volumes are called real
+            primary["measure"] = "auc"
         primary |= {"test": "equivalence", "margin": equivalence_margin}
     data: dict[str, Any] = {
         "format": FORMAT,

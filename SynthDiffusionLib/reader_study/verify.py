@@ -22,13 +22,17 @@ from SynthDiffusionLib.reader_study.study import PRIVATE, Presentation, Study
 
 LIMITS = (
     "What verification cannot detect. Somebody who rewrites the records and also the head file, with all hashes "
-    "computed anew, is found only by a receipt that is held elsewhere, and only for the records up to that receipt: "
-    "whatever was rewritten, added or cut off after the last receipt stays unseen. One record added behind the last "
-    "one looks like a kill between record and head, and is reported as a note. A record that is deleted "
-    "together with its head file and every receipt looks as if reading had not begun. Without the head file and "
-    "without receipts, records cut off at the end of a line, and a rewriting that computes the hashes anew, stay "
-    "unseen. Times are those of the reader's computer: a clock that was wrong all along is not noticed. The chain says "
-    "what was stored, not who sat there."
+    "computed anew, is found only by a receipt that is held elsewhere, and only for the records up to that "
+    "receipt: whatever was rewritten, added or cut off after the last receipt stays unseen. One record added "
+    "behind the last one looks like a kill between record and head, and is reported as a note. A record that is "
+    "deleted together with its head file and every receipt looks as if reading had not begun. Without the head "
+    "file and without receipts, records cut off at the end of a line, and a rewriting that computes the hashes "
+    "anew, stay unseen. Times are those of the reader's computer: a clock that was wrong all along is not "
+    "noticed. The chain says what was stored, not who sat there. Of a coordinator, who has the key, it shows "
+    "less: answers that are joined with the key in a copy of the study leave no trace in it, nor does a log that "
+    "is put back from an older copy, or written anew with all hashes. Against that, give the hash of study.json "
+    "to somebody else before reading begins, and keep reports, which hold count and hash of the log. A report "
+    "that was edited is found by analysing again."
 )
 
 

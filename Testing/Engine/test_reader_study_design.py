@@ -285,7 +285,8 @@ def test_an_unreadable_design_is_named(tmp_path):
 
 def test_two_folders_are_enough(folder):
     design = design_from_folders(folder / "real", folder / "fake", readers=["A", "B"], equivalence_margin=0.1)
-    assert len(design.cases) == 16 and design.primary["test"] == "equivalence"
+    assert len(design.cases) == 16
+    assert (design.primary["test"], design.primary["measure"]) == ("equivalence", "auc")
     pairs = design_from_folders(folder / "real", {"model-x": folder / "fake"}, form="forced-choice")
     assert len(pairs.task_pairs(pairs.tasks[0])) == 8 and pairs.primary["measure"] == "forced_choice"
     for form in ("image-quality", "volume-appearance-3d"):

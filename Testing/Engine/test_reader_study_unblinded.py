@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import reader_study_examples as examples
 
+from SynthDiffusionLib import cli
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.reader_study.analysis import departures
 from SynthDiffusionLib.reader_study.build import add_reader
@@ -175,3 +176,14 @@ def test_what_was_not_checked_is_noted(folder):
     assert "'frozen.json', which fixed the study when reading began, is gone" in notes(folder)
     shutil.move(folder.parent / "private", folder.parent / "elsewhere")
     assert "were not checked" in notes(folder)
+
+
+def test_status_tells_the_primary_endpoint_and_copes_with_damage(folder, capsys):
+    assert cli.main(["study", "status", str(folder.parent)]) == 0
+    said = capsys.readouterr().out
+    assert "Stated before reading: " in said and "R3: 4 of 4 answered in 1 sitting; record verifies" in said
+    (folder / "orders" / "R3.json").write_text("{", encoding="utf-8")
+    (folder / "frozen.json").unlink()
+    assert cli.main(["study", "status", str(folder.parent)]) == 0
+    said = capsys.readouterr().out
+    assert "reading has begun" in said and "of an unknown number" in said and "see study verify" in said
