@@ -190,8 +190,10 @@ def run(args: argparse.Namespace) -> int:
     from SynthDiffusionLib.cli.progress import ProgressLine
     from SynthDiffusionLib.jobs.tumour import parse_tumour
     from SynthDiffusionLib.labels.label_map import read_label_map
+    from SynthDiffusionLib.memory.heap import keep_heap_small
     from SynthDiffusionLib.memory.plan import parse_bytes
 
+    keep_heap_small()
     tumour = parse_tumour(args.tumour) if args.tumour is not None else None
     request = GenerateRequest(
         segmentation=args.segmentation,

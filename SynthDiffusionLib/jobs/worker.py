@@ -28,6 +28,7 @@ from SynthDiffusionLib.errors import BadInput, Cancelled, SynthDiffusionError
 from SynthDiffusionLib.jobs.events import OnEvent, event_file, json_lines
 from SynthDiffusionLib.jobs.interrupts import end_with_stdin, ended_like_interrupted, wait_if_ending
 from SynthDiffusionLib.jobs.request import GenerateRequest
+from SynthDiffusionLib.memory.heap import keep_heap_small
 
 CANCEL_FILE = "cancel"
 TEMPORARY_FOLDER = "temporary"
@@ -142,6 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--previews", type=previews_argument, default=0, metavar="N", help="coarse volumes to show of each sample"
     )
     options = parser.parse_args(arguments)
+    keep_heap_small()
     job_dir = options.job_dir
     if options.end_with_stdin:
         try:

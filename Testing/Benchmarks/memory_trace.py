@@ -49,14 +49,12 @@ CASES = (
     "slice-ldm:128x128x32:fp32",
     "slice-ldm:128x128x32:bf16",
 )
-# A heap that gives back what is freed; one arena. Blocks from 64 KiB on are mapped of their own.
-ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 def measured(case: str, stage: str, timeout: float = 1800.0) -> dict:
     """Peak of a stage in a fresh process, bytes over its start, and what was predicted."""
     command = [sys.executable, str(Path(__file__).resolve()), "child", case, stage]
-    environment = {**os.environ, **ALLOCATOR, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout, check=False)
     if done.returncode:
         raise RuntimeError(f"{case} {stage}: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
@@ -77,6 +75,9 @@ def child(case: str, stage: str) -> dict:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "Engine"))
     from real_tensors import RealTensors
 
+    from SynthDiffusionLib.memory.heap import keep_heap_small
+
+    keep_heap_small()  # as jobs do
     torch.set_num_threads(1)
     precision = case.split(":")[2]
     _, runs, _ = _runs(case)
