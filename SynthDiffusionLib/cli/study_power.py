@@ -65,6 +65,11 @@ def run(args: argparse.Namespace) -> tuple[list[str], dict[str, Any], int]:
         raise BadInput("Power and alpha lie between 0 and 1", "Give --power 0.8 --alpha 0.05.")
     if not 1 <= args.readers <= MOST_READERS:
         raise BadInput(f"--readers {shortened(args.readers)} is not between 1 and {MOST_READERS}", "Give --readers 5.")
+    if args.power_kind != "mrmc" and args.readers == 1 and args.correlation != 0:
+        raise BadInput(
+            f"--correlation {args.correlation:g} is of the answers of several readers, and there is one",
+            "Give --readers 3 with it, or leave it out.",
+        )
     if args.power_kind == "mrmc" and not 0 < abs(args.effect) < 1:
         raise BadInput(
             f"--effect {args.effect:g} is no difference of two areas under a curve",
@@ -87,8 +92,8 @@ def _binomial(args: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
     effect = design_effect(args.readers, args.correlation)
     needed = math.ceil(size.trials * effect)
     lines = [
-        f"{size.trials} independent answers {what}: power {size.power:.3f} (and at least {args.power:g} for the next "
-        "11 numbers too)"
+        f"{size.trials} independent answers {what}: power {_power(size.power)} (and at least {args.power} for the "
+        "next 11 numbers too)"
     ]
     outcome = size.to_json() | {"design_effect": effect, "answers": needed}
     if args.readers > 1:
@@ -155,7 +160,13 @@ def _mrmc(args: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
         )
     lines = [
         f"{found.cases} cases with {args.readers} readers find a difference of {args.effect:g} in the area under the "
-        f"curve with a power of {found.power:.3f} (readers {args.reader_model}, cases {args.case_model}; the share of "
-        "synthetic cases as in the pilot)"
+        f"curve with a power of {_power(found.power)} (readers {args.reader_model}, cases {args.case_model}; the share "
+        "of synthetic cases as in the pilot)"
     ]
     return lines, found.to_json()
+
+
+def _power(value: float) -> str:
+    """Three decimals, but never a power of 1, which no study has."""
+    text = f"{value:.3f}"
+    return ">0.999" if text == "1.000" else text

@@ -15,10 +15,9 @@ import hmac
 import os
 import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,6 +40,7 @@ from SynthDiffusionLib.reader_study.equalise import (
     write_equal_masks,
 )
 from SynthDiffusionLib.reader_study.generated import with_generated
+from SynthDiffusionLib.reader_study.leftovers import CONTENT, make_part, remove_leftovers
 from SynthDiffusionLib.reader_study.order import ALGORITHM
 from SynthDiffusionLib.reader_study.order_files import add_reader, json_bytes, order_content, write_bytes
 from SynthDiffusionLib.reader_study.study import (
@@ -110,7 +110,7 @@ def build_study(
 
     Args:
         design: of `load_design`.
-        out: folder; must not exist, or be empty.
+        out: folder; must not exist, or be empty. What killed builds have left beside it goes (`leftovers`).
         on_event: receives progress, warnings and "done".
         should_cancel: asked before each volume.
         permutations: relabellings behind the P values of the leak report.
@@ -127,19 +127,21 @@ def build_study(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"'{out}' is there already", "Choose a new folder: a study is never written over another.")
     with output_folder(out.parent) as parent:
-        staging = Path(tempfile.mkdtemp(prefix=".part-", dir=parent))
+        left = remove_leftovers(parent)
         try:
+            staging = make_part(parent)
             try:
-                # A folder within, because mkdtemp's own can be opened by this user only.
-                root = staging / "study"
+                # A folder within, because the hidden one can be opened by this user only.
+                root = staging / CONTENT
                 builder = _Builder(design, root, out, on_event, should_cancel, permutations, nonce)
                 result = builder.build(run)
                 _set_times(root / READING, builder.began)
                 move_into(root, out)
-            except OSError as error:
-                raise writing_error(error, out) from error
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+        except OSError as error:
+            raise writing_error(error, out) from error
+    result = replace(result, notes=(*result.notes, *left))
     on_event({"event": "done", **result.to_json()})
     return result
 
@@ -225,7 +227,7 @@ class _Builder:
         for n, case in enumerate(self.design.cases):
             self._progress("look at the volumes", n, len(self.design.cases))
             volume = read_turned(_image(case))
-            surveys.append(survey(volume))
+            surveys.append(survey(volume, f"{_image(case).parent.name}/{_image(case).name}"))
             before.append(leaks.measure_volume(_image(case), volume.array, volume.spacing))
         return before, surveys
 

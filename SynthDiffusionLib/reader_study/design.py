@@ -172,9 +172,10 @@ def design_from_json(data: Any, base: Path) -> Design:
     sessions = data.get("sessions") or [{"id": "s1", "tasks": [t.id for t in tasks]}]
     _unique([s["id"] for s in sessions], "sessions")
     patients = Path(data["patients"]) if "patients" in data else None
-    cases = collect_cases(arms, data.get("cases", []), patients, base)
+    cases, notes = collect_cases(arms, data.get("cases", []), patients, base)
     check_sources(cases)
-    kept, notes = with_phases(cases, data.get("training_cases", 0), data["seed"])
+    kept, left_out = with_phases(cases, data.get("training_cases", 0), data["seed"])
+    notes += left_out
     from SynthDiffusionLib.reader_study.order import DEFAULTS
 
     primary = completed_primary(data["primary"], tasks, arms)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import fnmatch
 import hashlib
 import random
 import re
-import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 from SynthDiffusionLib.errors import BadInput, shortened
 from SynthDiffusionLib.reader_study.headers import check_image_name, image_files, read_header, stem_of
-
-LARGEST_TABLE_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -90,7 +86,7 @@ def pair_name(stem: str, suffix: str | None) -> str:
 
 def collect_cases(
     arms: Sequence[Arm], explicit: Sequence[Mapping[str, Any]], patients: Path | None, base: Path
-) -> list[StudyCase]:
+) -> tuple[list[StudyCase], list[str]]:
     """All cases of the arms' folders, and those that are listed one by one.
 
     Args:
@@ -99,9 +95,14 @@ def collect_cases(
         patients: CSV with the columns file and patient; None: every pair is a patient of its own.
         base: folder that explicit paths are relative to.
 
+    Returns:
+        cases, and notes on lines of the CSV that are of no case.
+
     Raises:
         BadInput: an arm without cases, a missing file, a patient that the CSV does not have.
     """
+    from SynthDiffusionLib.reader_study.patients import with_patients
+
     cases: list[StudyCase] = []
     for arm in arms:
         if arm.generate is not None:
@@ -144,7 +145,7 @@ def collect_cases(
                 + (f": there are no images in '{shortened(where)}'" if where else ""),
                 "Give it a folder with NIfTI, NRRD or MetaImage files, or folders of DICOM series.",
             )
-    return _with_patients(cases, patients)
+    return with_patients(cases, patients)
 
 
 def segmentation_files(folder: Path) -> list[Path]:
@@ -296,52 +297,3 @@ def _mask_for(arm: Arm, image: Path, pair: str) -> Path | None:
         return None
     files = {stem_of(p): p for p in segmentation_files(arm.masks)}
     return files.get(stem_of(image)) or files.get(pair)
-
-
-def _with_patients(cases: list[StudyCase], table: Path | None) -> list[StudyCase]:
-    if table is None:
-        return [replace(c, patient=c.patient or c.pair) for c in cases]
-    known = _read_patients(table)
-    found = []
-    for case in cases:
-        names: Iterable[str] = (case.pair,)
-        if case.image is not None:
-            names = (str(case.image), case.image.name, stem_of(case.image), case.pair)
-        patient = case.patient or next((known[n] for n in names if n in known), None)
-        if patient is None:
-            raise BadInput(
-                f"'{table.name}' does not say which patient '{case.name}' is of",
-                f"Add a line with the file, or with the name of its pair, '{case.pair}'.",
-            )
-        found.append(replace(case, patient=patient))
-    return found
-
-
-def _read_patients(path: Path) -> dict[str, str]:
-    what = f"The table of patients '{shortened(path)}'"
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe or a device might never end
-            raise BadInput(f"{what} is not a regular file", "Give a CSV file.")
-        if status.st_size > LARGEST_TABLE_BYTES:
-            raise BadInput(f"{what} is larger than {LARGEST_TABLE_BYTES // 1024**2} MiB", "Is it the right file?")
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise BadInput(f"{what} cannot be read ({shortened(why or error)})", "Check the path.") from error
-    if not rows or not {"file", "patient"} <= set(rows[0]):
-        raise BadInput(f"'{path.name}' lacks the columns file and patient", "Its first line must be: file,patient")
-    known: dict[str, str] = {}
-    for number, row in enumerate(rows, 2):
-        file, patient = (row["file"] or "").strip(), (row["patient"] or "").strip()
-        if not file or not patient:
-            raise BadInput(f"'{path.name}', line {number}: the file or the patient is missing", "Fill it in.")
-        for name in {file, stem_of(Path(file))}:
-            if known.setdefault(name, patient) != patient:
-                raise BadInput(
-                    f"'{path.name}', line {number}: '{shortened(file, 60)}' belongs to "
-                    f"'{shortened(known[name], 60)}' and to '{shortened(patient, 60)}'",
-                    "Leave one of them.",
-                )
-    return known

@@ -21,15 +21,24 @@ from typing import Any
 import numpy as np
 
 from SynthDiffusionLib.errors import BadInput, shortened
+from SynthDiffusionLib.reader_study.equalise_notes import (
+    SAME_SPACING,
+    by,
+    coarsest,
+    cutting_notes,
+    in_mm,
+    resampling_notes,
+    smallest,
+)
 from SynthDiffusionLib.volumes import Volume, read_segmentation, read_volume, write_segmentation, write_volume
 from SynthDiffusionLib.volumes.checks import MAX_VOXELS
 from SynthDiffusionLib.volumes.volume import Segment, Segmentation
 
 PERCENTILES = (0.5, 99.5)
 PERCENTILE_LEVELS = 1000  # what the percentiles become
+LARGEST_VALUE = 1e9  # of a voxel: no CT or MR intensity is as large, and calculations with it stay exact enough
 SMALLEST_RANGE = 100  # grey values: with fewer, rounding to whole numbers shows
 _RIGHT_ANGLE = 0.01  # cosine of two axes, 0.6 degrees: below it, the shear moves no voxel visibly
-_SAME_SPACING = 1e-3  # relative: below it, a voxel is said to be of the other size, and nothing is interpolated
 _MEMBER = struct.pack("<4BIBB", 0x1F, 0x8B, 8, 4, 0, 0, 255)  # RFC 1952: deflate, with an extra field, no time, unknown
 _EMPTY = b"\x03\x00" + bytes(8)  # an empty deflate block, the CRC-32 and the length of nothing
 _MEMBER_BYTES = len(_MEMBER) + 2 + len(_EMPTY)
@@ -45,6 +54,7 @@ class Survey:
         spacing: mm.
         low, high: smallest and largest value.
         oblique_deg: largest angle between an axis of the volume and one of the patient.
+        name: of the file, for messages.
     """
 
     shape: tuple[int, int, int]
@@ -52,6 +62,7 @@ class Survey:
     low: float
     high: float
     oblique_deg: float
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,11 +111,12 @@ def read_turned(path: Path) -> Volume:
 
     Raises:
         BadInput: as `read_volume`; axes that are not at right angles, as of a series with a tilted gantry: it is shown
-            on a rectangular grid, which would distort it.
+            on a rectangular grid, which would distort it; values beyond `LARGEST_VALUE`.
     """
     from SynthDiffusionLib.volumes.resample import reorient
 
-    volume = read_volume(path)
+    with np.errstate(over="ignore", invalid="ignore"):  # a scaling that is too large gives infinite voxels, refused
+        volume = read_volume(path)
     directions = volume.affine[:3, :3] / volume.spacing
     cosine = float(np.abs(directions.T @ directions - np.eye(3)).max())
     if cosine > _RIGHT_ANGLE:
@@ -114,11 +126,18 @@ def read_turned(path: Path) -> Volume:
             "a tilted gantry, and it would be shown distorted",
             "Resample it to a grid with right angles first, or leave it out.",
         )
+    for value in (float(volume.array.min()), float(volume.array.max())):
+        if abs(value) > LARGEST_VALUE:
+            raise BadInput(
+                f"'{shortened(path.name)}' holds the value {value:g}, which no CT or MR intensity is: at most "
+                f"{LARGEST_VALUE:g} in size can be shown",
+                "Is the file damaged, or its scaling? Export it again, or leave it out.",
+            )
     return reorient(volume.with_array(volume.array.astype(np.float32)), "RAS")
 
 
-def survey(volume: Volume) -> Survey:
-    """What is needed of a volume, as `read_turned` gives it, to choose the common form."""
+def survey(volume: Volume, name: str = "") -> Survey:
+    """What is needed of a volume, as `read_turned` gives it, to choose the common form; `name` is for messages."""
     directions = volume.affine[:3, :3] / volume.spacing
     cosine = np.abs(np.diag(directions)).min()
     return Survey(
@@ -127,6 +146,7 @@ def survey(volume: Volume) -> Survey:
         float(volume.array.min()),
         float(volume.array.max()),
         float(np.degrees(np.arccos(min(1.0, cosine)))),
+        name,
     )
 
 
@@ -155,32 +175,31 @@ def choose_target(
     spacing = np.array([float(f"{v:.6g}") for v in spacing])  # without the dust of single precision
     fields = np.array([_shape_at(s, spacing) for s in surveys])
     resampled = np.array([needs_resampling(s, spacing) for s in surveys])
-    notes += _resampling_notes(resampled, np.asarray(truths), spacing)
-    smallest = fields.min(0)
+    notes += resampling_notes(surveys, resampled, np.asarray(truths), spacing, asked=given != "common")
+    least = fields.min(0)
     wanted = blinding.get("size", "common")
-    size = smallest if wanted == "common" else np.asarray(wanted, int)
-    if (size > smallest).any():
-        text = "x".join(str(n) for n in smallest)
+    size = least if wanted == "common" else np.asarray(wanted, int)
+    if (size > least).any():
         raise BadInput(
-            f"The size {'x'.join(str(n) for n in size)} is larger than some volumes ({text} voxels is what all have)",
+            f"The size {by(size)} is larger than some volumes ({by(least)} voxels is what all have): "
+            f"{smallest(surveys, fields, [axis for axis in range(3) if size[axis] > least[axis]])}",
             'Give that or less, or "common": volumes are never padded, since a border tells where they come from.',
         )
     if size.min() < 2:
+        narrow = [axis for axis in range(3) if size[axis] < 2]
+        coarse = coarsest(surveys, narrow) if given == "common" else ""
         raise BadInput(
-            f"At a spacing of {_mm(spacing)} mm the volumes have {'x'.join(str(n) for n in size)} voxels in common",
+            f"At a spacing of {in_mm(spacing)} mm the volumes have {by(size)} voxels in common: "
+            f"{smallest(surveys, fields, narrow)}" + (f"; the spacing is the coarsest: {coarse}" if coarse else ""),
             "Give a finer spacing_mm, or leave out the volumes that are so small.",
         )
     if (voxels := math.prod(int(n) for n in size)) > MAX_VOXELS:
         raise BadInput(
-            f"At a spacing of {_mm(spacing)} mm the volumes would have {'x'.join(str(n) for n in size)} = {voxels:.3g} "
-            f"voxels, more than the {MAX_VOXELS:,} that can be read",
+            f"At a spacing of {in_mm(spacing)} mm the volumes would have {by(size)} = {voxels:.3g} voxels, more than "
+            f"the {MAX_VOXELS:,} that can be read",
             "Give a coarser spacing_mm, or a smaller size.",
         )
-    if (fields > 2 * size).any():
-        notes.append(
-            "Some volumes are more than twice as large as what all have in common "
-            f"({'x'.join(str(n) for n in size)} voxels): only their middle is shown."
-        )
+    notes += cutting_notes(surveys, fields, size, asked=wanted != "common")
     worst = max(s.oblique_deg for s in surveys)
     if worst > 1.0:
         notes.append(
@@ -214,7 +233,7 @@ def choose_target(
 
 def needs_resampling(found: Survey, spacing: Sequence[float]) -> bool:
     """Whether a volume has to be interpolated to get this spacing."""
-    return not np.allclose(found.spacing, spacing, rtol=_SAME_SPACING, atol=0)
+    return not np.allclose(found.spacing, spacing, rtol=SAME_SPACING, atol=0)
 
 
 def equalised(volume: Volume, target: Target, name: str = "A volume") -> Volume:
@@ -420,22 +439,3 @@ def _range(
             f"{max(s.high for s in surveys):g}."
         )
     return low, high, False
-
-
-def _resampling_notes(resampled: np.ndarray, truths: np.ndarray, spacing: np.ndarray) -> list[str]:
-    if not resampled.any():
-        return []
-    counts = {name: (int(resampled[truths == t].sum()), int((truths == t).sum())) for t, name in _KINDS.items()}
-    said = " and ".join(f"{a} of {n} {name}" for name, (a, n) in counts.items() if n)
-    note = f"Resampled to {_mm(spacing)} mm, which smooths: {said} volumes."
-    shares = [a / n for a, n in counts.values() if n]
-    if len(shares) == 2 and abs(shares[0] - shares[1]) > 0.2:
-        note += " Smoothness may tell them apart: it would be better to prepare both kinds at one spacing."
-    return [note]
-
-
-_KINDS = {0: "real", 1: "synthetic"}
-
-
-def _mm(spacing: Sequence[float]) -> str:
-    return " x ".join(f"{v:g}" for v in spacing)

@@ -79,8 +79,8 @@ class Item:
         per: what it is asked of: each case, each pair, or the study once (at its end).
         required: whether the reader must answer it before going on, where it is shown.
         options: of the types in `WITH_OPTIONS`.
-        min: smallest number, shortest text, fewest points or choices.
-        max: largest number, longest text, most points or choices.
+        min: smallest number, shortest text, fewest points or choices (`form_bounds`).
+        max: largest number, longest text, most points or choices, at least 1 of what is counted.
         step: of a number.
         show_if: {"item": id of an earlier question, and one of `CONDITIONS`: value}; None: always shown.
         help: a further explanation.
@@ -282,6 +282,8 @@ def shipped_forms() -> dict[str, Path]:
 
 
 def _item(data: Any, index: int, where: str) -> Item:
+    from SynthDiffusionLib.reader_study.form_bounds import bounds_problem
+
     if not isinstance(data, Mapping):
         raise _bad(where, f"item {index + 1} is no object")
     item_id = data.get("id")
@@ -305,19 +307,9 @@ def _item(data: Any, index: int, where: str) -> Item:
         raise _bad(place, "'required' must be true or false")
     if data["type"] == "info" and data.get("required", False):
         raise _bad(place, "it is 'required', but an 'info' takes no answer", "Leave 'required' out.")
-    for key in ("min", "max", "step"):
-        value = data.get(key)
-        if value is not None and not _is_number(value):
-            raise _bad(place, f"'{key}' must be a number")
-    if None not in (data.get("min"), data.get("max")) and data["min"] > data["max"]:
-        raise _bad(place, "'min' is larger than 'max'")
-    if data.get("step") is not None and data["step"] <= 0:
-        raise _bad(place, "'step' must be greater than 0")
     options = _options(data, place)
-    if data["type"] == "multiple_choice" and (data.get("min") or 0) > len(options):
-        raise _bad(place, f"'min' asks for more options than the {len(options)} there are")
-    if data["type"] == "text" and (data.get("min") or 0) > (data.get("max") or LONGEST_TEXT):
-        raise _bad(place, "'min' asks for a longer text than is allowed")
+    if (problem := bounds_problem(data, len(options))) is not None:
+        raise _bad(place, problem)
     if data.get("type") == "forced_choice" and data.get("per") == "study":
         raise _bad(place, "a forced choice is made for a pair, not for the study")
     return Item(
@@ -480,7 +472,7 @@ def _known(data: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
             raise _bad(where, f"it has an unknown entry '{key}'", f"Did you mean '{near}'?" if near else "")
 
 
-def _bad(where: str, message: str, hint: str = "Mend the form; Docs/READER_STUDIES.md shows one.") -> BadInput:
+def _bad(where: str, message: str, hint: str = "Mend the form; Docs/READER_STUDIES.md, Forms, shows one.") -> BadInput:
     return BadInput(f"{shortened(where, 200)}: {shortened(message, 240)}", shortened(hint, 240))
 
 

@@ -24,6 +24,12 @@ def power(capsys, *arguments: object) -> tuple[int, str]:
         (("accuracy", "--true", "0.6", "--readers", "0"), "--readers 0 is not between 1 and 1000"),
         (("accuracy", "--true", "0.6", "--readers", "3", "--correlation", "-9"), "correlation of -9 is not between"),
         (("accuracy", "--true", "0.6", "--readers", "3", "--correlation", "nan"), "is not between 0 and 1"),
+        (
+            ("accuracy", "--true", "0.6", "--correlation", "0.3"),
+            "--correlation 0.3 is of the answers of several readers",
+        ),
+        (("equivalence", "--margin", "0.1", "--readers", "1", "--correlation", "nan"), "several readers"),
+        (("equivalence", "--margin", "0.6"), "A lower limit of -0.1 is not"),
         (("accuracy", "--true", "0.6", "--power", "nan"), "between 0 and 1"),
         (("accuracy", "--true", "nan"), "not between 0 and 1"),
         (("accuracy", "--true", "1.5"), "not between 0 and 1"),
@@ -74,3 +80,12 @@ def test_an_effect_for_which_2000_cases_are_too_few_is_told(capsys, tmp_path):
     assert code == 2 and "More than 2000 cases would be needed with 3 readers" in text
     code, text = power(capsys, "mrmc", "--pilot", tmp_path / "pilot.csv", "--effect", "0.6", "--readers", "30")
     assert code == 0 and re.search(r"\d+ cases with 30 readers", text)
+
+
+def test_a_power_near_1_is_not_printed_as_1(capsys):
+    code, text = power(capsys, "accuracy", "--true", "0.9", "--power", "0.999999999")
+    assert code == 0 and "power >0.999 (and at least 0.999999999 for" in text
+    code, text = power(capsys, "accuracy", "--true", "0.6")
+    assert (
+        code == 0 and text.startswith("210 independent answers") and "power 0.8" in text and "at least 0.8 for" in text
+    )

@@ -5,16 +5,22 @@ from __future__ import annotations
 import copy
 import json
 import math
+from pathlib import Path
 
 import pytest
 
+from SynthDiffusionLib.cli import main
 from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.reader_study.design import _form
 from SynthDiffusionLib.reader_study.forms import TYPES, Form, answer_problem, load_form, shipped_forms
 from SynthDiffusionLib.resources import resource_path
 from SynthDiffusionLib.schemas import first_problem, read_json
 
 OPTIONS = [{"value": v, "label": str(v)} for v in (1, 2, 3)]
 SCALE = {"id": "a", "type": "scale", "text": "How good?", "options": OPTIONS, "required": True}
+
+
+MANY = {"id": "m", "type": "multiple_choice", "text": "Which?", "options": OPTIONS, "required": True}
 
 
 def form(*items: dict) -> Form:
@@ -55,12 +61,69 @@ def item(item_id: str, **fields) -> dict:
         ([{**SCALE, "options": [{"value": "x", "label": "x"}, *OPTIONS]}], "needs a number"),
         ([{**SCALE, "type": "confidence"}], "a signed confidence needs negative values"),
         ([item("a", options=OPTIONS)], "takes no 'options'"),
+        *(([{**MANY, "max": n}], "options are counted: give a whole number of at least 1") for n in (0, -1, 0.5, 1.5)),
+        *(([item("p", type="point", max=n)], "points are counted") for n in (0, -1, 0.5)),
+        *(([item("a", max=n)], "characters are counted") for n in (0, -3, 2.5)),
+        *(([item("a", type=t, min=-1)], "at least 0") for t in ("text", "point")),
+        ([{**MANY, "min": 0.5}], "'min' is 0.5, but options are counted"),
+        ([{**MANY, "min": 4}], "more options than the 3 there are"),
+        ([{**MANY, "min": 3, "max": 2}], "'min' is larger than 'max'"),
+        ([item("p", type="point", min=2, max=1)], "'min' is larger than 'max'"),
+        ([item("p", type="point", per="study")], "a point is marked in a volume"),
+        ([item("a", min=20_000)], "a longer text than is allowed"),
+        ([item("n", type="number", min=1, max=0)], "'min' is larger than 'max'"),
+        ([item("n", type="number", step=0)], "'step' must be greater than 0"),
+        ([item("n", type="number", step="1")], "'step' must be a number"),
+        ([item("n", type="number", min=0, max=10, step=11)], "'step' is 11, more than from 'min' to 'max'"),
     ],
 )
 def test_a_form_with_a_fault_is_refused_by_name(items, said):
     with pytest.raises(BadInput) as caught:
         Form.from_json({"id": "f", "title": "F", "items": items})
     assert said in caught.value.one_line()
+
+
+@pytest.mark.parametrize(
+    ("fields", "answer"),
+    [
+        ({"type": "multiple_choice", "options": OPTIONS, "min": 0, "max": 1}, [2]),
+        ({"type": "multiple_choice", "options": OPTIONS, "min": 3, "max": 3.0}, [1, 2, 3]),
+        ({"type": "point", "max": 1}, [{"volume": "v", "ras": [0, 0, 0]}]),
+        ({"type": "text", "min": 1, "max": 1}, "x"),
+        ({"type": "number", "min": 2, "max": 2, "step": 1}, 2),
+        ({"type": "number", "min": -0.5, "max": 0.5, "step": 1}, 0),
+    ],
+)
+def test_the_tightest_bounds_leave_an_answer(fields, answer):
+    f = form({"id": "a", "text": "?", "required": True, **fields})
+    assert f.problems({"a": answer}) == {} and f.problems({})
+
+
+def test_study_form_and_a_design_refuse_a_question_that_cannot_be_answered(tmp_path, capsys):
+    path = tmp_path / "form.json"
+    path.write_text(json.dumps({"id": "f", "title": "F", "items": [{**MANY, "max": 0}]}))
+    assert main(["study", "form", str(path)]) == 2
+    assert "item 'm': 'max' is 0, but options are counted" in capsys.readouterr().err
+    with pytest.raises(BadInput, match="'max' is 0, but options are counted"):
+        _form(read_json(path), tmp_path)
+
+
+def test_the_form_in_the_documentation_is_one():
+    """It shows what a form can have, and each of its questions can be answered."""
+    page = (Path(__file__).parents[2] / "Docs" / "READER_STUDIES.md").read_text(encoding="utf-8")
+    start = page.index('    {"format": "synthdiffusion-form-1"')
+    data = json.loads(page[start : page.index("\n\n", start)])
+    assert first_problem(data, "form") is None
+    f = Form.from_json(data)
+    assert {"confidence", "multiple_choice", "number", "point", "choice", "text"} <= {i.type for i in f.items}
+    assert any(i.show_if for i in f.items) and "Resources/Schemas/form.schema.json" in page
+    answers = {"score": 2, "flaws": ["noise", "other"], "which": "?", "diameter": 8.5, "margin": "smooth"}
+    answers["where"] = [{"volume": "v", "ras": [1, 2, 3]}]
+    assert f.problems(answers) == {} and len(f.visible(answers)) == len(answers)
+    assert [i.id for i in f.visible({"score": -1})] == ["score", "margin", "diameter"]
+    with pytest.raises(BadInput) as caught:
+        Form.from_json({})
+    assert "Docs/READER_STUDIES.md, Forms, shows one" in caught.value.hint
 
 
 def test_a_question_is_shown_only_where_its_condition_and_that_of_its_condition_hold():

@@ -62,7 +62,7 @@ class MrmcPower(Result):
 
 def _probability(value: float, what: str) -> float:
     if not 0.0 < value < 1.0:
-        raise BadInput(f"{what} of {value} is not between 0 and 1", "Give a proportion.")
+        raise BadInput(f"{what} of {value:.6g} is not between 0 and 1", "Give a proportion.")
     return float(value)
 
 
@@ -149,7 +149,7 @@ def tost_size(
     """
     _probability(true, "A truth"), _probability(margin, "A margin")
     if not abs(true - null) < margin:
-        raise BadInput(f"A truth of {true} is not within the margin", "Give a true proportion inside the limits.")
+        raise BadInput(f"A truth of {true:.6g} is not within the margin", "Give a true proportion inside the limits.")
     n, reached = _smallest(lambda size: tost_power(size, true, null, margin, alpha), power, stay)
     return Size(n, reached, true, null, alpha, margin)
 
