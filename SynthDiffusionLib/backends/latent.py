@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from SynthDiffusionLib.backends.stages import ran_out
 from SynthDiffusionLib.errors import ModelError, OutOfMemory, RunFailed
 from SynthDiffusionLib.memory.execution import CHUNK, CHUNK_ELEMENTS
 from SynthDiffusionLib.networks.chunked_convolution import embed_by_slabs, slabs_for
@@ -171,7 +172,9 @@ def out_of_memory_is_told(grid: Sequence[int]) -> Iterator[None]:
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
         raise OutOfMemory(
             f"The device ran out of memory on a grid of {'x'.join(map(str, grid))}",
             "Close other programs that use it, lower --precision, or use --crop.",

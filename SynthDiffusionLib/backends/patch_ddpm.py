@@ -18,8 +18,9 @@ import torch
 from SynthDiffusionLib.backends import OnEstimate, OnPart, nothing_told
 from SynthDiffusionLib.backends.controls import DEFAULT_CONTROLS, Controls
 from SynthDiffusionLib.backends.coordinates import coordinate_channels
+from SynthDiffusionLib.backends.latent import out_of_memory_is_told
 from SynthDiffusionLib.backends.stages import Stages
-from SynthDiffusionLib.errors import ModelError, OutOfMemory, RunFailed
+from SynthDiffusionLib.errors import ModelError, RunFailed
 from SynthDiffusionLib.labels.condition import Condition
 from SynthDiffusionLib.labels.scheme import LabelScheme
 from SynthDiffusionLib.memory.execution import TOGETHER
@@ -184,7 +185,7 @@ class PatchDDPM:
         def unpadded(volume: torch.Tensor) -> np.ndarray:
             return volume[0, 0][tuple(slice(0, n) for n in shape)].clamp(-1.0, 1.0).cpu().numpy()
 
-        try:
+        with out_of_memory_is_told(grid):
             volume = draw_sample(
                 predict,
                 (1, 1, *grid),
@@ -197,11 +198,6 @@ class PatchDDPM:
                 on_step=on_step,
                 on_estimate=None if on_estimate is None else lambda clean: on_estimate(lambda: unpadded(clean)),
             )
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory(
-                f"The device ran out of memory on a grid of {'x'.join(map(str, grid))}",
-                "Close other programs that use it, lower --precision, or use --crop.",
-            ) from error
         if not torch.isfinite(volume).all():
             raise RunFailed(
                 "The network's result holds values that are not numbers",

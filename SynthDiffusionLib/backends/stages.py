@@ -70,7 +70,9 @@ class Stages:
         """
         try:
             return work()
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out(error):
+                raise
             reason = str(error)
         # Out here, where nothing holds the tensors of what failed any more.
         following = self.plan.after_running_out(stage)
@@ -85,6 +87,13 @@ class Stages:
     def attempting(self, stage: str, work: Callable[..., T]) -> Callable[..., T]:
         """A function that is attempted whenever it is called; see `attempt`."""
         return lambda *arguments: self.attempt(stage, lambda: work(*arguments))
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether a device has no memory left; PyTorch's allocator for CPUs has no error of its own for that."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def lay_out(network: nn.Module, channels_last: bool) -> None:

@@ -181,6 +181,8 @@ def _strategy_arg(text: str) -> dict[str, str | bool | int]:
     parts = [part.partition("=") for part in text.split(",")]
     if not all(name and way for name, _, way in parts):
         raise argparse.ArgumentTypeError(f"'{text}' is no strategy: give it as decode=stream")
+    if len({name for name, _, _ in parts}) < len(parts):
+        raise argparse.ArgumentTypeError(f"'{text}' names a stage twice")
     values = {"true": True, "false": False}
     return {name: int(way) if re.fullmatch(r"\d{1,9}", way) else values.get(way, way) for name, _, way in parts}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from SynthDiffusionLib.errors import BadInput
@@ -82,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
     conditional = _conditional(spec, args.unconditional)
     host = parse_bytes(args.host_limit) if args.host_limit else None
     budget = budget_for(device, limit, None, host_bytes=host, drives_display=args.display)
+    budget = replace(budget, host_is_limit=host is not None)
     request = Request(spec, device, precision, lowest_precision(device, best), conditional)
     figures, grid = Figures(spec, device, conditional), padded(spec, size)
     choice = plan_choice(request, grid, budget.allowed, budget.host_bytes, figures)
@@ -233,6 +234,8 @@ def _lines(found: _Found) -> list[str]:
         rows.append(("Left to desktop", _memory(budget.reserved)))
     if not choice.fits:
         rows.append(("Least limit", _memory(choice.least_limit + budget.reserved)))
+        if budget.host_bytes is not None and choice.least_host > budget.host_bytes:
+            rows.append(("Least host limit", _memory(choice.least_host)))
     rows += [
         ("Fits", "yes" if choice.fits else "no"),
         ("Strategy", WORDS[choice.strategy] if choice.fits else "none: it does not fit"),

@@ -26,6 +26,7 @@ from SynthDiffusionLib.volumes import (
     same_grid,
 )
 
+FILES_BYTES = 4  # of a voxel of the drawing, while it is read: two masks, and copies of them
 SUFFIXES = (".seg.nrrd", ".nii.gz", ".nrrd", ".nii", ".mha", ".mhd", ".dcm")
 
 
@@ -48,6 +49,26 @@ class Inputs:
     image: Volume | None
     notes: list[str]
     checksums: dict[str, str]
+
+
+def memory_of(inputs: Inputs) -> tuple[int, int]:
+    """What inputs take in host memory, in bytes.
+
+    Args:
+        inputs: of a job.
+
+    Returns:
+        what is held of them throughout; and beside that, while they are read and while a synthetic region is put into
+        the real volume and written. As measured (Testing/Benchmarks/process_memory.py).
+    """
+    if inputs.segmentation is None:
+        return 0, 0
+    voxels = inputs.mapping.class_map.size
+    held = sum(layer.nbytes for layer in inputs.segmentation.layers) + inputs.mapping.class_map.nbytes
+    if inputs.image is None:
+        return held, FILES_BYTES * voxels
+    copies = 3 * inputs.image.array.nbytes  # the result, the same for the file, and what is read or compressed
+    return held + inputs.image.array.nbytes, copies + (FILES_BYTES - 2) * voxels
 
 
 def case_name(request: GenerateRequest) -> str:

@@ -20,6 +20,7 @@ from SynthDiffusionLib.backends import BACKENDS, load_backend
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.jobs import timings
 from SynthDiffusionLib.jobs.events import json_lines
+from SynthDiffusionLib.jobs.inputs import memory_of
 from SynthDiffusionLib.jobs.preparation import network_evaluations, prepare, resolve_settings
 from SynthDiffusionLib.jobs.request import GenerateRequest
 from SynthDiffusionLib.jobs.worker import read_request, report
@@ -78,7 +79,7 @@ def preflight(request: GenerateRequest, device: Device) -> dict[str, Any]:
     host = None if device_id == "cpu" else _free_host_bytes()
     budget = budget_for(device_id, request.vram_limit, device.free_bytes, host_bytes=host)
     lower = lowest_precision(device_id, device.precision)
-    plan = planned(spec, grid, budget, precision, lower, prepared.has_drawing, request.strategies)
+    plan = planned(spec, grid, budget, precision, lower, prepared.has_drawing, request.strategies, *memory_of(inputs))
     planned_notes = plan_notes(plan)
     evaluations = network_evaluations(request, resolved, prepared)
     voxels = grid[0] * grid[1] * grid[2]

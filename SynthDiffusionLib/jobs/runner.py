@@ -15,6 +15,7 @@ from SynthDiffusionLib.errors import OutOfMemory
 from SynthDiffusionLib.jobs import timings
 from SynthDiffusionLib.jobs.adherence import adherence_of, coarse_note, load_segmenter
 from SynthDiffusionLib.jobs.events import OnEvent, Progress, ignore
+from SynthDiffusionLib.jobs.inputs import Inputs, memory_of
 from SynthDiffusionLib.jobs.outputs import header_marks
 from SynthDiffusionLib.jobs.preparation import network_evaluations, prepare, resolve_settings, sample_paths
 from SynthDiffusionLib.jobs.previews import Previews
@@ -132,7 +133,7 @@ def _carry_out(
     on_event({"event": "progress", "stage": "model", "step": 0, "total": 1})
     backend = load_backend(package)
     segment = load_segmenter(package, on_event) if request.adherence else None
-    resolved = _plan(resolved, request, backend, prepared, spec)
+    resolved = _plan(resolved, request, backend, inputs, prepared, spec)
     planned = [*_precision_note(request, resolved.plan), *plan_notes(resolved.plan)]
     for note in planned:
         on_event({"event": "warning", "message": note})
@@ -249,10 +250,16 @@ def _precision_note(request: GenerateRequest, plan: Plan) -> list[str]:
 
 
 def _plan(
-    resolved: Resolved, request: GenerateRequest, backend: Backend, prepared: Prepared, spec: ModelSpec
+    resolved: Resolved,
+    request: GenerateRequest,
+    backend: Backend,
+    inputs: Inputs,
+    prepared: Prepared,
+    spec: ModelSpec,
 ) -> Resolved:
     from SynthDiffusionLib.memory.plan import resolve_plan
 
+    held_bytes, files_bytes = memory_of(inputs)
     plan = resolve_plan(
         spec,
         backend.working_grid(prepared.grid),
@@ -261,5 +268,7 @@ def _plan(
         vram_limit=request.vram_limit,
         conditional=prepared.has_drawing,
         strategies=request.strategies,
+        held_bytes=held_bytes,
+        files_bytes=files_bytes,
     )
     return replace(resolved, plan=plan)

@@ -33,6 +33,7 @@ class Budget:
         host_bytes: free host memory, where the device is a GPU; None: not known.
         context_bytes: of the CUDA context, measured or assumed.
         drives_display: the card draws the desktop too.
+        host_is_limit: `host_bytes` is what the user has set, not what is free.
     """
 
     device: str
@@ -41,6 +42,7 @@ class Budget:
     host_bytes: int | None = None
     context_bytes: int = CONTEXT_BYTES
     drives_display: bool = False
+    host_is_limit: bool = False
 
     @property
     def on_gpu(self) -> bool:

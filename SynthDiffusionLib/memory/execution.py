@@ -29,7 +29,7 @@ CHUNK_ELEMENTS = 2**26  # of a convolution's input and result, in a slab
 # What a stage computes at once where a method has pieces that do not depend on each other: the fields below.
 SLICES, WINDOWS = "slices", "windows"
 
-_STAGES = {  # the ways that are there for each stage
+STAGES = {  # the ways that are there for each stage
     "condition": (WHOLE, OFFLOAD, CHUNK),
     "denoise": (WHOLE, OFFLOAD, CHUNK),
     "decode": STRATEGIES,
@@ -69,10 +69,10 @@ class Execution:
     windows: int = 1
 
     def __post_init__(self) -> None:
-        for name, ways in (*_STAGES.items(), ("guidance", (IN_TURN, TOGETHER)), ("channels_last", (False, True))):
+        for name, ways in (*STAGES.items(), ("guidance", (IN_TURN, TOGETHER)), ("channels_last", (False, True))):
             value = getattr(self, name)
             if not any(value is way or (isinstance(value, str) and value == way) for way in ways):
-                what = "stage" if name in _STAGES else "setting"
+                what = "stage" if name in STAGES else "setting"
                 raise BadInput(
                     f"The {what} '{name}' cannot be computed as '{value}'",
                     f"Choose one of: {', '.join(map(str, ways)).lower()}.",
@@ -89,7 +89,7 @@ class Execution:
     @property
     def summary(self) -> str:
         """The last resort among the ways of the stages, one of `STRATEGIES`."""
-        return max((self.of(stage) for stage in _STAGES), key=STRATEGIES.index)
+        return max((self.of(stage) for stage in STAGES), key=STRATEGIES.index)
 
     def to_json(self) -> dict[str, Any]:
         """What differs from the usual way; empty where nothing does."""

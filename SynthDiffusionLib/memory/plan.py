@@ -140,6 +140,8 @@ def resolve_plan(
     vram_limit: int | None,
     conditional: bool = True,
     strategies: Mapping[str, str | bool] | None = None,
+    held_bytes: int = 0,
+    files_bytes: int = 0,
 ) -> Plan:
     """Settles where and how a grid is computed: by the fastest exact way within the limit.
 
@@ -154,6 +156,7 @@ def resolve_plan(
         conditional: with a drawing.
         strategies: ways that are asked for by stage, and settings, as `Execution.from_json` takes them; what is not
             named is chosen.
+        held_bytes, files_bytes: as of `predict.Request`.
 
     Raises:
         BadInput: see `resolve_device` and `resolve_precision`.
@@ -172,7 +175,7 @@ def resolve_plan(
 
         budget = measured_budget(device, vram_limit, host)
     lower = lowest_precision(device, _best_precision(device))
-    plan = planned(spec, grid, budget, resolved, lower, conditional, strategies)
+    plan = planned(spec, grid, budget, resolved, lower, conditional, strategies, held_bytes, files_bytes)
     if budget.allocator_cap is not None:
         from SynthDiffusionLib.memory.gpu import cap_allocator
 
@@ -188,6 +191,8 @@ def planned(
     lower: str | None,
     conditional: bool = True,
     strategies: Mapping[str, str | bool] | None = None,
+    held_bytes: int = 0,
+    files_bytes: int = 0,
 ) -> Plan:
     """What `resolve_plan` gives, where all that is known of the device is given; the preflight of a job has this alone.
 
@@ -199,6 +204,7 @@ def planned(
         lower: what fp32 may be lowered to where nothing fits in it; None: nothing.
         conditional: with a drawing.
         strategies: as of `resolve_plan`.
+        held_bytes, files_bytes: as of `predict.Request`.
 
     Returns:
         the plan, with 0 threads.
@@ -208,7 +214,16 @@ def planned(
     """
     asked = Execution.from_json(strategies)
     request = Request(
-        spec, budget.device, precision, lower, conditional, budget.context_bytes, asked, tuple(strategies or ())
+        spec,
+        budget.device,
+        precision,
+        lower,
+        conditional,
+        budget.context_bytes,
+        asked,
+        tuple(strategies or ()),
+        held_bytes,
+        files_bytes,
     )
     choice = plan_choice(request, padded(spec, grid), budget.allowed, budget.host_bytes)
     return _plan_of(check_choice(choice, grid, budget, padded(spec, (1, 1, 1))), budget, grid, asked)

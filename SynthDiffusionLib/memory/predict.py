@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 Shape = tuple[int, int, int]
 
 # Of a drawing and its volume as NumPy arrays, for every voxel of the grid: a mask and its copies, the volume and what
-# is made of it on its way to a file.
-MASK_BYTES, VOLUME_BYTES = 9, 40
+# is made of it on its way to a file. On a CPU as measured (Testing/Benchmarks/process_memory.py), where the copies that
+# the networks take are in the trace; beside a GPU they are in host memory too, which is reasoned.
+MASK_BYTES, VOLUME_BYTES = {"cpu": 2, "cuda": 6}, {"cpu": 12, "cuda": 20}
+FILES = "files"  # what is no stage of the networks: the inputs are read, the volume is put into its place and written
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Request:
         context_bytes: of the CUDA context, measured or assumed.
         asked: ways that were asked for, and settings.
         pinned: names of those stages that must be computed as `asked` says.
+        held_bytes: of the inputs, in host memory all the while.
+        files_bytes: beside these, while files are read and written; 0: no more than the stages take.
     """
 
     spec: ModelSpec
@@ -62,6 +66,8 @@ class Request:
     context_bytes: int = CONTEXT_BYTES
     asked: Execution = DEFAULT_EXECUTION
     pinned: tuple[str, ...] = ()
+    held_bytes: int = 0
+    files_bytes: int = 0
 
 
 def plan_choice(
@@ -124,7 +130,8 @@ def check_choice(choice: Choice, grid: Shape, budget: Budget, smallest: Shape) -
     allowed, needed = budget.allowed, choice.least_limit
     what, mend = "memory", budget.mend
     if allowed is not None and needed <= allowed:  # then host memory is what is too little
-        what, allowed, needed, mend = "host memory", budget.host_bytes, choice.least_host, "close other programs"
+        what, allowed, needed = "host memory", budget.host_bytes, choice.least_host
+        mend = "raise --host-limit" if budget.host_is_limit else "close other programs"
     largest = choice.largest_size
     raise TooLarge(
         f"A grid of {'x'.join(map(str, grid))} needs at least {_ceil(needed)} GiB of {what}, "
@@ -147,6 +154,12 @@ def stage_options(request: Request, grid: Shape, figures: Figures) -> tuple[Stag
     for name in figures.stages:
         steps = _steps(request, grid, name, figures)
         made.append(StageOptions(name, _Options(request, grid, name, steps, figures), steps))
+    if request.files_bytes:
+        beside = request.held_bytes + request.files_bytes
+        option = Option(WHOLE, PROCESS_BYTES + beside)
+        if request.device != "cpu":
+            option = Option(WHOLE, request.context_bytes, PROCESS_BYTES_CUDA + beside)
+        made.append(StageOptions(FILES, (option,), (option.step,)))
     return tuple(made)
 
 
@@ -193,7 +206,7 @@ class _Options:
 
     def __iter__(self) -> Iterator[Option]:
         request, grid, on_cpu = self._request, self._grid, self._request.device == "cpu"
-        arrays = _array_bytes(request.spec, grid)
+        arrays = _array_bytes(request.spec, grid, "cpu" if on_cpu else "cuda") + request.held_bytes
         for way, pieces in self._steps:
             kind = way if way in self._figures.kinds(self._stage) else OFFLOAD
             at_once = pieces[1] if pieces else None
@@ -246,10 +259,10 @@ def _largest_of(
     return sizes[low - 1] if low else None
 
 
-def _array_bytes(spec: ModelSpec, grid: Shape) -> int:
+def _array_bytes(spec: ModelSpec, grid: Shape, device: str) -> int:
     """Of the drawing and the volume as NumPy arrays, in host memory."""
     masks = 8 if spec.backend == "maisi" else len(spec.label_scheme.condition_classes) + 1
-    return (MASK_BYTES * masks + VOLUME_BYTES) * math.prod(grid)
+    return (MASK_BYTES[device] * masks + VOLUME_BYTES[device]) * math.prod(grid)
 
 
 def _ceil(size: int) -> str:

@@ -15,6 +15,7 @@ from SynthDiffusionLib.memory.execution import (
     CHUNK,
     DEFAULT_EXECUTION,
     OFFLOAD,
+    STAGES,
     STRATEGIES,
     STREAM,
     STREAM_AGAIN,
@@ -93,7 +94,8 @@ class Choice:
             prediction.
         reasons: why, a sentence for each stage that had to retreat.
         warnings: what changes the image.
-        least_limit: bytes of the device that the size takes at least where it does not fit; else what is chosen.
+        least_limit: bytes of the device that the size takes at least where it does not fit; else what is chosen. Where
+            host memory alone is what is too little, in the way that takes least of that within the device's limit.
         least_host: bytes of host memory that go with it.
         largest_size: the largest other size that fits where this one does not; None: none does.
     """
@@ -116,7 +118,8 @@ class Choice:
             asked: where the settings beside the ways are from.
         """
         for name, option in self.stages.items():
-            asked = stepped(asked, name, option.step)
+            if name in STAGES:
+                asked = stepped(asked, name, option.step)
         return asked
 
     @property
@@ -171,7 +174,7 @@ def choose(
             if not possible:
                 raise ValueError(f"the stage '{stage.name}' has no option")
             fits = False
-            taken = smallest = min(possible, key=lambda option: (option.device_bytes, option.host_bytes))
+            taken = smallest = _least(possible, limit)
             reasons.append(f"{stage.name}: nothing fits; {_passed_over(passed, limit, host_limit)}")
         elif passed := [option for option in passed if option.way != taken.way]:
             reasons.append(f"{stage.name}: {WORDS[taken.way]}, since {_passed_over(passed, limit, host_limit)}")
@@ -182,6 +185,14 @@ def choose(
         raise ValueError("no stage")
     strategy = max((option.way for option in chosen.values()), key=RETREAT.index)
     return Choice(fits, precision, strategy, chosen, steps, tuple(reasons), least, least_host)
+
+
+def _least(options: list[Option], limit: int | None) -> Option:
+    """The option that asks for least more: of those that fit the device the one with the least host memory."""
+    on_device = [option for option in options if limit is None or option.device_bytes <= limit]
+    if on_device:
+        return min(on_device, key=lambda option: (option.host_bytes, option.device_bytes))
+    return min(options, key=lambda option: (option.device_bytes, option.host_bytes))
 
 
 def _within(option: Option, limit: int | None, host_limit: int | None) -> bool:
@@ -202,5 +213,5 @@ def _passed_over(passed: list[Option], limit: int | None, host_limit: int | None
     if limit is not None and any(not o.refused and o.device_bytes > limit for o in passed):
         allowed.append(f"{limit / GIB:.2f} GiB may be used")
     if host_limit is not None and any(not o.refused and o.host_bytes > host_limit for o in passed):
-        allowed.append(f"{host_limit / GIB:.2f} GiB of host memory")
+        allowed.append(f"{host_limit / GIB:.2f} GiB of host memory may be used")
     return ", ".join(parts) + "".join(f" and {part}" for part in allowed)

@@ -86,10 +86,14 @@ def test_a_desktop_is_left_a_gib(plan):
 def test_host_memory_is_bounded_too(plan):
     arguments = ("--model", "maisi-rflow", "--size", "512x512x512", "--vram-limit", "24GiB")
     free = answer(plan, *arguments)
-    assert free["host_bytes"] > 16 * GIB  # maps lie there
-    refused = answer(plan, *arguments, "--host-limit", "8GiB", code=2)
-    assert not refused["fits"] and refused["least_host_bytes"] > 8 * GIB
-    assert "host memory" in plan(*arguments, "--host-limit", "8GiB", code=2)
+    assert free["host_bytes"] > 8 * GIB
+    refused = answer(plan, *arguments, "--host-limit", "4GiB", code=2)
+    assert not refused["fits"] and 4 * GIB < refused["least_host_bytes"] <= free["host_bytes"]
+    said = plan(*arguments, "--host-limit", "4GiB", code=2)
+    assert "host memory" in said and "raise --host-limit" in said
+    # What is called the least is enough, and less is not.
+    for size, code in ((refused["least_host_bytes"], 0), (refused["least_host_bytes"] - 2**20, 2)):
+        assert answer(plan, *arguments, "--host-limit", str(size), code=code)["fits"] is (code == 0)
 
 
 def test_what_does_not_fit_exits_with_2_and_says_what_is_least_and_what_would(plan):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,17 +15,21 @@ from tiny_med_lsdm import make_lsdm_package
 
 from SynthDiffusionLib.backends import load_backend
 from SynthDiffusionLib.backends.med_lsdm import window_slices
-from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.errors import BadInput, TooLarge
+from SynthDiffusionLib.jobs.inputs import Inputs, memory_of
 from SynthDiffusionLib.labels.condition import Condition
+from SynthDiffusionLib.labels.mapping import MappedSegmentation
 from SynthDiffusionLib.memory.at_once import numbers, pieces_of
-from SynthDiffusionLib.memory.devices import GIB, budget_for
+from SynthDiffusionLib.memory.devices import GIB, PROCESS_BYTES, budget_for
 from SynthDiffusionLib.memory.execution import OFFLOAD, STREAM, TOGETHER, WHOLE, Execution
 from SynthDiffusionLib.memory.figures import Figures
 from SynthDiffusionLib.memory.plan import Plan, planned
 from SynthDiffusionLib.memory.predict import Request, plan_choice, stage_options
 from SynthDiffusionLib.memory.strategies import Option, StageOptions, choose
+from SynthDiffusionLib.models import load_package
 from SynthDiffusionLib.models.presets import load_preset
 from SynthDiffusionLib.models.spec import WindowsSpec
+from SynthDiffusionLib.volumes import Segmentation, Volume
 
 DEEP = (16, 16, 44)  # windows from 0, 8, 16, 24 and 28
 SLICES, WINDOWS = load_preset("slice-ldm"), load_preset("med-lsdm")
@@ -143,6 +150,66 @@ def test_a_pinned_number_is_kept_and_told():
     plan = planned(SLICES, (192, 192, 96), budget_for("cuda:0", 24 * GIB, None), "bf16", None)
     assert plan.execution.slices == 32 and dict(plan.fallbacks)["decode"][0] == (WHOLE, ("slices", 16))
     assert plan.after_running_out("decode").execution.slices == 16
+
+
+def test_the_least_host_memory_is_that_of_a_way_that_the_device_bears():
+    options = [Option(STREAM, 6, 9), Option(OFFLOAD, 5, 30), Option(WHOLE, 20, 1)]
+    stage = StageOptions("decode", options, tuple(o.step for o in options))
+    found = choose([stage], 8, "bf16", host_limit=8)
+    assert not found.fits and (found.least_limit, found.least_host) == (6, 9)
+    assert choose([stage], 8, "bf16", host_limit=9).fits
+    assert choose([stage], 4, "bf16", host_limit=9).least_limit == 5
+
+
+def test_inputs_count_and_are_no_stage_of_the_networks():
+    """A small region of a large volume: what the files take is what a limit must bear."""
+    spec, budget = load_package("lung-nodule-ct", verify=False).spec, budget_for("cpu", None, None)
+    small = planned(spec, (48, 48, 48), budget, "fp32", None)
+    large = planned(spec, (48, 48, 48), budget, "fp32", None, held_bytes=GIB, files_bytes=2 * GIB)
+    assert (
+        large.predicted_bytes == PROCESS_BYTES + 3 * GIB and dict(large.stage_bytes)["files"] == large.predicted_bytes
+    )
+    assert dict(large.stage_bytes)["denoise"] == small.predicted_bytes + GIB
+    assert large.execution == small.execution and large.strategy == WHOLE
+    with pytest.raises(TooLarge, match="needs at least"):
+        planned(spec, (48, 48, 48), budget_for("cpu", 3 * GIB, None), "fp32", None, held_bytes=GIB, files_bytes=2 * GIB)
+    on_gpu = planned(
+        spec, (48, 48, 48), budget_for("cuda:0", None, None), "bf16", None, held_bytes=GIB, files_bytes=2 * GIB
+    )
+    assert on_gpu.predicted_host_bytes > 3 * GIB > on_gpu.predicted_bytes
+
+
+def test_what_inputs_take_is_that_of_their_arrays():
+    real = Volume(np.zeros((10, 10, 10), np.int16), np.eye(4))
+    drawn = Segmentation((np.zeros((10, 10, 10), np.uint8),), np.eye(4), ())
+    mapping = MappedSegmentation(np.zeros((10, 10, 10), np.uint8), np.eye(4), SLICES.label_scheme, ())
+    of = {"case": "x", "mapping": mapping, "notes": [], "checksums": {}}
+    assert memory_of(Inputs(segmentation=drawn, image=real, **of)) == (4000, 8000)
+    assert memory_of(Inputs(segmentation=drawn, image=None, **of)) == (2000, 4000)
+    assert memory_of(Inputs(segmentation=None, image=None, **of)) == (0, 0)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
+def test_freed_maps_go_back_to_the_system():
+    """In a process that has freed blocks of 8 MiB, between which small ones stay."""
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from SynthDiffusionLib.memory.heap import keep_heap_small\n"
+        "if sys.argv[2] == 'small': keep_heap_small()\n"
+        "kept = []\n"
+        "for n in range(30):\n"
+        "    blocks = [bytearray(2**23 + 2**16 * n) for _ in range(8)]\n"
+        "    kept += [bytearray(5000) for _ in range(40)]\n"
+        "    blocks = None\n"
+        "lines = open('/proc/self/status').read().splitlines()\n"
+        "print(next(int(line.split()[1]) for line in lines if line.startswith('VmRSS')))\n"
+    )
+    root = str(Path(__file__).resolve().parents[2])
+    resident = [
+        int(subprocess.run([sys.executable, "-c", script, root, how], capture_output=True, check=True).stdout)
+        for how in ("small", "as it is")
+    ]
+    assert resident[0] < 80_000 and resident[0] <= resident[1]
 
 
 def test_reasons_name_other_ways_only():

@@ -74,6 +74,38 @@ def test_a_step_is_done_once_more_with_chunks(tiny, monkeypatch):  # noqa: F811
     assert np.array_equal(tiny.draw(Execution()), usual), "nothing of it stays"
 
 
+@pytest.mark.parametrize(
+    ("error", "mended"),
+    [
+        (
+            RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+            True,
+        ),
+        (MemoryError(), True),
+        (RuntimeError("shapes do not fit"), False),
+    ],
+)
+def test_a_cpu_that_runs_out_is_a_device_too(tiny, monkeypatch, error, mended):  # noqa: F811
+    usual, forward, failed = tiny.draw(Execution()), tiny.backend.network.forward, []
+
+    def fails_once(*arguments, **settings):
+        if not failed:
+            failed.append(True)
+            raise error
+        return forward(*arguments, **settings)
+
+    monkeypatch.setattr(tiny.backend.network, "forward", fails_once)
+    plan = plan_with(tiny, [], denoise=(CHUNK,))
+    if mended:
+        assert np.abs(draw(tiny, plan, monkeypatch) - usual).max() <= 2 * EXACT
+        failed.clear()
+        with pytest.raises(OutOfMemory):
+            draw(tiny, plan_with(tiny, []), monkeypatch)
+    else:
+        with pytest.raises(RuntimeError, match="shapes"):
+            draw(tiny, plan, monkeypatch)
+
+
 @pytest.mark.parametrize(("calls", "ways"), [((0,), ()), ((0, 1), (CHUNK, CHUNK))])
 def test_then_it_ends_with_a_clear_error(tiny, monkeypatch, calls, ways):  # noqa: F811
     """No way is left, or the next one does not fit either."""
