@@ -40,7 +40,7 @@ def counted(work: Any) -> tuple[float, float]:
     return float(flops.get_total_flops()), float(traffic.bytes)
 
 
-def ceilings(device: str, precision: str, repeats: int = 5) -> dict[str, float]:
+def ceilings(device: str, precision: str, repeats: int = 10) -> dict[str, float]:
     """What the machine does at best of such work: FLOP/s of a large product of matrices, bytes/s of a large copy."""
     side = 8192 if device.startswith("cuda") else 3072
     a, b = (torch.randn((side, side), device=device).to(DTYPES[precision]) for _ in range(2))
@@ -52,7 +52,7 @@ def ceilings(device: str, precision: str, repeats: int = 5) -> dict[str, float]:
         ("bytes_per_s", lambda: target.copy_(source), 2.0 * source.numel() * 4),
     ):
         work()
-        best[name] = amount / statistics.median(timed(work, device)[1] for _ in range(repeats))
+        best[name] = amount / min(timed(work, device)[1] for _ in range(repeats))
     return best
 
 

@@ -8,7 +8,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,14 +79,18 @@ def random_backend(preset: str) -> Any:
     would agree whatever they do.
     """
     backend = with_random_weights(preset)
+    fill_zeros(getattr(backend, role, None) for role in ("network", "controlnet", "embedding"))
+    return backend
+
+
+def fill_zeros(networks: Iterable[torch.nn.Module | None]) -> None:
+    """Gives seeded random values to weights that are all zero."""
     generator = torch.Generator().manual_seed(7)
-    for role in ("network", "controlnet", "embedding"):
-        network = getattr(backend, role, None)
+    for network in networks:
         for weights in () if network is None else network.parameters():
             if not weights.any():
                 fan = max(1, weights[0].numel())
                 weights.data.copy_(torch.randn(weights.shape, generator=generator) * 0.5 / fan**0.5)
-    return backend
 
 
 def drawing(spec: Any, shape: tuple[int, int, int]) -> Condition:

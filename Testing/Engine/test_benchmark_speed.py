@@ -45,7 +45,7 @@ def test_rows_are_chosen_by_group_and_by_name():
 
 def test_help_and_list_load_no_torch(tmp_path):
     out = tmp_path / "rows.jsonl"
-    code = "import sys, runpy; sys.argv[0] = sys.argv[1]; sys.argv.pop(1)\n"
+    code = "import sys, runpy; sys.argv.pop(0); sys.path.insert(0, sys.argv[0].rpartition('speed_table')[0])\n"
     code += "try:\n runpy.run_path(sys.argv[0], run_name='__main__')\nfinally:\n assert 'torch' not in sys.modules"
     script = str(BENCHMARKS / "speed_table.py")
     for arguments in (["--help"], ["--list", "--out", str(out), "--device", "cuda"]):
@@ -69,16 +69,18 @@ def test_the_page_names_what_is_not_measured(tmp_path):
     way = {"seconds": 2.0, "processor_s": 3.0, "peak_bytes": 2**21}
     of_a = {"steps": 2, "deviation": 1e-7, "default_steps": 30, "monai_steps": 300, "control_latent_inferer": "no"}
     common = {"device": "cpu", "precision": "fp32", "machine": MACHINE, "repeats": 5}
-    compiling = {"ways": {"as it is": way, "compiled": way | {"seconds": 1.0}}, "compile_s": 60.0, "graphs_said": "no"}
+    compiling = {"ways": {"as it is": way, "compiled": way | {"seconds": 1.0}}, "compile_s": 60.0}
+    compiling |= {"again_s": 10.0, "graphs_said": "no", "deviation": 1e-6, "evaluations": 20}
     rows = [
         common | {"row": "a:medlord-x4:96x96x64", "ways": {"ours": way, "monai-diffusers": way}, **of_a},
-        common | {"row": "h:limb-tumour-ct:96x96x64", "default_steps": 20, **compiling},
+        common | {"row": "h:limb-tumour-ct:96x96x64", **compiling},
         {"row": "d:medlord-x4:64x64x64", "device": "cpu", "error": "it failed"},
     ]
     text = "\n".join(page.tables(rows))
     assert "not measured: `python Testing/Benchmarks/speed_table.py --device cuda" in text and "it failed" in text
     assert "| 30: 30 |" in text and "| 10.0 times |" in text and "| 60.0 | 60 | 3.0 | no |" in text
-    assert page.break_even(1.0, 1.0, 2.0, {"default_steps": 1})[1:] == ["never", "never", "no"]
+    assert "| 10.0 | 10 | 0.5 | yes |" in text
+    assert page.break_even(1.0, 1.0, 2.0, {"evaluations": 1})[1:] == ["never", "never", "no"]
     for line in text.splitlines():
         if line.startswith("|---"):
             width = line.count("|")
