@@ -165,8 +165,8 @@ def _growth(rows: list[Row]) -> Iterator[list]:
 
 _HEAD_P = (
     "model, voxels",
-    "CPU, fp32, whole: GiB by stage",
-    "GPU, bf16, whole: GiB by stage",
+    "CPU, fp32, no limit: GiB by stage",
+    "GPU, bf16, no limit: GiB by stage",
     "GPU within 24 GiB",
 )
 
