@@ -210,7 +210,8 @@ def predict() -> int:
 
 def named(option: Option) -> str:
     """The way, with what is computed at once."""
-    return option.way + (f" ({option.pieces[1]} {option.pieces[0]})" if option.pieces else "")
+    at_once = option.pieces is not None and option.pieces[1] > 1
+    return option.way + (f" ({option.pieces[1]} {option.pieces[0]})" if at_once else "")
 
 
 def main() -> int:

@@ -1,10 +1,11 @@
 """Peaks of whole `generate` processes on a CPU, and what was predicted for them.
 
-    python Testing/Benchmarks/process_memory.py [--only NAME;...] [--repeats 3] [--out FILE.jsonl]
+    python Testing/Benchmarks/process_memory.py [--only NAME;...] [--repeats 3] [--out FILE.jsonl] [--plain-heap]
 
 Every row is a process of its own with the shipped model's weights: `ru_maxrss` of the process that has ended, and
 "predicted_bytes" of its record. A prediction must not lie below the measured peak, and at most 25 % above it. With
---out, rows that are in the file already are not repeated. Needs Linux and PyTorch's CPU build.
+--out, rows that are in the file already are not repeated. --plain-heap leaves glibc's heap as it is (`memory.heap`).
+Needs Linux and PyTorch's CPU build.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from pathlib import Path
 import numpy as np
 
 MIB = 2**20
+PLAIN_HEAP = (
+    "import sys; from SynthDiffusionLib import cli; from SynthDiffusionLib.memory import heap; "
+    "heap.keep_heap_small = lambda: None; sys.exit(cli.main(sys.argv[1:]))"
+)
 FP32, BF16 = ("--precision", "fp32"), ("--precision", "bf16")
 
 
@@ -97,11 +102,12 @@ def drawing(case: Case, folder: Path) -> list[str]:
     return arguments
 
 
-def measured(case: Case) -> dict[str, int]:
-    """Peak of the process and its prediction, in bytes."""
+def measured(case: Case, plain_heap: bool = False) -> dict[str, float]:
+    """Peak of the process and its prediction, in bytes, and its processor time in s."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        command = [sys.executable, "-m", "SynthDiffusionLib", "generate", *drawing(case, folder), "--model", case.model]
+        program = ["-c", PLAIN_HEAP] if plain_heap else ["-m", "SynthDiffusionLib"]
+        command = [sys.executable, *program, "generate", *drawing(case, folder), "--model", case.model]
         command += [*case.options, "--steps", "2", "--seed", "1", "--device", "cpu", "--out", str(folder / "out")]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         with open(folder / "log.txt", "wb") as log:
@@ -110,7 +116,12 @@ def measured(case: Case) -> dict[str, int]:
         if status:
             raise RuntimeError((folder / "log.txt").read_text(encoding="utf-8")[-500:])
         record = json.loads(next((folder / "out").glob("*.json")).read_text(encoding="utf-8"))
-    return {"measured": 1024 * usage.ru_maxrss, "predicted": record["plan"]["predicted_bytes"]}
+    processor = usage.ru_utime + usage.ru_stime
+    return {
+        "measured": 1024 * usage.ru_maxrss,
+        "predicted": record["plan"]["predicted_bytes"],
+        "processor_s": processor,
+    }
 
 
 def table(rows: list[dict]) -> str:
@@ -123,8 +134,16 @@ def table(rows: list[dict]) -> str:
         of_case = [row for row in rows if row["name"] == name]
         peaks = [row["measured"] for row in of_case]
         predicted, largest = of_case[0]["predicted"], max(peaks)
-        cells = [name, str(len(peaks)), f"{statistics.median(peaks) / MIB:.0f}", f"{largest / MIB:.0f}"]
-        cells += [f"{predicted / MIB:.0f}", f"{predicted / largest:.2f}"]
+        spread = ", ".join(f"{n / MIB:.0f}" for n in (min(peaks), statistics.median(peaks), largest))
+        seconds = statistics.median(row["processor_s"] for row in of_case)
+        cells = [
+            name,
+            str(len(peaks)),
+            spread,
+            f"{predicted / MIB:.0f}",
+            f"{predicted / largest:.2f}",
+            f"{seconds:.1f}",
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -134,6 +153,7 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="NAME;...", help="rows whose names begin so")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--plain-heap", action="store_true")
     args = parser.parse_args()
     only = tuple(part for part in args.only.split(";") if part)
     rows = []
@@ -145,7 +165,7 @@ def main() -> int:
                 continue
             if any(row["name"] == name and row["repeat"] == repeat for row in rows):
                 continue
-            rows.append({"name": name, "repeat": repeat, **measured(case)})
+            rows.append({"name": name, "repeat": repeat, **measured(case, args.plain_heap)})
             print(json.dumps(rows[-1]), flush=True)
             if args.out:
                 with args.out.open("a", encoding="utf-8") as stream:
