@@ -211,6 +211,7 @@ def _result(found: _Found) -> dict[str, Any]:
 
 
 def _lines(found: _Found) -> list[str]:
+    from SynthDiffusionLib.memory.predict import at_least
     from SynthDiffusionLib.memory.strategies import WORDS
     from SynthDiffusionLib.memory.working_grids import by
 
@@ -233,9 +234,9 @@ def _lines(found: _Found) -> list[str]:
     if budget.reserved:
         rows.append(("Left to desktop", _memory(budget.reserved)))
     if not choice.fits:
-        rows.append(("Least limit", _memory(choice.least_limit + budget.reserved)))
+        rows.append(("Least limit", at_least(choice.least_limit + budget.reserved)))
         if budget.host_bytes is not None and choice.least_host > budget.host_bytes:
-            rows.append(("Least host limit", _memory(choice.least_host)))
+            rows.append(("Least host limit", at_least(choice.least_host)))
     rows += [
         ("Fits", "yes" if choice.fits else "no"),
         ("Strategy", WORDS[choice.strategy] if choice.fits else "none: it does not fit"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +27,8 @@ from SynthDiffusionLib.volumes import (
     same_grid,
 )
 
-FILES_BYTES = 4  # of a voxel of the drawing, while it is read: two masks, and copies of them
+# Of a voxel of the drawing's file, while it is read, and while a fine one is brought to the model's voxels.
+READ_BYTES, RESAMPLED_BYTES = 5, 10
 SUFFIXES = (".seg.nrrd", ".nii.gz", ".nrrd", ".nii", ".mha", ".mhd", ".dcm")
 
 
@@ -41,6 +43,7 @@ class Inputs:
         image: the real volume to inpaint into, or None.
         notes: what was done to bring them together, in sentences.
         checksums: SHA-256 of the input files.
+        drawn_voxels: of the segmentation's file.
     """
 
     case: str
@@ -49,13 +52,15 @@ class Inputs:
     image: Volume | None
     notes: list[str]
     checksums: dict[str, str]
+    drawn_voxels: int = 0
 
 
-def memory_of(inputs: Inputs) -> tuple[int, int]:
+def memory_of(inputs: Inputs, cropped: bool) -> tuple[int, int]:
     """What inputs take in host memory, in bytes.
 
     Args:
         inputs: of a job.
+        cropped: only a part of the drawing goes to the model.
 
     Returns:
         what is held of them throughout; and beside that, while they are read and while a synthetic region is put into
@@ -63,12 +68,12 @@ def memory_of(inputs: Inputs) -> tuple[int, int]:
     """
     if inputs.segmentation is None:
         return 0, 0
-    voxels = inputs.mapping.class_map.size
+    voxels, drawn = inputs.mapping.class_map.size, max(inputs.drawn_voxels, inputs.mapping.class_map.size)
     held = sum(layer.nbytes for layer in inputs.segmentation.layers) + inputs.mapping.class_map.nbytes
     if inputs.image is None:
-        return held, FILES_BYTES * voxels
+        return held, (READ_BYTES if cropped else RESAMPLED_BYTES) * drawn
     copies = 3 * inputs.image.array.nbytes  # the result, the same for the file, and what is read or compressed
-    return held + inputs.image.array.nbytes, copies + (FILES_BYTES - 2) * voxels
+    return held + inputs.image.array.nbytes, max(copies + 2 * voxels, READ_BYTES * drawn)
 
 
 def case_name(request: GenerateRequest) -> str:
@@ -93,6 +98,7 @@ def read_inputs(request: GenerateRequest, spec: ModelSpec) -> Inputs:
         return Inputs(case_name(request), None, nothing, None, [], {})
     notes: list[str] = []
     segmentation = read_segmentation(request.segmentation)
+    drawn_voxels = math.prod(segmentation.shape)
     checksums = {"segmentation_sha256": sha256_of(request.segmentation)}
     image = None
     # What a label means is read from the file as it is: near the image, fewer labels may be left of it.
@@ -111,7 +117,7 @@ def read_inputs(request: GenerateRequest, spec: ModelSpec) -> Inputs:
     notes += mapping.report.lines()
     mapping, added = add_outline(mapping, image)
     notes += added
-    return Inputs(case_name(request), segmentation, mapping, image, notes, checksums)
+    return Inputs(case_name(request), segmentation, mapping, image, notes, checksums, drawn_voxels)
 
 
 def _into_frame(segmentation: Segmentation, image: Volume, notes: list[str]) -> Segmentation:

@@ -79,7 +79,9 @@ def preflight(request: GenerateRequest, device: Device) -> dict[str, Any]:
     host = None if device_id == "cpu" else _free_host_bytes()
     budget = budget_for(device_id, request.vram_limit, device.free_bytes, host_bytes=host)
     lower = lowest_precision(device_id, device.precision)
-    plan = planned(spec, grid, budget, precision, lower, prepared.has_drawing, request.strategies, *memory_of(inputs))
+    plan = planned(
+        spec, grid, budget, precision, lower, prepared.has_drawing, request.strategies, *memory_of(inputs, request.crop)
+    )
     planned_notes = plan_notes(plan)
     evaluations = network_evaluations(request, resolved, prepared)
     voxels = grid[0] * grid[1] * grid[2]

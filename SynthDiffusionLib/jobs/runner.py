@@ -31,6 +31,7 @@ from SynthDiffusionLib.jobs.synthesis import (
     whole,
 )
 from SynthDiffusionLib.jobs.writing import make_record, write_sample
+from SynthDiffusionLib.memory.at_once import pieces_of
 from SynthDiffusionLib.memory.plan import Plan, plan_notes, told_largest
 from SynthDiffusionLib.models import ModelPackage, ModelSpec, load_package
 from SynthDiffusionLib.output_folders import output_folder
@@ -144,7 +145,7 @@ def _carry_out(
     synthesise = {"inpaint": inpaint, "joint": joint}.get(request.mode, whole)
 
     prepared = replace(prepared, notes=[*prepared.notes, *planned])
-    retreats = _Retreats(on_event)
+    retreats = _Retreats(on_event, spec)
     resolved = replace(resolved, plan=replace(resolved.plan, tell=retreats))
     outputs, notes, denoise_began = [], [*inputs.notes, *prepared.notes], time.monotonic()
     for index in range(request.samples):
@@ -224,16 +225,19 @@ class _Retreats:
 
     Args:
         on_event: receives a warning each time.
+        spec: of the model.
     """
 
-    def __init__(self, on_event: OnEvent) -> None:
-        self._on_event, self._notes = on_event, []
+    def __init__(self, on_event: OnEvent, spec: ModelSpec) -> None:
+        self._on_event, self._spec, self._notes = on_event, spec, []
         self.plan: Plan | None = None
 
     def __call__(self, stage: str, plan: Plan) -> None:
         self.plan = plan
-        way = plan.execution.of(stage)
-        note = f"The device ran out of memory in the stage '{stage}', which is now computed as '{way}'"
+        way = f"'{plan.execution.of(stage)}'"
+        if (pieces := pieces_of(self._spec, stage)) is not None:
+            way += f", {getattr(plan.execution, pieces)} of the {pieces} at once"
+        note = f"The device ran out of memory in the stage '{stage}', which is now computed as {way}"
         self._notes.append(note)
         self._on_event({"event": "warning", "message": note})
 
@@ -259,7 +263,7 @@ def _plan(
 ) -> Resolved:
     from SynthDiffusionLib.memory.plan import resolve_plan
 
-    held_bytes, files_bytes = memory_of(inputs)
+    held_bytes, files_bytes = memory_of(inputs, request.crop)
     plan = resolve_plan(
         spec,
         backend.working_grid(prepared.grid),

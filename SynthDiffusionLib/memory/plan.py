@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from SynthDiffusionLib.errors import BadInput, OutOfMemory, TooLarge
+from SynthDiffusionLib.memory.at_once import pieces_of
 from SynthDiffusionLib.memory.devices import Budget, budget_for, choose_device, choose_precision
-from SynthDiffusionLib.memory.execution import DEFAULT_EXECUTION, WHOLE, Execution
+from SynthDiffusionLib.memory.execution import DEFAULT_EXECUTION, SLICES, STAGES, WHOLE, WINDOWS, Execution
+from SynthDiffusionLib.memory.figures import USED, Figures
 from SynthDiffusionLib.memory.predict import Request, check_choice, plan_choice
 from SynthDiffusionLib.memory.strategies import Step, stepped
 from SynthDiffusionLib.memory.working_grids import padded
@@ -80,8 +82,11 @@ class Plan:
         left = dict(self.fallbacks).get(stage, ())
         if not left:
             return None
-        execution = stepped(self.execution, stage, left[0])
-        fallbacks = tuple((name, steps[1:] if name == stage else steps) for name, steps in self.fallbacks)
+        way = left[0][0]
+        of_way = [step for step in left if step[0] == way]  # it is tried once: with as few pieces at once as can be
+        execution = stepped(self.execution, stage, of_way[-1])
+        rest = left[len(of_way) :]
+        fallbacks = tuple((name, rest if name == stage else steps) for name, steps in self.fallbacks)
         return replace(self, execution=execution, strategy=execution.summary, fallbacks=fallbacks)
 
 
@@ -213,6 +218,7 @@ def planned(
         TooLarge: as `resolve_plan`.
     """
     asked = Execution.from_json(strategies)
+    _check_asked(spec, tuple(strategies or ()), conditional)
     request = Request(
         spec,
         budget.device,
@@ -269,6 +275,22 @@ def told_largest(error: OutOfMemory, spec: ModelSpec, plan: Plan, conditional: b
     except TooLarge as now:
         return OutOfMemory(f"{error.message}: other programs have taken of its memory. {now.message}", now.hint)
     return error
+
+
+def _check_asked(spec: ModelSpec, names: tuple[str, ...], conditional: bool) -> None:
+    """Refuses ways of stages, and numbers of pieces, that the model does not have.
+
+    Raises:
+        BadInput: names the first, and the stages that there are.
+    """
+    stages = Figures(spec, "cpu", conditional).stages
+    pieces = {pieces_of(spec, stage) for stage in stages}
+    for name in names:
+        if (name in STAGES and name not in stages) or (name in (SLICES, WINDOWS) and name not in pieces):
+            what = f"no stage '{name}'" if name in STAGES else f"no {name}"
+            if name == "condition" and name in USED[spec.backend]:
+                what += " without a drawing"
+            raise BadInput(f"'{spec.id}' has {what}", f"Its stages are: {', '.join(stages)}.")
 
 
 def _plan_of(choice: Choice, budget: Budget, grid: Shape, asked: Execution) -> Plan:

@@ -128,14 +128,15 @@ def check_choice(choice: Choice, grid: Shape, budget: Budget, smallest: Shape) -
     if choice.fits:
         return choice
     allowed, needed = budget.allowed, choice.least_limit
+    desktop = f", and {at_least(budget.reserved)} are left to the desktop" if budget.reserved else ""
     what, mend = "memory", budget.mend
     if allowed is not None and needed <= allowed:  # then host memory is what is too little
-        what, allowed, needed = "host memory", budget.host_bytes, choice.least_host
+        what, allowed, needed, desktop = "host memory", budget.host_bytes, choice.least_host, ""
         mend = "raise --host-limit" if budget.host_is_limit else "close other programs"
     largest = choice.largest_size
     raise TooLarge(
-        f"A grid of {'x'.join(map(str, grid))} needs at least {_ceil(needed)} GiB of {what}, "
-        f"but {_floor(allowed or 0)} GiB may be used",
+        f"A grid of {'x'.join(map(str, grid))} needs at least {at_least(needed)} of {what}, "
+        f"but {_floor(allowed or 0)} GiB may be used{desktop}",
         f"The largest size that fits is {by(largest)} voxels: make the segmentation or region smaller, or {mend}."
         if largest
         else f"Not even the smallest grid, {by(smallest)} voxels, fits: {mend}.",
@@ -265,9 +266,9 @@ def _array_bytes(spec: ModelSpec, grid: Shape, device: str) -> int:
     return (MASK_BYTES[device] * masks + VOLUME_BYTES[device]) * math.prod(grid)
 
 
-def _ceil(size: int) -> str:
-    """GiB with two digits, rounded up: what is needed is never said to be less."""
-    return f"{math.ceil(100 * size / GIB) / 100:.2f}"
+def at_least(size: int) -> str:
+    """ "1.23 GiB", rounded up: what is needed is never said to be less."""
+    return f"{math.ceil(100 * size / GIB) / 100:.2f} GiB"
 
 
 def _floor(size: int) -> str:

@@ -62,14 +62,17 @@ class Journal:
         for reader, chain in records.items():
             known = first["readers"].get(reader) or first.get("left_out", {}).get(reader)
             new = [r for r in chain[known["records"] if known else 0 :] if r is not None]
-            later = new if known else [r for r in new if str(r.get("utc", "")) > first["utc"]]
+            later = [r for r in new if str(r.get("utc", "")) > first["utc"]]
             if what := _answers(later):
-                clock = "" if known else ", by the clock of the reader's computer"
-                found.append(f"{what} of {reader} came after {when}{clock}: somebody knew the truth by then.")
-            if what := _answers([r for r in new if r not in later]):
                 found.append(
-                    f"{what} of {reader} had not been handed in when {when}. By the clock of the reader's computer, "
-                    "that was after they were given."
+                    f"{what} of {reader} came after {when}, by the clock of the reader's computer: somebody knew the "
+                    "truth by then."
+                )
+            if what := _answers([r for r in new if r not in later]):
+                had_been = "were left out" if reader in first["excluded"] else "had not been handed in"
+                found.append(
+                    f"{what} of {reader} {had_been} when {when}. By the clock of the reader's computer, that was after "
+                    "they were given."
                 )
         return found
 

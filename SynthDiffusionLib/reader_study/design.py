@@ -226,7 +226,8 @@ def design_from_folders(
         synthetic: folder, or folders by the id of their arm.
         title: readers see it.
         readers: their ids.
-        form: name of a shipped form; "forced-choice" shows pairs, "mask-adherence" the masks.
+        form: name of a shipped form, or a file; one that asks which of two is synthetic shows pairs, "mask-adherence"
+            the masks.
         seed: of the study.
         training_cases: of each arm.
         repeats: fraction that is read twice.
@@ -234,7 +235,7 @@ def design_from_folders(
         masks: folder of segmentations that all arms share.
         suffix: glob that is taken off synthetic files' stems to find their pair.
         equivalence_margin: test equivalence with chance, or of ratings, within this margin, instead of a difference. Of
-            the Turing form it is then the area under the ROC curve that is tested, not the accuracy.
+            a form that asks for confidence it is then the area under the ROC curve that is tested, not the accuracy.
         viewing, blinding: as in a design file.
 
     Returns:
@@ -249,9 +250,15 @@ def design_from_folders(
     for arm, folder in folders.items():
         entry = {"id": arm, "truth": "synthetic", "images": str(folder), **shared}
         arms.append({**entry, "suffix": suffix} if suffix else entry)
-    kind = "forced_choice" if form == "forced-choice" else "single"
+    shipped = shipped_forms()
+    types = {i.type for i in load_form(shipped.get(form, Path(form))).items if i.required and i.show_if is None}
+    kind = "forced_choice" if "forced_choice" in types else "single"
     first = next(iter(folders))
-    measure = {"turing": "accuracy", "forced-choice": "forced_choice"}.get(form, "likert_difference")
+    measure = "likert_difference"
+    if kind == "forced_choice":
+        measure = "forced_choice"
+    elif "confidence" in types:
+        measure = "accuracy"
     primary: dict[str, Any] = {"measure": measure, "task": "reading", "arm": first}
     if measure == "likert_difference":
         primary["arm2"] = "real"

@@ -110,6 +110,13 @@ def check_primary(primary: Mapping[str, Any], tasks: Sequence[TaskDesign], arms:
     if measure != "likert_difference" and not any(not a.is_synthetic for a in arms):
         raise _primary(f"'{measure}' needs real volumes, and no arm is real")
     _check_test(primary, measure)
+    margin, span = primary.get("margin"), _span(item)
+    if measure == "likert_difference" and margin is not None and span is not None and not margin < span:
+        raise _primary(
+            f"has the margin {margin:g}, and answers to '{item.id}' are {span:g} apart at most: any two kinds of "
+            "volumes would be equivalent",
+            "Give a margin in steps of the scale, such as 0.5.",
+        )
 
 
 def check_tasks(design: Design) -> list[str]:
@@ -257,6 +264,13 @@ def _check_pairs(design: Design, task: TaskDesign) -> list[str]:
 
 def _fitting(task: TaskDesign, measure: str) -> list[Any]:
     return [i for i in task.form.items if i.type in MEASURE_TYPES[measure] and i.required and i.show_if is None]
+
+
+def _span(item: Any) -> float | None:
+    """From the lowest to the highest answer of a scale; None where it has no ends."""
+    values = [option.value for option in item.options] or [item.min, item.max]
+    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    return max(numbers) - min(numbers) if len(numbers) == len(values) else None
 
 
 def _check_test(primary: Mapping[str, Any], measure: str) -> None:

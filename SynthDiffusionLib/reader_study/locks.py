@@ -193,7 +193,7 @@ def writing_error(error: OSError, path: Path, what: str) -> BadInput | RunFailed
 
 def _create(path: Path, content: dict[str, Any]) -> bool:
     what = f"Nobody can read as '{path.stem}'"
-    if path.stem == _COORDINATOR:
+    if _is_log(path):
         what = "What is done cannot be written into the coordinator's log"
     try:
         file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o644)
@@ -288,11 +288,19 @@ def _locked(path: Path, holder: dict[str, Any]) -> Locked:
     else:
         hint = "Close the reading there first, or end that process."
     where = f"the computer '{host}'" if other else "this computer"
-    if path.stem == _COORDINATOR:
+    if _is_log(path):
         who = f"process {pid} on {where} since {since}"
         text = f"Another command is writing the coordinator's log of this study ({who})"
-        return Locked(text, "Wait until it has ended, and try again.", holder, other)
+        hint = "Wait until it has ended, and try again."
+        if other:
+            hint += f" If none runs there any more (ask, or look at that computer), delete the file '{path.name}'."
+        return Locked(text, hint, holder, other)
     return Locked(f"'{path.stem}' is being read by process {pid} on {where} since {since}", hint, holder, other)
+
+
+def _is_log(path: Path) -> bool:
+    """Whether a lock is that of the coordinator's log, not a reader's."""
+    return path.stem == _COORDINATOR and path.parent.name == "private"
 
 
 def _remove(path: Path, holder: dict[str, Any]) -> None:

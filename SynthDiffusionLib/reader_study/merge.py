@@ -171,12 +171,17 @@ def merge(
         elif damage:
             raise BadInput(
                 f"The record of {reader} ('{source.path}') cannot be used: {damage[0]}",
-                f"Run study verify; put back a sound copy, or leave the reader out with --exclude {reader}, which is "
-                "reported.",
+                f"Run study verify; give the copy that was read on with --records, put back a sound one, or leave the "
+                f"reader out with --exclude {reader}, which is reported.",
             )
         else:
             histories[reader] = (source, history, notes)
-    excluded |= {reader: "left out on request; there is no record" for reader in exclude if reader not in excluded}
+    for reader in exclude:
+        if reader not in excluded:
+            traces = _traces(study, reader, held, journal)
+            excluded[reader] = "left out on request; " + (
+                f"its record is not here, though {traces}" if traces else "there is no record"
+            )
     absent = [reader for reader in study.readers() if reader not in histories and reader not in excluded]
     for reader in absent:
         if traces := _traces(study, reader, held, journal):

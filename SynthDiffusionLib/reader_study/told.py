@@ -30,11 +30,12 @@ def told_by_orders(design: Design) -> list[str]:
             orders, told, there = len(design.readers), 0.0, told_bits(labels, design.randomisation)[1]
         told += told_bits(labels, design.randomisation)[0]
         if orders * told > MOST_TOLD * there > 0:
+            set_rules = [name for name in ("block_size", "longest_run") if design.randomisation.get(name)]
+            rules = f"Leave {' and '.join(set_rules)} out, or g" if set_rules else "G"
             found.append(
                 f"The orders of all readers tell up to {min(orders * told, there):.0f} of {there:.0f} bits about "
                 f"which volumes of the task '{task.id}' are synthetic: with all of them at hand it may be "
-                "worked out. Leave block_size and longest_run out, or give every reader a copy of 'reading' with "
-                "no other order in it."
+                f"worked out. {rules}ive every reader a copy of 'reading' with no other order in it."
             )
     return found
 

@@ -23,16 +23,17 @@ from SynthDiffusionLib.reader_study.study import PRIVATE, Presentation, Study
 LIMITS = (
     "What verification cannot detect. Somebody who rewrites the records and also the head file, with all hashes "
     "computed anew, is found only by a receipt that is held elsewhere, and only for the records up to that "
-    "receipt: whatever was rewritten, added or cut off after the last receipt stays unseen. One record added "
-    "behind the last one looks like a kill between record and head, and is reported as a note. A record that is "
-    "deleted together with its head file and every receipt looks as if reading had not begun. Without the head "
-    "file and without receipts, records cut off at the end of a line, and a rewriting that computes the hashes "
-    "anew, stay unseen. Times are those of the reader's computer: a clock that was wrong all along is not "
-    "noticed. The chain says what was stored, not who sat there. Of a coordinator, who has the key, it shows "
-    "less: answers that are joined with the key in a copy of the study leave no trace in it, nor does a log that "
-    "is put back from an older copy, or written anew with all hashes. Against that, give the hash of study.json "
-    "to somebody else before reading begins, and keep reports, which hold count and hash of the log. A report "
-    "that was edited is found by analysing again."
+    "receipt: whatever was rewritten, added or cut off after the last receipt stays unseen. Every merge is such a"
+    " receipt, in the log of the coordinator. One record added behind the last one looks like a kill between "
+    "record and head, and is reported as a note. A record that is deleted together with its head file and every "
+    "receipt, before any merge, looks as if reading had not begun. Without the head file and without receipts, "
+    "records cut off at the end of a line, and a rewriting that computes the hashes anew, stay unseen. Times are "
+    "those of the reader's computer: a clock that was wrong all along is not noticed. The chain says what was "
+    "stored, not who sat there. Of a coordinator, who has the key, it shows less: answers that are joined with "
+    "the key in a copy of the study leave no trace in it, nor does a log that is put back from an older copy, or "
+    "written anew with all hashes. Against that, give the hash of study.json to somebody else before reading "
+    "begins, and keep reports, which hold count and hash of the log. A report that was edited is found by "
+    "analysing again."
 )
 
 
@@ -227,7 +228,8 @@ def verify_study(
         result.not_begun.append(reader)
         gone = (records / f"{reader}.head").exists() or any(r.reader == reader for r in [*held, *beside])
         if log and (seen := log.receipts(reader)):
-            text = f"the record of '{reader}' is not here, though the merge of {seen[-1].utc} had it"
+            text = f"the record of '{reader}' is not here, though the merge of {seen[-1].utc} had it: give it with "
+            text += "--records if it was read on a copy"
             result.findings.append(Finding("missing", None, text, "damage"))
         elif gone and not any(f.message.startswith(f"'{reader}.jsonl'") for f in result.findings):
             text = f"the record of '{reader}' is not here, though a receipt or head file is: was it read on a copy?"
@@ -330,6 +332,7 @@ def _against_receipt(
     elif study is not None and receipt.study_sha256 != study.sha256:
         add(None, f"{when} is of another study file; keep the receipts of each study in a folder of their own")
     elif receipt.count > len(chain.records):
-        add(None, f"it was cut off: {when} knows of {receipt.count} records, the file has {len(chain.records)}")
+        copy = "; if it was read on with a copy, give that with --records" if when.startswith("the merge") else ""
+        add(None, f"it was cut off: {when} knows of {receipt.count} records, the file has {len(chain.records)}{copy}")
     elif (chain.records[receipt.count - 1] or {}).get("hash") != receipt.hash:
         add(receipt.count - 1, f"it is not the record that {when} knows: it or one before it was changed")

@@ -40,12 +40,14 @@ class Case:
         drawn: (I, J, K) of the drawing; None: the model draws it itself.
         options: further ones of `generate`.
         image: (I, J, K) of a real volume to inpaint, on which the drawing lies then.
+        voxel: size of the drawing's voxels in mm; None: the model's.
     """
 
     model: str
     drawn: tuple[int, int, int] | None
     options: tuple[str, ...]
     image: tuple[int, int, int] | None = None
+    voxel: float | None = None
 
 
 CASES = {
@@ -55,6 +57,8 @@ CASES = {
     "nodule, 51, fp32, 4 samples": Case("lung-nodule-ct", (51, 51, 51), (*FP32, "--samples", "4")),
     "nodule, into 200x200x150": Case("lung-nodule-ct", (48, 48, 48), FP32, (200, 200, 150)),
     "nodule, into 512x512x300": Case("lung-nodule-ct", (48, 48, 48), FP32, (512, 512, 300)),
+    "nodule, 400x400x400 of 0.1 mm": Case("lung-nodule-ct", (400, 400, 400), FP32, voxel=0.1),
+    "nodule, 300x300x200, cropped": Case("lung-nodule-ct", (300, 300, 200), (*FP32, "--crop"), voxel=0.7),
     "limb, 96x96x64, fp32": Case("limb-tumour-ct", (96, 96, 64), FP32),
     "limb, 96x96x64, bf16": Case("limb-tumour-ct", (96, 96, 64), BF16),
     "limb, 70x61x33, fp32": Case("limb-tumour-ct", (70, 61, 33), FP32),
@@ -83,7 +87,7 @@ def drawing(case: Case, folder: Path) -> list[str]:
 
     if case.drawn is None:
         return ["--mode", "joint"]
-    spacing = load_package(case.model, verify=False).spec.grid.spacing_mm
+    spacing = (case.voxel,) * 3 if case.voxel else load_package(case.model, verify=False).spec.grid.spacing_mm
     affine = np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])
     shape = case.image or case.drawn
     middle = [slice((n - m) // 2, (n - m) // 2 + m) for n, m in zip(shape, case.drawn)]

@@ -11,6 +11,7 @@ COMMAND = "python Testing/Benchmarks/speed_table.py --device {device} --out spee
 WAYS = {
     "ours": "this project",
     "monai-diffusers": "MONAI's networks, diffusers' scheduler",
+    "monai-diffusers-fused": "the same, MONAI's option for fused attention",
     "ControlNetDiffusionInferer": "MONAI's `ControlNetDiffusionInferer`, its scheduler",
     "LatentDiffusionInferer": "MONAI's `LatentDiffusionInferer`, no drawing",
 }
@@ -97,7 +98,7 @@ def _beside_monai(rows: list[Row]) -> Iterator[list]:
             one = way["seconds"] / row["steps"]
             steps = row["default_steps"] if name == "ours" else row["monai_steps"]
             exact = f"{row['deviation']:.1e}" if name == "monai-diffusers" else ""
-            whole = "the same" if name == "monai-diffusers" else f"{steps}: {steps * one:.0f}"
+            whole = "the same" if name.startswith("monai-diffusers") else f"{steps}: {steps * one:.0f}"
             if name != "ours" and "rflow" in row["row"] and whole != "the same":
                 whole = f"none with RFlow; NVIDIA's {row['default_steps']}: {row['default_steps'] * one:.0f}"
             yield (
@@ -115,13 +116,13 @@ def _beside_monai(rows: list[Row]) -> Iterator[list]:
     return _of(rows, "a", len(_HEAD_A), fill)
 
 
-_HEAD_B = ("model", "steps by default", "MONAI's default", "s an evaluation", "s: ours, MONAI's count", "gain")
+_HEAD_B = ("model", "steps by default", "MONAI's default", "s a step", "s: ours, MONAI's count", "gain")
 
 
 def _fewer(rows: list[Row]) -> Iterator[list]:
     """From rows of a, whose evaluations are timed, and of e, whose denoising is."""
     for row in rows:
-        if "error" in row or row["row"][0] not in "ae":
+        if "error" in row or row["row"][0] not in "ae" or "rflow" in row["row"]:  # MONAI's RFlow has no default
             continue
         steps, theirs = row["default_steps"], row["monai_steps"]
         if row["row"].startswith("a"):
@@ -132,7 +133,7 @@ def _fewer(rows: list[Row]) -> Iterator[list]:
         yield [
             f"{name}, {row['device']}, {row['precision']}",
             str(steps),
-            f"{theirs}" + (" (MONAI's DDPM; its RFlow has none)" if "rflow" in name else ""),
+            str(theirs),
             f"{one:.3f}",
             f"{steps * one:.0f}, {theirs * one:.0f} (multiplied)",
             f"{theirs / steps:.1f} times",
@@ -262,7 +263,6 @@ def _compiled(rows: list[Row]) -> Iterator[list]:
         yield ("as it is", f"{plain:.3f}", "1.00", "", "", "", "", "")
         for name, way, cost in (
             ("compiled", "compiled", "compile_s"),
-            ("compiled, from an earlier process's cache", "compiled", "again_s"),
             ("CUDA graph", "CUDA graph", "capture_s"),
         ):
             if way not in row["ways"]:

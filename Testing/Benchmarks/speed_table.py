@@ -99,6 +99,8 @@ def main() -> int:
 
     rows = read_rows(args.out)
     if args.write is not None:
+        if not rows:
+            parser.error("--write needs --out with a file that holds rows")
         write_page(args.write, rows, (BEGIN, END))
         return 0
     try:

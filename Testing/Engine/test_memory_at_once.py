@@ -84,10 +84,10 @@ def test_a_device_that_runs_out_takes_fewer_windows(windowed, monkeypatch):
         return forward(noisy, *arguments, **settings)
 
     monkeypatch.setattr(backend.network, "forward", small)
-    left = (("denoise", ((WHOLE, ("windows", 2)), (WHOLE, ("windows", 1)))),)
+    left = (("denoise", ((WHOLE, ("windows", 2)), (WHOLE, ("windows", 1)), (OFFLOAD, ("windows", 4)))),)
     plan = {"fallbacks": left, "tell": lambda stage, plan: told.append((stage, plan.execution.windows))}
     np.testing.assert_allclose(draw(windowed, Execution(windows=4), plan=plan), usual, atol=1e-5)
-    assert told == [("denoise", 2)]
+    assert told == [("denoise", 1)], "there is one more try: with as few as can be"
 
 
 def test_powers_of_two_the_most_first():
@@ -149,7 +149,7 @@ def test_a_pinned_number_is_kept_and_told():
     json.dumps(plan.to_json())
     plan = planned(SLICES, (192, 192, 96), budget_for("cuda:0", 24 * GIB, None), "bf16", None)
     assert plan.execution.slices == 32 and dict(plan.fallbacks)["decode"][0] == (WHOLE, ("slices", 16))
-    assert plan.after_running_out("decode").execution.slices == 16
+    assert plan.after_running_out("decode").execution.slices == 1
 
 
 def test_the_least_host_memory_is_that_of_a_way_that_the_device_bears():
@@ -184,9 +184,12 @@ def test_what_inputs_take_is_that_of_their_arrays():
     drawn = Segmentation((np.zeros((10, 10, 10), np.uint8),), np.eye(4), ())
     mapping = MappedSegmentation(np.zeros((10, 10, 10), np.uint8), np.eye(4), SLICES.label_scheme, ())
     of = {"case": "x", "mapping": mapping, "notes": [], "checksums": {}}
-    assert memory_of(Inputs(segmentation=drawn, image=real, **of)) == (4000, 8000)
-    assert memory_of(Inputs(segmentation=drawn, image=None, **of)) == (2000, 4000)
-    assert memory_of(Inputs(segmentation=None, image=None, **of)) == (0, 0)
+    assert memory_of(Inputs(segmentation=drawn, image=real, **of), False) == (4000, 8000)
+    assert memory_of(Inputs(segmentation=drawn, image=None, **of), True) == (2000, 5000)
+    assert memory_of(Inputs(segmentation=drawn, image=None, **of), False) == (2000, 10000)
+    assert memory_of(Inputs(segmentation=None, image=None, **of), False) == (0, 0)
+    fine = Inputs(segmentation=drawn, image=real, **of, drawn_voxels=8000)
+    assert memory_of(fine, False) == (4000, 40000)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
@@ -222,6 +225,20 @@ def test_reasons_name_other_ways_only():
     found = choose([stage], 6 * GIB, "bf16")
     assert found.execution() == Execution(denoise=OFFLOAD, windows=1)
     assert found.reasons[0].count("whole takes") == 1 and "7.00 GiB" in found.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "said"),
+    [
+        ("patch-ddpm", {"decode": STREAM}, "no stage 'decode'"),
+        ("medlord-x4", {"slices": 4}, "no slices"),
+        ("slice-ldm", {"windows": 4}, "no windows"),
+        ("medlord-x4", {"refine": OFFLOAD}, "no stage 'refine'"),
+    ],
+)
+def test_what_a_model_does_not_have_cannot_be_set(model, asked, said):
+    with pytest.raises(BadInput, match=said):
+        planned(load_preset(model), (192, 192, 96), budget_for("cuda:0", None, None), "bf16", None, True, asked)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.reader_study.design import design_from_folders, load_design
 from SynthDiffusionLib.reader_study.design_cases import pair_name
+from SynthDiffusionLib.reader_study.forms import shipped_forms
 from SynthDiffusionLib.schemas import first_problem
 from SynthDiffusionLib.volumes import Volume, write_volume
 
@@ -289,6 +290,14 @@ def test_two_folders_are_enough(folder):
     assert (design.primary["test"], design.primary["measure"]) == ("equivalence", "auc")
     pairs = design_from_folders(folder / "real", {"model-x": folder / "fake"}, form="forced-choice")
     assert len(pairs.task_pairs(pairs.tasks[0])) == 8 and pairs.primary["measure"] == "forced_choice"
+    # The form's questions decide, not its name.
+    for form, measure in (("turing", "accuracy"), ("forced-choice", "forced_choice")):
+        copied = folder / f"my-{form}.json"
+        copied.write_bytes(shipped_forms()[form].read_bytes())
+        own = design_from_folders(folder / "real", {"model-x": folder / "fake"}, form=str(copied))
+        assert own.primary["measure"] == measure
+    with pytest.raises(BadInput, match="any two kinds of volumes would be equivalent"):
+        design_from_folders(folder / "real", folder / "fake", form="image-quality", equivalence_margin=10)
     for form in ("image-quality", "volume-appearance-3d"):
         rated = design_from_folders(folder / "real", folder / "fake", form=form)
         assert rated.primary["measure"] == "likert_difference" and rated.primary["arm2"] == "real"

@@ -187,3 +187,45 @@ def test_status_tells_the_primary_endpoint_and_copes_with_damage(folder, capsys)
     assert cli.main(["study", "status", str(folder.parent)]) == 0
     said = capsys.readouterr().out
     assert "reading has begun" in said and "of an unknown number" in said and "see study verify" in said
+
+
+def test_who_reads_on_with_a_copy_is_not_accused(folder, tmp_path):
+    """A part of the record was in the first merge, the rest was given before it and is handed in later."""
+    forget(folder, "R2")
+    read(folder, "R2", stop=2)
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    read(copy, "R2", utc="2026-03-05T08:00:00.000Z")
+    merged(folder)
+    late = merged(folder, "2026-04-02T08:00:00.000Z", extra_records=[copy / "records"])
+    (said,) = late.departures
+    assert said.startswith("2 answers of R2 had not been handed in when") and "knew" not in said
+    found = verify_study(folder.parent)
+    assert "if it was read on with a copy, give that with --records" in found.readers["R2"].damage[0].message
+    with pytest.raises(BadInput) as refused:
+        merged(folder)
+    assert "--records" in refused.value.hint
+
+
+def test_a_record_that_is_gone_is_no_reader_who_never_read(folder):
+    merged(folder)
+    forget(folder, "R1")
+    why = merged(folder, exclude=["R1"]).excluded["R1"]
+    assert f"not here, though the merge of {MERGED} had 4 answers of it" in why
+
+
+def test_what_was_left_out_as_damaged_was_there(folder):
+    path = folder / "records" / "R2.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b'"score":2', b'"score":3', 1))
+    merged(folder, exclude=["R2"])
+    path.write_bytes(whole)
+    assert any(s.startswith("4 answers of R2 were left out when") for s in merged(folder).departures)
+
+
+def test_a_lock_of_the_log_on_a_computer_that_is_gone(folder):
+    holder = {"pid": 7, "host": "elsewhere", "utc": MERGED, "started": 1.0, "token": "t"}
+    (folder.parent / "private" / "coordinator.lock").write_text(json.dumps(holder), encoding="utf-8")
+    with pytest.raises(Locked) as refused:
+        merged(folder)
+    assert "delete the file 'coordinator.lock'" in refused.value.hint

@@ -142,6 +142,8 @@ def _trials(fitted: Figures, clusters: object) -> int:
     """Independent trials in one reader's data: what the bound for degenerate data rests on."""
     if fitted.figure in ("auc", "binormal_auc"):
         number = min(fitted.positives, fitted.negatives)
+    elif fitted.figure == "balanced_accuracy":
+        number = 2 * min(fitted.positives, fitted.negatives)
     elif fitted.figure == "sensitivity":
         number = fitted.positives
     elif fitted.figure == "specificity":
@@ -253,7 +255,7 @@ def single_arm(
     if margin is not None:
         equivalence = _equivalence(value, se, df, null, margin, alpha, used_scale, bounded)
         if degenerate:
-            notes.append("Without variation there is no test of equivalence, and none is shown.")
+            notes.append("Without variation, equivalence is taken as not shown (p = 1).")
     names = reader_names or [f"reader {j + 1}" for j in range(r)]
     return SingleArm(
         figure, covariance, readers, cases, value, null, se, df, t, p, low, high, confidence, equivalence,
