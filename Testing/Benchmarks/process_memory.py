@@ -131,7 +131,7 @@ def measured(case: Case, plain_heap: bool = False) -> dict[str, float]:
 def table(rows: list[dict]) -> str:
     """Medians and the largest peak of each case, and its prediction against the largest."""
     lines = [
-        "| run | n | measured MiB, median | largest | predicted MiB | predicted / largest |",
+        "| run | n | measured MiB: least, median, largest | predicted MiB | predicted / largest | processor s |",
         "|---|---|---|---|---|---|",
     ]
     for name in dict.fromkeys(row["name"] for row in rows):
