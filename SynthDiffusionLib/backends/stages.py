@@ -11,6 +11,7 @@ from torch import nn
 from SynthDiffusionLib.memory.execution import CHUNK, CHUNK_ELEMENTS, WHOLE
 from SynthDiffusionLib.memory.gpu import release
 from SynthDiffusionLib.networks.chunked_convolution import chunk_convolutions
+from SynthDiffusionLib.networks.small_grids import exact_on_small_grids
 
 if TYPE_CHECKING:
     from SynthDiffusionLib.memory.plan import Plan
@@ -53,6 +54,8 @@ class Stages:
         for role in used:
             network = self._networks[role]
             chunk_convolutions(network, CHUNK_ELEMENTS if strategy == CHUNK else None)
+            if device.type == "cpu":
+                exact_on_small_grids(network)
             network.to(device)
             lay_out(network, self.plan.execution.channels_last)
 

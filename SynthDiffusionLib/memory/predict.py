@@ -132,7 +132,7 @@ def check_choice(choice: Choice, grid: Shape, budget: Budget, smallest: Shape) -
     what, mend = "memory", budget.mend
     if allowed is not None and needed <= allowed:  # then host memory is what is too little
         what, allowed, needed, desktop = "host memory", budget.host_bytes, choice.least_host, ""
-        mend = "raise --host-limit" if budget.host_is_limit else "close other programs"
+        mend = "raise the limit of host memory" if budget.host_is_limit else "close other programs"
     largest = choice.largest_size
     raise TooLarge(
         f"A grid of {'x'.join(map(str, grid))} needs at least {at_least(needed)} of {what}, "

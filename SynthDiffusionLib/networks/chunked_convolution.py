@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from SynthDiffusionLib.networks.small_grids import SmallGridConv3d, leaves_autocast
+
 AXIS = 2  # of (B, C, D, H, W)
 WHOLE = 2**62  # elements that no slab has
 
@@ -40,6 +42,10 @@ class ChunkedConv3d(nn.Conv3d):
         self.weight, self.bias, self.elements = conv.weight, conv.bias, elements
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if leaves_autocast(x, self.kernel_size, self.stride):
+            with torch.autocast("cpu", enabled=False):
+                made = self.forward(x.float())
+            return made.to(torch.get_autocast_dtype("cpu"))
         (kernel, *_), (stride, *_), (pad, *rest) = self.kernel_size, self.stride, self.padding
         reach, size = self.dilation[0] * (kernel - 1) + 1, x.shape[AXIS]
         rows = (size + 2 * pad - reach) // stride + 1
@@ -90,7 +96,8 @@ def chunk_convolutions(network: nn.Module, elements: int | None) -> nn.Module:
             if isinstance(child, ChunkedConv3d):
                 child.elements = elements
                 continue
-            plain = type(child) is nn.Conv3d and child.padding_mode == "zeros" and not isinstance(child.padding, str)
+            plain = type(child) in (nn.Conv3d, SmallGridConv3d)
+            plain = plain and child.padding_mode == "zeros" and not isinstance(child.padding, str)
             if plain and elements != WHOLE:
                 setattr(parent, name, ChunkedConv3d(child, elements).train(child.training))
     return network

@@ -19,6 +19,7 @@ from SynthDiffusionLib.errors import RunFailed
 from SynthDiffusionLib.intensity import normalise
 from SynthDiffusionLib.labels.scheme import LabelScheme
 from SynthDiffusionLib.memory.plan import resolve_device
+from SynthDiffusionLib.networks.small_grids import exact_on_small_grids
 from SynthDiffusionLib.sampling.denoising import sample
 from SynthDiffusionLib.sampling.schedule import DiffusionSpec, diffuse
 from SynthDiffusionLib.training.budget import Budget
@@ -27,7 +28,6 @@ from SynthDiffusionLib.training.config import Phase, TrainConfig
 from SynthDiffusionLib.training.dataset import Case, load_split
 from SynthDiffusionLib.training.files import load_initial_weights, load_state, restore, save_state
 from SynthDiffusionLib.training.patches import draw_patch
-from SynthDiffusionLib.training.small_grids import exact_on_small_grids
 
 KNOWN_VOXEL_WEIGHT = 0.1  # the network sees these voxels: predicting them teaches it little
 

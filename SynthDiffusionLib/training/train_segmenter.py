@@ -20,10 +20,10 @@ from SynthDiffusionLib.intensity import normalise
 from SynthDiffusionLib.labels.scheme import LabelScheme
 from SynthDiffusionLib.memory.plan import resolve_device
 from SynthDiffusionLib.networks.segmenter import build_segmenter, segment_targets
+from SynthDiffusionLib.networks.small_grids import exact_on_small_grids
 from SynthDiffusionLib.training.config import SegmenterConfig, TrainConfig
 from SynthDiffusionLib.training.dataset import load_split, read_description, spacing_of
 from SynthDiffusionLib.training.files import damaged, load_state, restore, save_state
-from SynthDiffusionLib.training.small_grids import exact_on_small_grids
 
 CHECKPOINT = "segmenter.pt"
 

@@ -90,7 +90,7 @@ def test_host_memory_is_bounded_too(plan):
     refused = answer(plan, *arguments, "--host-limit", "4GiB", code=2)
     assert not refused["fits"] and 4 * GIB < refused["least_host_bytes"] <= free["host_bytes"]
     said = plan(*arguments, "--host-limit", "4GiB", code=2)
-    assert "host memory" in said and "raise --host-limit" in said
+    assert "host memory" in said and "raise the limit of host memory" in said
     # What is called the least is enough, and less is not.
     for size, code in ((refused["least_host_bytes"], 0), (refused["least_host_bytes"] - 2**20, 2)):
         assert answer(plan, *arguments, "--host-limit", str(size), code=code)["fits"] is (code == 0)

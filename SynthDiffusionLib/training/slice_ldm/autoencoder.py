@@ -14,11 +14,11 @@ from SynthDiffusionLib.errors import BadInput, ModelError
 from SynthDiffusionLib.labels.scheme import load_scheme
 from SynthDiffusionLib.models.spec import NetworkSpec
 from SynthDiffusionLib.networks.build import build_network
+from SynthDiffusionLib.networks.small_grids import exact_on_small_grids
 from SynthDiffusionLib.training.loop import Ema, Stage, adamw, learning_rate_at, make_fabric, plain, run_stage
 from SynthDiffusionLib.training.slice_ldm.config import METHOD, SliceLDMConfig
 from SynthDiffusionLib.training.slice_ldm.losses import PairLoss, hard_dice, perceptual_loss, to_slices
 from SynthDiffusionLib.training.slice_ldm.volumes import PARTS, SliceSource, load_pairs
-from SynthDiffusionLib.training.small_grids import exact_on_small_grids
 from SynthDiffusionLib.training.stages import HINT
 
 PICTURE_CASES = 3

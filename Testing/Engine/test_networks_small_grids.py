@@ -1,4 +1,4 @@
-"""Gradients of convolutions on small grids under bf16 on the CPU, against fp32."""
+"""Gradients and results of convolutions on small grids under bf16 on the CPU, against fp32."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from SynthDiffusionLib.networks.chunked_convolution import chunk_convolutions
 from SynthDiffusionLib.networks.factorised_unet import FactorisedUNet
-from SynthDiffusionLib.training.small_grids import SmallGridConv3d, exact_on_small_grids
+from SynthDiffusionLib.networks.small_grids import SmallGridConv3d, exact_on_small_grids
 
 
 def gradients(network: nn.Module, inputs: tuple[torch.Tensor, ...], bf16: bool) -> dict[str, torch.Tensor]:
@@ -62,3 +63,24 @@ def test_large_grids_and_fp32_are_left_alone():
         assert convolution(torch.randn(1, 2, 8, 8, 8)).dtype == torch.bfloat16
         assert convolution(torch.randn(1, 2, 2, 8, 8)).dtype == torch.bfloat16
     assert convolution(torch.randn(1, 2, 2, 8, 8)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize(("kernel", "padding"), [(2, 0), (3, 1), (4, 1)])
+def test_results_are_those_of_fp32_where_a_side_shrinks_to_one(kernel, padding, chunked):
+    """On a processor with AMX the plain convolution is wrong here; NaN in freed memory makes that show."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv3d(16, 16, kernel, 2, padding))
+    guarded = exact_on_small_grids(copy.deepcopy(plain))
+    if chunked:
+        guarded = chunk_convolutions(guarded, 500)
+    for last in (1, 2, 3):
+        if last + 2 * padding < kernel:
+            continue
+        image = torch.randn(1, 16, 6, 12, last)
+        for _ in range(3):
+            [torch.full((n,), float("nan")) for n in (256, 4096, 65536)]
+            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+                found = guarded(image)
+            assert found.dtype == torch.bfloat16
+            assert (found.float() - plain(image)).abs().max() < 0.02, (kernel, last)

@@ -1,9 +1,9 @@
-"""Convolutions that are trained in fp32 on grids no larger than their kernel.
+"""Convolutions that are computed in fp32 on grids that are hardly larger than their kernel.
 
-On CPUs the gradients of PyTorch's three-dimensional convolutions in bf16 are garbage on grids with a side of 1 or 2 (3
-for a kernel of 4; seen with PyTorch 2.13 and oneDNN): now NaN, which a step can be kept from, now finite numbers, which
-it cannot. The deepest levels of a U-Net are such grids when latents are small. What is computed in fp32 there costs
-next to nothing.
+On CPUs PyTorch's three-dimensional convolutions in bf16 give garbage on such grids (seen with PyTorch 2.13 and oneDNN):
+now NaN, now finite numbers that nothing tells from results. Gradients do where a side is 1 or 2 (3 for a kernel of 4);
+on processors with AMX also the results of strided ones, where the last axis shrinks to one voxel. The deepest levels of
+a U-Net are such grids when latents are small. What is computed in fp32 there costs next to nothing.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ import torch
 from torch import nn
 
 
-def leaves_autocast(image: torch.Tensor, kernel: tuple[int, ...]) -> bool:
+def leaves_autocast(image: torch.Tensor, kernel: tuple[int, ...], stride: tuple[int, ...] = (1,)) -> bool:
     """Whether a convolution of this image is to be computed in fp32."""
-    return image.device.type == "cpu" and torch.is_autocast_enabled("cpu") and min(image.shape[2:]) <= max(kernel)
+    small = min(image.shape[2:]) < max(kernel) + max(stride)
+    return small and image.device.type == "cpu" and torch.is_autocast_enabled("cpu")
 
 
 class SmallGridConv3d(nn.Conv3d):
-    """A `Conv3d` that leaves CPU autocast where a side of its input is no larger than the kernel's largest."""
+    """A `Conv3d` that leaves CPU autocast where a side of its input is hardly larger than its kernel."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        if not leaves_autocast(input, self.kernel_size):
+        if not leaves_autocast(input, self.kernel_size, self.stride):
             return super().forward(input)
         with torch.autocast("cpu", enabled=False):
             made = super().forward(input.float())
