@@ -120,7 +120,8 @@ def test_a_reader_is_not_dropped_because_the_record_is_damaged(root, tmp_path, h
 
 
 def test_answers_after_unblinding_are_told(root):
-    assert not any("knew the truth" in p for p in merge(root).problems)
+    then = examples.FakeClock("2026-03-03T08:00:00.000Z")
+    assert not any("knew the truth" in p for p in merge(root, clock=then).problems)
     read(root / "reading", "R2", clock=examples.FakeClock("2026-03-05T08:00:00.000Z", boot="boot2"))
     said = [p for p in merge(root).problems if "somebody knew the truth" in p]
     assert len(said) == 1 and said[0].startswith("2 answers of R2 came after the answers of R1 and R2 were joined")

@@ -213,7 +213,9 @@ def test_missing_and_foreign_records(tmp_path):
     shutil.copy(next(kept.glob("R2-*.json")), tmp_path / "study" / "private" / "receipts")
     with pytest.raises(BadInput, match="R2 is not here, but a receipt speaks of 4 answers"):
         merge(tmp_path / "study")
-    assert merge(tmp_path / "study", exclude=["R2"]).excluded["R2"] == "left out on request; there is no record"
+    assert merge(tmp_path / "study", exclude=["R2"]).excluded["R2"] == (
+        "left out on request; its record is not here, though a receipt speaks of 4 answers"
+    )
 
 
 def test_a_renamed_record_is_refused(study):
