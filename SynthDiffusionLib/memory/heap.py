@@ -15,8 +15,8 @@ def keep_heap_small() -> None:
     """Feature maps that are freed go back to the system at once; only glibc is asked, elsewhere nothing changes.
 
     Left alone, glibc keeps freed blocks of up to 32 MiB in a heap that falls to pieces: whole runs then take up to 20 %
-    more than their tensors, and differently from one run to the next, so that a limit could not be kept. It costs some
-    per cent of the time on a CPU (Docs/performance.md).
+    more than their tensors, and differently from one run to the next, so that a limit could not be kept. On a CPU it
+    costs time, 19 % in the run that was measured (Docs/performance.md).
     """
     if not sys.platform.startswith("linux"):
         return
