@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from SynthDiffusionLib.cli import evaluate_adherence, evaluate_fidelity, evaluate_memorisation, evaluate_volumes
+from SynthDiffusionLib.cli.evaluate_sets import run_sets
 from SynthDiffusionLib.cli.paths import path_arg
 from SynthDiffusionLib.errors import BadInput
 
@@ -23,6 +25,8 @@ MEASURES = {
     "fidelity": "histograms, distance of features, and classifiers that tell real from synthetic",
     "memorisation": "distance to the nearest training case, against that of unseen real images",
 }
+VOLUMES = "each region's share of the body, real against synthetic, with its mean, deviation and texture"
+SETS = {"fidelity": evaluate_fidelity, "adherence": evaluate_adherence, "memorisation": evaluate_memorisation}
 # Measured only when asked for; the card takes in what is in its folder.
 COHERENCE = "whether slices follow each other as in real images"
 CONTROL = "whether a model that makes the mask itself makes what it is asked for"
@@ -41,20 +45,18 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.set_defaults(run=run)
     actions = parser.add_subparsers(dest="evaluate_action", metavar="WHAT", required=True)
 
-    def action(name: str, help_text: str, *, data: bool = True, samples: bool = True) -> argparse.ArgumentParser:
-        p = actions.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
-        p.add_argument("--model", required=True, metavar="ID", help="ID or folder of a model")
-        p.add_argument(
-            "--out", type=path_arg, required=True, metavar="DIR", help="folder for the results; made if missing"
-        )
+    def action(
+        name: str, help_text: str, *, data: bool = True, samples: bool = True, either: bool = False
+    ) -> argparse.ArgumentParser:
+        p = _new(actions, name, help_text)
+        p.add_argument("--model", required=not either, metavar="ID", help="ID or folder of a model")
         if data:
-            p.add_argument("--data", type=path_arg, required=True, metavar="PREPARED", help="prepared data set")
+            p.add_argument("--data", type=path_arg, required=not either, metavar="PREPARED", help="prepared data set")
             p.add_argument("--split", default="test", metavar="PART", help="part of it to evaluate (default test)")
         if samples:
             p.add_argument(
-                "--samples", type=path_arg, required=True, metavar="DIR", help="what 'evaluate samples' wrote"
+                "--samples", type=path_arg, required=not either, metavar="DIR", help="what 'evaluate samples' wrote"
             )
-        p.add_argument("--json", action="store_true", help="print one JSON object on the last line")
         return p
 
     p = action(
@@ -75,9 +77,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     _sampling_options(p)
     for name, text in MEASURES.items():
-        p = action(name, text)
+        p = action(name, f"{text}; or, with --synthetic, of any folders of volumes", either=True)
         if name == "fidelity":
             _network_options(p)
+        SETS[name].add_options(p)
+    evaluate_volumes.add_options(_new(actions, "volumes", VOLUMES))
     p = action("coherence", COHERENCE)
     p.add_argument(
         "--compare",
@@ -103,6 +107,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     return parser
 
 
+def _new(actions: argparse._SubParsersAction, name: str, help_text: str) -> argparse.ArgumentParser:
+    p = actions.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
+    p.add_argument("--out", type=path_arg, required=True, metavar="DIR", help="folder for the results; made if missing")
+    p.add_argument("--json", action="store_true", help="print one JSON object on the last line")
+    return p
+
+
 def _sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's default_steps)")
     parser.add_argument("--sampler", metavar="NAME", help="default: the model's")
@@ -123,6 +134,11 @@ def _network_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carries out what `add_parser` has parsed."""
+    if args.evaluate_action == "volumes":
+        return run_sets(args, "volumes", evaluate_volumes.measure)
+    if args.evaluate_action in SETS and args.synthetic is not None:
+        return run_sets(args, args.evaluate_action, SETS[args.evaluate_action].measure)
+    _check_model_options(args)
     from SynthDiffusionLib.cli.progress import ProgressLine
     from SynthDiffusionLib.models import load_package
 
@@ -144,6 +160,15 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(outcome, ensure_ascii=False))
     return 0
+
+
+def _check_model_options(args: argparse.Namespace) -> None:
+    missing = [f"--{n}" for n in ("model", "data", "samples") if getattr(args, n, "") is None]
+    if missing:
+        raise BadInput(
+            f"{', '.join(missing)} must be given",
+            "Or measure any two folders of volumes with --real DIR --synthetic DIR.",
+        )
 
 
 def _samples(args: argparse.Namespace, package, on_event) -> tuple[list[str], dict[str, Any]]:

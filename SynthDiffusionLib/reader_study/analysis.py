@@ -17,9 +17,9 @@ from typing import Any
 
 from SynthDiffusionLib.errors import BadInput, MissingExtra
 from SynthDiffusionLib.reader_study.merge import Merged
-from SynthDiffusionLib.reader_study.sections import Section, Table, columns, counted, listing, plain
 from SynthDiffusionLib.reader_study.selection import Data, cases_text, refused
 from SynthDiffusionLib.reader_study.study import Study
+from SynthDiffusionLib.reports.sections import Section, Table, columns, counted, listing, plain
 
 FORMAT = "synthdiffusion-study-analysis-1"
 NEEDED = ("numpy", "scipy", "statsmodels", "matplotlib")

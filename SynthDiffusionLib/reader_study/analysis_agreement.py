@@ -17,10 +17,10 @@ import numpy as np
 from SynthDiffusionLib.errors import BadInput, MissingExtra
 from SynthDiffusionLib.reader_study.analysis_turing import correct_value
 from SynthDiffusionLib.reader_study.forms import Item
-from SynthDiffusionLib.reader_study.sections import Section, Table, columns, counted, interval_text, number, percent
 from SynthDiffusionLib.reader_study.selection import Data, Matrix, refused
 from SynthDiffusionLib.reader_study.study import Task
 from SynthDiffusionLib.reader_study.tables import Rating
+from SynthDiffusionLib.reports.sections import Section, Table, columns, counted, interval_text, number, percent
 
 SOURCES = (
     "Fleiss, Psychol Bull 1971;76:378; Gwet, Br J Math Stat Psychol 2008;61:29 (AC1); Krippendorff, Content Analysis, "

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from SynthDiffusionLib.errors import MissingExtra
-from SynthDiffusionLib.reader_study.sections import (
+from SynthDiffusionLib.reader_study.selection import Data
+from SynthDiffusionLib.reader_study.tables import Rating
+from SynthDiffusionLib.reports.sections import (
     Section,
     Table,
     both_p,
@@ -19,8 +21,6 @@ from SynthDiffusionLib.reader_study.sections import (
     number,
     with_holm,
 )
-from SynthDiffusionLib.reader_study.selection import Data
-from SynthDiffusionLib.reader_study.tables import Rating
 
 TIME_SOURCES = (
     "Times are log-transformed; each reader's mean log ratio is one observation of a t-test, so that readers are "

@@ -16,7 +16,9 @@ import numpy as np
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.reader_study import habits
 from SynthDiffusionLib.reader_study.analysis_turing import NO_DIFFERENCE, averaged, correct_value
-from SynthDiffusionLib.reader_study.sections import (
+from SynthDiffusionLib.reader_study.selection import Data, Matrix, refused, score_items
+from SynthDiffusionLib.reader_study.tables import Rating
+from SynthDiffusionLib.reports.sections import (
     Section,
     Table,
     both_p,
@@ -28,8 +30,6 @@ from SynthDiffusionLib.reader_study.sections import (
     p_text,
     with_holm,
 )
-from SynthDiffusionLib.reader_study.selection import Data, Matrix, refused, score_items
-from SynthDiffusionLib.reader_study.tables import Rating
 
 SOURCES = (
     "Obuchowski and Rockette, Commun Stat Simul Comput 1995;24:285; Hillis, Stat Med 2007;26:596 (degrees of freedom). "

@@ -16,9 +16,9 @@ from SynthDiffusionLib.errors import BadInput, MissingExtra
 from SynthDiffusionLib.reader_study.analysis_generators import compare, difference_sentences, parts_of
 from SynthDiffusionLib.reader_study.analysis_turing import AVERAGES, averaged, said
 from SynthDiffusionLib.reader_study.forms import Item
-from SynthDiffusionLib.reader_study.sections import Section, Table, columns, corrected, degrees, family_note, with_holm
 from SynthDiffusionLib.reader_study.selection import Data, Matrix, refused
 from SynthDiffusionLib.reader_study.study import Task
+from SynthDiffusionLib.reports.sections import Section, Table, columns, corrected, degrees, family_note, with_holm
 
 SOURCES = (
     "Obuchowski and Rockette 1995 with the mean difference as figure of merit (readers and cases random).",

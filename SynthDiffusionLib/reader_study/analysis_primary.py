@@ -13,9 +13,9 @@ import numpy as np
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.reader_study import analysis_generators, analysis_likert, analysis_turing, habits, single_reader
 from SynthDiffusionLib.reader_study.primary_text import MEASURES, is_proportion, primary_text
-from SynthDiffusionLib.reader_study.sections import Section, Table
 from SynthDiffusionLib.reader_study.selection import Data, Matrix, refused, score_items
 from SynthDiffusionLib.reader_study.study import MEASURE_TYPES
+from SynthDiffusionLib.reports.sections import Section, Table
 
 _SHORT = {
     "accuracy": "Accuracy",

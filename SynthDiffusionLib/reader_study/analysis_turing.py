@@ -14,7 +14,10 @@ import numpy as np
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.reader_study import habits, single_reader
 from SynthDiffusionLib.reader_study.forms import Item
-from SynthDiffusionLib.reader_study.sections import (
+from SynthDiffusionLib.reader_study.selection import Data, Matrix, refused, score_items
+from SynthDiffusionLib.reader_study.study import Task
+from SynthDiffusionLib.reader_study.tables import Rating
+from SynthDiffusionLib.reports.sections import (
     Section,
     Table,
     both_p,
@@ -27,9 +30,6 @@ from SynthDiffusionLib.reader_study.sections import (
     number,
     percent,
 )
-from SynthDiffusionLib.reader_study.selection import Data, Matrix, refused, score_items
-from SynthDiffusionLib.reader_study.study import Task
-from SynthDiffusionLib.reader_study.tables import Rating
 
 BALANCED = "Balanced accuracy"
 NO_DIFFERENCE = (

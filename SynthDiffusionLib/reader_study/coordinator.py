@@ -16,8 +16,8 @@ from typing import Any
 
 from SynthDiffusionLib.reader_study.chain import read_chain
 from SynthDiffusionLib.reader_study.receipts import Receipt
-from SynthDiffusionLib.reader_study.sections import counted, listing
 from SynthDiffusionLib.reader_study.study import Study
+from SynthDiffusionLib.reports.sections import counted, listing
 
 COORDINATOR = "coordinator.jsonl"
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from SynthDiffusionLib.reader_study.analysis_agreement import is_main
 from SynthDiffusionLib.reader_study.merge import Merged
-from SynthDiffusionLib.reader_study.sections import counted, interval_text, listing, number
 from SynthDiffusionLib.reader_study.selection import Data, cases_text
+from SynthDiffusionLib.reports.sections import counted, interval_text, listing, number
 from SynthDiffusionLib.volumes.atomic import atomic_file
 
 BLANK = "**to be filled in by the authors**"

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
-from SynthDiffusionLib.reader_study.sections import counted, listing, p_text
 from SynthDiffusionLib.reader_study.selection import Data, Matrix
 from SynthDiffusionLib.reader_study.tables import Rating
+from SynthDiffusionLib.reports.sections import counted, listing, p_text
 
 COMMONEST = 0.9
 LEAST = 0.8

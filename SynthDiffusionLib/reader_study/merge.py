@@ -19,11 +19,11 @@ from SynthDiffusionLib.reader_study.history import Finding, Given, History
 from SynthDiffusionLib.reader_study.merge_sources import Source, find_sources
 from SynthDiffusionLib.reader_study.receipts import Receipt, receipts_in
 from SynthDiffusionLib.reader_study.records import RecordFile
-from SynthDiffusionLib.reader_study.sections import counted, listing
 from SynthDiffusionLib.reader_study.study import KEY_FORMAT, PRIVATE, Presentation, Study
 from SynthDiffusionLib.reader_study.study_checks import check_key
 from SynthDiffusionLib.reader_study.tables import Rating
 from SynthDiffusionLib.reader_study.verify import verify_record
+from SynthDiffusionLib.reports.sections import counted, listing
 
 MOST_NOTES = 3  # of one kind are told of
 

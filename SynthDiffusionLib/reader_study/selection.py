@@ -16,9 +16,9 @@ import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.reader_study.forms import Item
-from SynthDiffusionLib.reader_study.sections import counted, listing
 from SynthDiffusionLib.reader_study.study import Study, Task
 from SynthDiffusionLib.reader_study.tables import Rating
+from SynthDiffusionLib.reports.sections import counted, listing
 
 PROPORTIONS = ("accuracy", "auc", "forced_choice")
 _SMALLEST_PART = 0.5  # of the cases must remain

@@ -10,8 +10,8 @@ import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.reader_study import habits
-from SynthDiffusionLib.reader_study.sections import Table, columns, corrected, family_note, plain
 from SynthDiffusionLib.reader_study.selection import Matrix
+from SynthDiffusionLib.reports.sections import Table, columns, corrected, family_note, plain
 
 if TYPE_CHECKING:
     from SynthDiffusionLib.reader_study.statistics.single_arm import ReaderFigure

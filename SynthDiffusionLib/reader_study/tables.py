@@ -1,7 +1,6 @@
 """The long table: one answer a line, with what the key says about it. Merging writes it, the analysis takes it.
 
-Text that a reader typed may begin with `=`, `+`, `-` or `@`, which a spreadsheet runs as a formula. Such cells get an
-apostrophe in front, as OWASP's page "CSV Injection" advises; `read_ratings` takes it off again: nothing is lost.
+Cells that a spreadsheet would run as a formula are defused (`reports.cells`); `read_ratings` undoes it.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.reports.cells import cell, original_cell
 from SynthDiffusionLib.volumes.atomic import atomic_file
 
 Value = int | float | str | bool | list
 NUMERIC = ("confidence", "scale", "number")
-_FORMULA = re.compile(r"^'*[=+\-@\t\r\n]")
 
 
 @dataclass(frozen=True)
@@ -99,29 +98,6 @@ class Rating:
 COLUMNS = tuple(f.name for f in fields(Rating))
 _WHOLE = ("sitting", "position", "presentation", "changed")
 _SECONDS = ("active_s", "first_touch_s", "committed_s")
-
-
-def safe_cell(text: str) -> str:
-    """Text that a spreadsheet does not run as a formula: an apostrophe goes before `=`, `+`, `-`, `@`, tab, return."""
-    return f"'{text}" if _FORMULA.match(text) else text
-
-
-def original_cell(text: str) -> str:
-    """Undoes `safe_cell`."""
-    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
-
-
-def cell(value: Any) -> str:
-    """A value as a cell: numbers as they are (shortest form that reads back the same), None empty, lists as JSON."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, list | dict | tuple):
-        return json.dumps(value, ensure_ascii=False)
-    return safe_cell(str(value))
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:

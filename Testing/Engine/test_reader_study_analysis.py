@@ -13,9 +13,9 @@ import reader_study_ratings as examples
 
 from SynthDiffusionLib.errors import BadInput, MissingExtra
 from SynthDiffusionLib.reader_study.analysis import FORMAT, analyse
-from SynthDiffusionLib.reader_study.sections import both_p, degrees, listing, number, p_text, with_holm
 from SynthDiffusionLib.reader_study.selection import Data
 from SynthDiffusionLib.reader_study.single_reader import average_curve
+from SynthDiffusionLib.reports.sections import both_p, degrees, listing, number, p_text, with_holm
 
 pytest.importorskip("scipy")
 pytest.importorskip("statsmodels")

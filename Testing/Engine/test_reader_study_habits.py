@@ -11,7 +11,8 @@ import reader_study_ratings as examples
 from SynthDiffusionLib.reader_study import habits
 from SynthDiffusionLib.reader_study.analysis import analyse
 from SynthDiffusionLib.reader_study.analysis_turing import HABIT, NO_SPREAD
-from SynthDiffusionLib.reader_study.report import formatted, render
+from SynthDiffusionLib.reader_study.report import render
+from SynthDiffusionLib.reports.page import formatted
 
 pytest.importorskip("scipy")
 pytest.importorskip("statsmodels")

@@ -15,14 +15,9 @@ import reader_study_ratings as made_up
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.reader_study.merge import merge
 from SynthDiffusionLib.reader_study.reading import Reading
-from SynthDiffusionLib.reader_study.tables import (
-    COLUMNS,
-    original_cell,
-    read_ratings,
-    safe_cell,
-    write_ratings,
-)
+from SynthDiffusionLib.reader_study.tables import COLUMNS, read_ratings, write_ratings
 from SynthDiffusionLib.reader_study.verify import verify_record, verify_study
+from SynthDiffusionLib.reports.cells import original_cell, safe_cell
 
 
 def read(folder, reader, *, stop=None, seed=0, clock=None, close=True):

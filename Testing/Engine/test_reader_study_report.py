@@ -15,8 +15,9 @@ import reader_study_ratings as examples
 from SynthDiffusionLib.errors import BadInput, MissingExtra, RunFailed
 from SynthDiffusionLib.reader_study import report
 from SynthDiffusionLib.reader_study.analysis import analyse
-from SynthDiffusionLib.reader_study.plots import draw
-from SynthDiffusionLib.reader_study.report import formatted, render, write_report
+from SynthDiffusionLib.reader_study.report import render, write_report
+from SynthDiffusionLib.reports.page import formatted
+from SynthDiffusionLib.reports.plots import draw
 
 pytest.importorskip("scipy")
 pytest.importorskip("statsmodels")

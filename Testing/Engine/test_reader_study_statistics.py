@@ -13,6 +13,7 @@ pytest.importorskip("scipy")
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.reader_study.statistics import detection, power, proportions
 from SynthDiffusionLib.reader_study.statistics.results import equivalence_t
+from SynthDiffusionLib.reports.sections import holm
 
 
 def rounded(values, digits: int) -> list[float]:
@@ -78,11 +79,11 @@ def test_equivalence_of_an_estimate():
 
 def test_holm():
     """Barr 2025: Wilcoxon .128 .236 1.000, Holm .383 .471 1.000 (to the rounding of the published p-values)."""
-    np.testing.assert_allclose(proportions.holm([0.128, 0.236, 1.0]), [0.383, 0.471, 1.0], atol=2e-3)
+    np.testing.assert_allclose(holm([0.128, 0.236, 1.0]), [0.383, 0.471, 1.0], atol=2e-3)
     multipletests = pytest.importorskip("statsmodels.stats.multitest").multipletests
     p = np.random.default_rng(0).random(20) ** 3
-    np.testing.assert_allclose(proportions.holm(p), multipletests(p, method="holm")[1], atol=1e-14)
-    with_gap = proportions.holm([0.01, math.nan, 0.03])
+    np.testing.assert_allclose(holm(p), multipletests(p, method="holm")[1], atol=1e-14)
+    with_gap = holm([0.01, math.nan, 0.03])
     np.testing.assert_allclose(with_gap, [0.02, math.nan, 0.03])
 
 

@@ -27,9 +27,9 @@ from itertools import combinations
 import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.reports.sections import holm
 
 from .figures import Figures, figures
-from .proportions import holm
 from .results import ALPHA, CONFIDENCE, Equivalence, Result, check_choice, check_confidence, equivalence_t
 
 EFFECTS = ("random", "fixed")

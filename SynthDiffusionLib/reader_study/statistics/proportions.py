@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -105,20 +104,6 @@ def tost_exact(
     low, high = clopper_pearson(successes, trials, 1.0 - 2.0 * alpha)
     p = max(p_lower, p_upper)
     return Equivalence(successes / trials, lower, upper, p_lower, p_upper, p, low, high, alpha, p <= alpha)
-
-
-def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """p-values adjusted for several tests (Holm, Scand J Stat 1979), in the order given.
-
-    NaN (a test that could not be made) stays NaN and does not count.
-    """
-    p = np.asarray(p_values, np.float64)
-    adjusted = np.full(p.shape, math.nan)
-    known = np.flatnonzero(np.isfinite(p))
-    order = known[np.argsort(p[known], kind="stable")]
-    steps = p[order] * np.arange(len(order), 0, -1)
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
-    return adjusted
 
 
 def _binary(values: Sequence[int] | np.ndarray, dimensions: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from SynthDiffusionLib.errors import MissingExtra
-from SynthDiffusionLib.reader_study.sections import percent
+from SynthDiffusionLib.reports.sections import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # How a cell is shown. The JSON and the CSV hold every number in full.
 KINDS = ("text", "int", "number", "number6", "percent", "p", "seconds", "yes")
@@ -104,14 +107,28 @@ def plain(value: Any) -> Any:
     return value
 
 
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """p-values adjusted for several tests (Holm, Scand J Stat 1979), in the order given.
+
+    NaN (a test that could not be made) stays NaN and does not count.
+    """
+    import numpy as np
+
+    p = np.asarray(p_values, np.float64)
+    adjusted = np.full(p.shape, math.nan)
+    known = np.flatnonzero(np.isfinite(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    steps = p[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted
+
+
 def with_holm(rows: Sequence[dict[str, Any]], key: str = "p", into: str = "p_holm") -> None:
     """Adds p-values that are adjusted for all tests of the rows (Holm 1979).
 
     Rows without a p-value do not count, nor does the primary endpoint (`is_primary`), which was fixed before reading:
     its p-value is the same wherever it stands in a report.
     """
-    from SynthDiffusionLib.reader_study.statistics.proportions import holm
-
     values = [None if row.get("is_primary") else row.get(key) for row in rows]
     adjusted = holm([math.nan if v is None else float(v) for v in values]) if values else []
     for row, value in zip(rows, adjusted):

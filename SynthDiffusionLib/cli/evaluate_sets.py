@@ -1,0 +1,173 @@
+"""`synthdiffusion evaluate` of any two folders: the options that all measures of sets share, reading and writing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from SynthDiffusionLib.cli.paths import path_arg
+from SynthDiffusionLib.errors import BadInput
+
+if TYPE_CHECKING:
+    from SynthDiffusionLib.evaluation.sets.image_set import Frame, ImageSet
+    from SynthDiffusionLib.reports.sections import Section
+
+Event = Callable[[dict], None]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a measure of sets returns.
+
+    Args:
+        sections: of the report.
+        settings: what the figures depend on, beyond the frame.
+        definitions: name of a figure to how it is computed.
+        sets: those that were read, for the report.
+    """
+
+    sections: Sequence[Section]
+    settings: dict[str, Any]
+    definitions: dict[str, str]
+    sets: Sequence[ImageSet]
+
+
+def add_set_options(parser: argparse.ArgumentParser, *, labels: bool = False, classes: bool = False) -> None:
+    """Options of every measure of sets.
+
+    Args:
+        labels: also the folders of label maps.
+        classes: also the names of their values.
+    """
+    group = parser.add_argument_group("folders of volumes", "instead of --model, --data and --samples")
+    group.add_argument("--real", type=path_arg, metavar="DIR", help="real volumes (NIfTI, NRRD or MetaImage)")
+    group.add_argument("--synthetic", type=path_arg, metavar="DIR", help="synthetic volumes")
+    if labels:
+        group.add_argument("--real-labels", type=path_arg, metavar="DIR", help="their label maps, of the same names")
+        group.add_argument(
+            "--synthetic-labels", type=path_arg, metavar="DIR", help="the segmentations that they were made for"
+        )
+    if classes:
+        group.add_argument(
+            "--classes", metavar="NAMES", help="names of label values: 1=liver,2=spleen, or a CSV file (value, name)"
+        )
+    group.add_argument("--modality", choices=("CT", "MR"), help="CT in HU, or MR (default: told from the volumes)")
+    group.add_argument(
+        "--spacing", metavar="MM", help="resample all to this spacing, such as 2 or 1x1x3 (default: their own, one)"
+    )
+    group.add_argument("--range", metavar="LOW,HIGH", help="intensities that count (default -1000,1000; MR 0,1000)")
+    group.add_argument(
+        "--no-normalise", action="store_true", help="MR is on one scale already; leave its intensities as they are"
+    )
+    group.add_argument("--patients", type=path_arg, metavar="CSV", help="table with the columns case and patient")
+    group.add_argument(
+        "--patient-pattern", metavar="REGEX", help="whose first group is the patient (default: the whole case name)"
+    )
+    group.add_argument(
+        "--trained-on",
+        type=path_arg,
+        metavar="FILE",
+        help="model.json, dataset.json, CSV or text file of training patients; --real must have none of them",
+    )
+    group.add_argument("--seed", type=int, default=2026, metavar="N", help="of everything that is drawn (default 2026)")
+
+
+def frame_from(args: argparse.Namespace, folders: dict[str, Path]) -> Frame:
+    """The frame that the options ask for.
+
+    Raises:
+        BadInput: settings out of range, or folders of different modalities.
+    """
+    from SynthDiffusionLib.evaluation.sets.image_set import frame_of
+
+    return frame_of(folders, args.modality, _spacing(args.spacing), _range(args.range), not args.no_normalise)
+
+
+def read_role(
+    args: argparse.Namespace, role: str, frame: Frame, on_event: Event, *, labels: Path | None = None, least: int = 10
+) -> ImageSet:
+    """The set of one role ("real": `--real`), read as the options say."""
+    from SynthDiffusionLib.evaluation.sets.image_set import check_unseen, parse_classes, read_set
+
+    names = getattr(args, "classes", None)
+    found = read_set(
+        role,
+        getattr(args, role),
+        frame,
+        labels=labels,
+        classes=parse_classes(names) if names else None,
+        patient_pattern=args.patient_pattern,
+        patients=args.patients,
+        least=least,
+        on_event=on_event,
+    )
+    if role == "real" and args.trained_on is not None:
+        check_unseen(found, args.trained_on)
+    return found
+
+
+def run_sets(args: argparse.Namespace, kind: str, measure: Callable[[argparse.Namespace, Event], Measured]) -> int:
+    """Measures, writes JSON, CSV and HTML into `--out`, prints sentences and tables."""
+    from SynthDiffusionLib.cli.progress import ProgressLine
+    from SynthDiffusionLib.evaluation.sets import results
+    from SynthDiffusionLib.output_folders import check_writable
+
+    check_writable(args.out)
+    line = ProgressLine(quiet=args.json)
+    began = time.monotonic()
+    try:
+        measured = measure(args, line)
+    finally:
+        line.close()
+    result = results.assemble(
+        kind,
+        measured.sections,
+        sets=[s.summary() for s in measured.sets],
+        settings=({"frame": measured.sets[0].frame.to_json()} if measured.sets else {}) | measured.settings,
+        definitions=measured.definitions,
+        command=_command(),
+        seconds=time.monotonic() - began,
+    )
+    paths = {k: str(p) for k, p in results.write_result(result, args.out).items()}
+    print("\n".join([*results.console_lines(result), "", paths["html"], paths["json"]]))
+    if args.json:
+        print(json.dumps(paths, ensure_ascii=False))
+    return 0
+
+
+def _command() -> str:
+    """The command as it was typed, folders reduced to their names: results are passed on."""
+    words = [Path(w).name or w if "/" in w or "\\" in w else w for w in sys.argv[1:]]
+    return f"synthdiffusion {shlex.join(words)}"
+
+
+def _spacing(text: str | None) -> tuple[float, float, float] | None:
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    try:
+        numbers = [float(p) for p in parts]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 3):
+        raise BadInput(f"'{text}' is no spacing", "Give --spacing 2 or --spacing 1x1x3, in mm.")
+    return tuple(numbers * 3 if len(numbers) == 1 else numbers)
+
+
+def _range(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        low, high = (float(p) for p in text.split(","))
+    except ValueError as error:
+        raise BadInput(
+            f"'{text}' is no intensity range", "Give --range LOW,HIGH, such as --range=-1000,400."
+        ) from error
+    return low, high
