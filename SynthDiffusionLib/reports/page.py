@@ -11,7 +11,6 @@ import csv
 import html
 import io
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from SynthDiffusionLib.errors import BadInput
-from SynthDiffusionLib.reports.cells import cell
+from SynthDiffusionLib.reports.cells import cell, formatted
+from SynthDiffusionLib.reports.headlines import COLUMNS, headline_rows
 from SynthDiffusionLib.reports.plots import description, draw
 from SynthDiffusionLib.reports.sections import plain
 from SynthDiffusionLib.volumes.atomic import atomic_file, files_together
@@ -143,6 +143,7 @@ def render_page(
 </head>
 <body>
 {heading}
+{_headlines(sections)}
 <nav><ul>{links}</ul></nav>
 {body}
 <footer>
@@ -151,6 +152,25 @@ def render_page(
 </body>
 </html>
 """
+
+
+def _headlines(sections: Sequence[Mapping[str, Any]]) -> str:
+    """The table at the top of the page; nothing where no section has headlines."""
+    rows = headline_rows(sections)
+    if not rows:
+        return ""
+    used = [c for c in COLUMNS if any(row[c.key] for row in rows)]
+    head = "".join(f'<th scope="col">{text_of(c.label)}</th>' for c in used)
+    body = "".join(
+        f'<tr title="{_attribute(row["sentence"])}">'
+        + "".join(f'<td class="{"t" if c.key in ("measure", "row") else "s"}">{text_of(row[c.key])}</td>' for c in used)
+        + "</tr>"
+        for row in rows
+    )
+    return (
+        '<div class="scroll"><table class="headlines"><caption>The main figures</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
 
 
 def _section(section: Mapping[str, Any], folder: str) -> str:
@@ -231,28 +251,6 @@ def _cell(row: Mapping[str, Any], columns: list[Mapping[str, Any]]) -> str:
     numeric = columns[0]["kind"] != "text"
     style = "n" if numeric else "s" if len(text) <= LONGEST_LINE else "t"
     return f'<td class="{style}">{text_of(text)}</td>'
-
-
-def formatted(value: Any, kind: str) -> str:
-    """A cell as people read it."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, str):
-        return value
-    match kind:
-        case "percent":
-            return f"{100 * value:.1f} %"
-        case "p":
-            return "<0.001" if value < 0.001 else f"{value:.3f}"
-        case "number":
-            return f"{value:g}" if isinstance(value, int) else f"{value:.3f}"
-        case "number6":
-            return f"{value:.6g}"
-        case "seconds":
-            return f"{value:.1f} s"
-    return str(value)
 
 
 def _there(value: Any) -> bool:

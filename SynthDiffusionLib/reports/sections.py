@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 # How a cell is shown. The JSON and the CSV hold every number in full.
 KINDS = ("text", "int", "number", "number6", "percent", "p", "seconds", "yes")
+# What is good for a headline's value.
+BETTER = ("higher", "lower", "near 1")
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Section:
         family: which p-values were corrected together, and how.
         sources: where the formulas are from.
         detail: everything else a statistician may want, as JSON.
+        headlines: the few figures that people compare sets by, at most about six; see `headline`. They stand in a
+            table at the top of the page, and in the panel's Results table.
     """
 
     id: str
@@ -72,6 +76,7 @@ class Section:
     family: str = ""
     sources: tuple[str, ...] = ()
     detail: Mapping[str, Any] = field(default_factory=dict)
+    headlines: tuple[Mapping[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -84,7 +89,51 @@ class Section:
             "family": self.family,
             "sources": list(self.sources),
             "detail": plain(dict(self.detail)),
+            "headlines": plain([headline(**h) for h in self.headlines]),
         }
+
+
+def headline(
+    measure: str,
+    row: str,
+    value: float | None,
+    low: float | None = None,
+    high: float | None = None,
+    reference: float | None = None,
+    reference_name: str = "",
+    cartoon: float | None = None,
+    cartoon_name: str = "",
+    better: str = "higher",
+    kind: str = "number",
+    unit: str = "",
+    n: int | None = None,
+    sentence: str = "",
+) -> dict[str, Any]:
+    """One figure of `Section.headlines`, with what it must be read against.
+
+    A plain dictionary with (some of) these keys is as good: `Section.to_json` puts it through here.
+
+    Args:
+        measure: what was measured: "Dice", "Fréchet distance of radiomics".
+        row: of what: "liver", "all classes", "synthetic against real".
+        value: the figure; None where it could not be measured.
+        low, high: its interval over patients; None where there is none.
+        reference: the same measure where nothing is synthetic: the ceiling on real images, the real-to-real floor.
+        reference_name: "same segmenter on real images", "real against real".
+        cartoon: the same measure of the best no-skill row.
+        cartoon_name: which one: "mean image", "flat classes".
+        better: one of `BETTER`.
+        kind: one of `KINDS`: how value, limits, reference and cartoon are shown ("number": three decimals).
+        unit: after the number: "mm", "HU"; not with "percent" or "seconds", which have their own.
+        n: patients behind the value.
+        sentence: what it means, in plain words; by default the section's first sentence.
+
+    Raises:
+        ValueError: `better` or `kind` is none of those.
+    """
+    if better not in BETTER or kind not in KINDS:
+        raise ValueError(f"A headline is one of {BETTER} and one of {KINDS}, not '{better}' and '{kind}'")
+    return dict(locals())
 
 
 def columns(*entries: str) -> tuple[Column, ...]:
