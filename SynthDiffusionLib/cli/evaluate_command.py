@@ -10,7 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from SynthDiffusionLib.cli import evaluate_adherence, evaluate_fidelity, evaluate_memorisation, evaluate_volumes
+from SynthDiffusionLib.cli import (
+    evaluate_adherence,
+    evaluate_fidelity,
+    evaluate_memorisation,
+    evaluate_utility,
+    evaluate_volumes,
+)
 from SynthDiffusionLib.cli.evaluate_sets import run_sets
 from SynthDiffusionLib.cli.paths import path_arg
 from SynthDiffusionLib.errors import BadInput
@@ -82,6 +88,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
             _network_options(p)
         SETS[name].add_options(p)
     evaluate_volumes.add_options(_new(actions, "volumes", VOLUMES))
+    evaluate_utility.add_parser(actions)
     p = action("coherence", COHERENCE)
     p.add_argument(
         "--compare",
@@ -134,6 +141,8 @@ def _network_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carries out what `add_parser` has parsed."""
+    if args.evaluate_action == "utility":
+        return evaluate_utility.run(args)
     if args.evaluate_action == "volumes":
         return run_sets(args, "volumes", evaluate_volumes.measure)
     if args.evaluate_action in SETS and args.synthetic is not None:

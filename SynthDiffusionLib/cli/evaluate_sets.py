@@ -7,36 +7,19 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from SynthDiffusionLib.cli.paths import path_arg
 from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.evaluation.sets.measured import Measured
 
 if TYPE_CHECKING:
     from SynthDiffusionLib.evaluation.sets.image_set import Frame, ImageSet
-    from SynthDiffusionLib.reports.sections import Section
 
 Event = Callable[[dict], None]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a measure of sets returns.
-
-    Args:
-        sections: of the report.
-        settings: what the figures depend on, beyond the frame.
-        definitions: name of a figure to how it is computed.
-        sets: those that were read, for the report.
-    """
-
-    sections: Sequence[Section]
-    settings: dict[str, Any]
-    definitions: dict[str, str]
-    sets: Sequence[ImageSet]
+__all__ = ["Event", "Measured", "add_set_options", "command_of", "frame_from", "read_role", "run_sets"]
 
 
 def add_set_options(parser: argparse.ArgumentParser, *, labels: bool = False, classes: bool = False) -> None:
@@ -132,7 +115,7 @@ def run_sets(args: argparse.Namespace, kind: str, measure: Callable[[argparse.Na
         sets=[s.summary() for s in measured.sets],
         settings=({"frame": measured.sets[0].frame.to_json()} if measured.sets else {}) | measured.settings,
         definitions=measured.definitions,
-        command=_command(),
+        command=command_of(),
         seconds=time.monotonic() - began,
     )
     paths = {k: str(p) for k, p in results.write_result(result, args.out).items()}
@@ -142,7 +125,7 @@ def run_sets(args: argparse.Namespace, kind: str, measure: Callable[[argparse.Na
     return 0
 
 
-def _command() -> str:
+def command_of() -> str:
     """The command as it was typed, folders reduced to their names: results are passed on."""
     words = [Path(w).name or w if "/" in w or "\\" in w else w for w in sys.argv[1:]]
     return f"synthdiffusion {shlex.join(words)}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +34,16 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
     return 1.0 if total == 0 else 2.0 * int((a & b).sum()) / total
 
 
-def _draw_crop(
-    image: np.ndarray, target: np.ndarray, size: int, rng: np.random.Generator, turned: bool = True
-) -> tuple:
+def draw_crop(
+    image: np.ndarray, target: np.ndarray, size: int | Sequence[int], rng: np.random.Generator, turned: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """A crop that holds a voxel of a target in four of five draws, anywhere in the crop; flipped and re-scaled.
 
     Args:
         image: (I, J, K).
         target: (I, J, K), 0 outside all targets.
-        turned: exchange the axes at random, which makes sense for cubic voxels only.
+        size: side of the crop in voxels, or three of them.
+        turned: exchange the axes at random, which makes sense for cubes of cubic voxels only.
     """
     image, target = (_at_least(a, size, fill) for a, fill in ((image, -1.0), (target, 0)))
     shape = np.array(image.shape)
@@ -53,7 +54,7 @@ def _draw_crop(
     else:
         start = rng.integers(0, shape - size + 1)
     start = np.clip(start, 0, shape - size)
-    inside = tuple(slice(a, a + size) for a in start)
+    inside = tuple(slice(a, a + n) for a, n in zip(start, np.broadcast_to(size, 3)))
     image, target = image[inside], target[inside]
     flips = [axis for axis in range(3) if rng.random() < 0.5]
     order = rng.permutation(3) if turned else np.arange(3)
@@ -63,9 +64,9 @@ def _draw_crop(
     return np.ascontiguousarray(image, np.float32), np.ascontiguousarray(target)
 
 
-def _at_least(array: np.ndarray, size: int, fill: float) -> np.ndarray:
+def _at_least(array: np.ndarray, size: int | Sequence[int], fill: float) -> np.ndarray:
     """The array, padded at the far ends where a side is shorter than `size`."""
-    pads = [(0, max(0, size - n)) for n in array.shape]
+    pads = [(0, max(0, int(wanted) - n)) for n, wanted in zip(array.shape, np.broadcast_to(size, 3))]
     return np.pad(array, pads, constant_values=fill) if any(after for _, after in pads) else array
 
 
@@ -168,7 +169,7 @@ def train_segmenter(
     for step in range(start, settings.steps):
         rng = np.random.default_rng([config.seed, 2, step])
         cases = [train[rng.integers(len(train))] for _ in range(settings.batch)]
-        drawn = [_draw_crop(*case, settings.patch, rng, cubic) for case in cases]
+        drawn = [draw_crop(*case, settings.patch, rng, cubic) for case in cases]
         images = torch.from_numpy(np.stack([d[0] for d in drawn]))[:, None].to(device)
         targets = torch.from_numpy(np.stack([channels(d[1]) for d in drawn])).to(device).float()
         network.train()

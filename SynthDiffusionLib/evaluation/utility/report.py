@@ -1,0 +1,372 @@
+"""What an experiment found, as sections: sentences, tables for those who check, plots, example slices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from SynthDiffusionLib.evaluation.sets.measured import Measured
+from SynthDiffusionLib.evaluation.utility import analysis, augmentation, gap, scarcity
+from SynthDiffusionLib.evaluation.utility.networks import Recipe
+from SynthDiffusionLib.evaluation.utility.pairs import Data
+from SynthDiffusionLib.reports.sections import Section, Table, columns, with_holm
+
+KHADRA = "Khadra and Türkbey, arXiv:2410.12542 (abstract and figures; the paper's numbers were not at hand)"
+KEBAILI = "Kebaili et al., ISBI 2024, arXiv:2406.05421"
+LSDM = "Tang, Seyam and Yang, Med-LSDM, arXiv:2507.00206"
+DEFINITIONS = {
+    "Dice": "2 |A and B| / (|A| + |B|) of the target found and the target drawn, 1 where both are empty; over a "
+    "patient's cases and the targets, then over the networks of the arm: each patient counts once",
+    "interval": f"95 % percentile bootstrap over patients and, within its fold, over the networks of each arm "
+    f"({analysis.RESAMPLES} resamples): who was tested, and how the trainings happened to go. Which patients an arm "
+    "was trained on is drawn anew only where there are several folds",
+    "p": "Wilcoxon's signed-rank test of the patients' differences, each a mean over the arm's networks: of these "
+    "networks, over patients. Holm's correction over the tests of one table",
+    "better, worse": "patients whose mean Dice is higher or lower than with the arm that it is compared with",
+    "equal": "every network of every arm is trained with as many optimiser steps, crops and the same first weights "
+    "(those of its seed), and its last weights are tested: nothing is chosen on validation or test cases",
+    "cartoon": "the training cases' class means with Gaussian noise of their voxels' deviations, painted on a mask: "
+    "an image that needs no model. What a cartoon gains as well is no sign of skill",
+}
+
+
+def report(experiment: str, data: Data, recipe: Recipe, settings: Any, found: Mapping[str, Any], out: Path) -> Measured:
+    """The sections of an experiment, with settings and definitions.
+
+    Args:
+        experiment: "augmentation", "scarcity" or "gap".
+        settings: of the experiment.
+        found: what its function returned.
+        out: its folder, for the example slices.
+    """
+    make = {"augmentation": _augmentation, "scarcity": _scarcity, "gap": _gap}[experiment]
+    networks = found["networks"]
+    part = gap.REAL if experiment == "gap" else "test"
+    patients = len({s["patient"] for s in networks[0]["scores"][part]})
+    sections = [*make(data, settings, found), _each(networks, part, experiment)]
+    told = {k: v for k, v in found.items() if k != "networks"}
+    chosen = {
+        "experiment": experiment,
+        "settings": vars(settings),
+        "recipe": recipe.to_json(),
+        "targets": list(data.targets),
+        "test_patients": patients,
+        "found": told,
+        **analysis.settings(),
+    }
+    return Measured(sections, chosen, DEFINITIONS, ())
+
+
+def _row(arm: str, label: str, networks: Sequence[Mapping[str, Any]], part: str = "test") -> dict[str, Any]:
+    scores = analysis.scores_of(networks, arm, part)
+    own = [n for n in networks if n["arm"] == arm]
+    estimate = analysis.mean(scores)
+    return {
+        "arm": arm,
+        "label": label,
+        "training": " + ".join(str(len(g)) for g in own[0]["training"]),
+        "networks": len(scores.values),
+        "patients": len(scores.patients),
+        "dice": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+        "median": float(np.median(scores.by_patient)),
+        "network_sd": float(scores.values.mean(1).std(ddof=1)) if len(scores.values) > 1 else None,
+    }
+
+
+def _against(one: str, other: str, networks: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> dict[str, Any]:
+    a, b = (analysis.scores_of(networks, arm) for arm in (one, other))
+    estimate = analysis.difference(a, b)
+    gains = a.by_patient - b.by_patient
+    return {
+        "arm": one,
+        "label": labels[one],
+        "other": labels[other],
+        "difference": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+        "better": int((gains > 0).sum()),
+        "worse": int((gains < 0).sum()),
+        "p": analysis.signed_rank(a, b),
+    }
+
+
+_ARMS = columns(
+    "label|Trained on", "training|Cases", "networks|Networks|int", "patients|Test patients|int", "dice|Dice|number",
+    "low|from|number", "high|to|number", "median|Median|number", "network_sd|SD of networks|number",
+)  # fmt: skip
+_TESTS = columns(
+    "label|Trained on", "other|Compared with", "difference|Dice, difference|number", "low|from|number",
+    "high|to|number", "better|Better|int", "worse|Worse|int", "p|P|p", "p_holm|P (Holm)|p",
+)  # fmt: skip
+
+
+def _augmentation(data: Data, settings: augmentation.Settings, found: Mapping[str, Any]) -> list[Section]:
+    networks, labels = found["networks"], augmentation.ARMS
+    rows = [_row(arm, label, networks) for arm, label in labels.items()]
+    pairs = [(arm, augmentation.REAL) for arm in labels if arm != augmentation.REAL]
+    pairs += [*augmentation.CONTROLS.items(), ("real-targeted", "real-untargeted")]
+    tests = [_against(one, other, networks, labels) for one, other in pairs]
+    with_holm(tests)
+    by = {(t["label"], t["other"]): t for t in tests}
+
+    def test(one: str, other: str) -> dict[str, Any]:
+        return by[(labels[one], labels[other])]
+
+    value = {r["arm"]: r for r in rows}
+    sentences = [
+        _gain("Adding synthetic images of the worst validation masks", test("real-targeted", "real")),
+        _versus("cartoons of the same masks", test("real-targeted", "real-cartoons")),
+        _versus("as many synthetic images of other masks", test("real-targeted", "real-untargeted")),
+        _gain("Adding one synthetic image of every training mask", test("real-synthetic", "real")),
+        f"Synthetic images alone: Dice {value['synthetic']['dice']:.2f}, real ones {value['real']['dice']:.2f}, "
+        f"cartoons alone {value['cartoons']['dice']:.2f}. " + _clear(test("synthetic", "real")),
+        f"The real images of the worst cases themselves: {_signed(test('real-worst', 'real'))}.",
+    ]
+    headlines = tuple(
+        {
+            "measure": "Dice gained over real images alone",
+            "row": labels[arm],
+            "value": test(arm, "real")["difference"],
+            "low": test(arm, "real")["low"],
+            "high": test(arm, "real")["high"],
+            "reference": test("real-worst", "real")["difference"],
+            "reference_name": "their real images added",
+            "cartoon": test("real-cartoons", "real")["difference"],
+            "cartoon_name": "cartoons added",
+            "n": value["real"]["patients"],
+        }
+        for arm in ("real-targeted", "real-synthetic")
+    )
+    return [
+        Section(
+            "augmentation",
+            "Segmentation of real test images, by what the network was trained on",
+            "measured",
+            tuple(sentences),
+            (
+                Table("arms", "Dice on the real test images", _ARMS, tuple(rows)),
+                Table("tests", "Paired differences", _TESTS, tuple(tests), "P corrected over all lines."),
+            ),
+            (_intervals("arms", "Dice on real test images", rows),),
+            f"{len(tests)} tests, Holm's correction.",
+            (KHADRA,),
+            {"worst": found["worst"], "others": found["others"], "leak": found["leak"]},
+            headlines,
+        )
+    ]
+
+
+def _scarcity(data: Data, settings: scarcity.Settings, found: Mapping[str, Any]) -> list[Section]:
+    networks = found["networks"]
+    rows, tests = [], []
+    for number in settings.patients:
+        labels = {scarcity.arm_name(a, number): f"{number} patients: {text}" for a, text in scarcity.ARMS.items()}
+        rows += [{**_row(arm, label, networks), "number": number} for arm, label in labels.items()]
+        real, both, painted, made = labels
+        tests += [
+            {**_against(one, other, networks, labels), "number": number}
+            for one, other in ((both, real), (painted, real), (both, painted), (made, real))
+        ]
+    with_holm(tests)
+    sentences = []
+    for number in settings.patients:
+        with_pairs, with_cartoons, against, _ = (t for t in tests if t["number"] == number)
+        sentences.append(
+            f"{_gain(f'{number} real patients: adding {settings.pairs} synthetic pairs', with_pairs)} "
+            f"Cartoons in their place: {_signed(with_cartoons)}. {_clear(against, 'pairs', 'cartoons')}"
+        )
+    first = [t for t in tests if t["arm"].startswith("real-synthetic") and t["other"].endswith(scarcity.ARMS["real"])]
+    painted = [t for t in tests if t["arm"].startswith("real-cartoons")]
+    headlines = tuple(
+        {
+            "measure": "Dice gained by synthetic pairs",
+            "row": f"{t['number']} real patients",
+            "value": t["difference"],
+            "low": t["low"],
+            "high": t["high"],
+            "cartoon": c["difference"],
+            "cartoon_name": "cartoons in their place",
+            "n": rows[0]["patients"],
+        }
+        for t, c in zip(first, painted)
+    )
+    curve = {
+        "id": "scarcity-curve",
+        "kind": "curve",
+        "title": "Dice on real test images, by the number of real patients",
+        "x_label": "real patients trained on",
+        "y_label": "Dice",
+        "lines": [
+            {
+                "name": text,
+                "points": [
+                    {"x": r["number"], "value": r["dice"], "low": r["low"], "high": r["high"]}
+                    for r in rows
+                    if r["arm"] == scarcity.arm_name(arm, r["number"])
+                ],
+            }
+            for arm, text in scarcity.ARMS.items()
+        ],
+    }
+    return [
+        Section(
+            "scarcity",
+            "Few real patients, with and without synthetic pairs",
+            "measured",
+            tuple(sentences),
+            (
+                Table("arms", "Dice on the real test images", _ARMS, tuple(rows)),
+                Table("tests", "Paired differences", _TESTS, tuple(tests), "P corrected over all lines."),
+            ),
+            (curve,),
+            f"{len(tests)} tests, Holm's correction.",
+            (KEBAILI,),
+            {"leak": found["leak"], "empty": found["empty"], "patients": found["patients"]},
+            headlines,
+        )
+    ]
+
+
+def _gap(data: Data, settings: gap.Settings, found: Mapping[str, Any]) -> list[Section]:
+    networks = found["networks"]
+    rows = []
+    names = [None, *(data.targets if len(data.targets) > 1 else ())]
+    for target in names:
+        real = analysis.scores_of(networks, gap.REAL, gap.REAL, target)
+        for part, label in gap.SETS.items():
+            own = analysis.scores_of(networks, gap.REAL, part, target)
+            estimate = analysis.mean(own)
+            change = analysis.difference_of_sets(own, real)
+            share = analysis.ratio(own, real, True)
+            rows.append(
+                {
+                    "set": part,
+                    "label": label,
+                    "target": target or ("all" if len(data.targets) > 1 else data.targets[0]),
+                    "networks": len(own.values),
+                    "patients": len(own.patients),
+                    "dice": estimate.value,
+                    "low": estimate.low,
+                    "high": estimate.high,
+                    "difference": None if part == gap.REAL else change.value,
+                    "d_low": None if part == gap.REAL else change.low,
+                    "d_high": None if part == gap.REAL else change.high,
+                    "ratio": None if part == gap.REAL else share.value,
+                    "r_low": None if part == gap.REAL else share.low,
+                    "r_high": None if part == gap.REAL else share.high,
+                    "p": None if part == gap.REAL else analysis.signed_rank(own, real),
+                }
+            )
+    with_holm(rows)
+    shown = {r["set"]: r for r in rows[: len(gap.SETS)]}
+    made, real = shown["synthetic"], shown[gap.REAL]
+    best = max((shown["cartoons"], shown["unrelated"]), key=lambda r: r["dice"])
+    clearly = made["d_high"] < 0 or made["d_low"] > 0
+    sentences = (
+        f"Networks that were trained on real images reach a Dice of {made['dice']:.3f} [{made['low']:.3f}, "
+        f"{made['high']:.3f}] on synthetic images and {real['dice']:.3f} on the real images of the same masks: "
+        f"{made['difference']:+.3f} [{made['d_low']:+.3f}, {made['d_high']:+.3f}], "
+        + ("a clear difference." if clearly else "no clear difference."),
+        f"{best['label'].capitalize()} reach {best['dice']:.3f}, the higher of the two rows without skill.",
+        "A Dice as on real images says that what was drawn is found where it was drawn; it does not say that the "
+        "image is realistic.",
+    )
+    head = {
+        "measure": "Dice of networks trained on real images",
+        "row": "synthetic images",
+        "value": made["dice"],
+        "low": made["low"],
+        "high": made["high"],
+        "reference": real["dice"],
+        "reference_name": "real images of the same masks",
+        "cartoon": best["dice"],
+        "cartoon_name": best["label"],
+        "n": made["patients"],
+        "better": "near 1",
+    }
+    table = columns(
+        "label|Tested on", "target|Class", "networks|Networks|int", "patients|Patients|int", "dice|Dice|number",
+        "low|from|number", "high|to|number", "difference|Minus real|number", "d_low|from|number", "d_high|to|number",
+        "ratio|Ratio to real|number", "r_low|from|number", "r_high|to|number", "p|P|p", "p_holm|P (Holm)|p",
+    )  # fmt: skip
+    return [
+        Section(
+            "gap",
+            "Networks trained on real images, tested on synthetic ones",
+            "measured",
+            sentences,
+            (Table("arms", "Dice by test set", table, tuple(rows), "P of the difference from real images."),),
+            (_intervals("arms", "Dice of networks trained on real images", rows[: len(gap.SETS)]),),
+            f"{sum(r['p'] is not None for r in rows)} tests, Holm's correction.",
+            (LSDM,),
+            {"leak": found["leak"]},
+            (head,),
+        )
+    ]
+
+
+def _each(networks: Sequence[Mapping[str, Any]], part: str, experiment: str) -> Section:
+    """Every Dice, so that a statistician can do it all again."""
+    rows = [
+        {"arm": n["arm"], "set": p, "fold": n["fold"], "seed": n["seed"], "case": s["case"], "patient": s["patient"],
+         "target": target, "dice": dice}
+        for n in networks
+        for p, found in n["scores"].items()
+        for s in found
+        for target, dice in s["dice"].items()
+    ]  # fmt: skip
+    table = columns(
+        "arm|Arm", "set|Set", "fold|Fold|int", "seed|Seed|int", "case|Case", "patient|Patient", "target|Class",
+        "dice|Dice|number",
+    )  # fmt: skip
+    title = "Every network's Dice on every case"
+    return Section("each", title, "data", (), (Table("each", title, table, tuple(rows)),))
+
+
+def _intervals(name: str, title: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "id": name,
+        "kind": "intervals",
+        "title": title,
+        "label": "Dice",
+        "line": rows[0]["dice"],
+        "rows": [{"reader": r["label"], "value": r["dice"], "low": r["low"], "high": r["high"]} for r in rows],
+    }
+
+
+def _signed(test: Mapping[str, Any]) -> str:
+    return f"{test['difference']:+.3f} [{test['low']:+.3f}, {test['high']:+.3f}]"
+
+
+def _gain(what: str, test: Mapping[str, Any]) -> str:
+    """A sentence: clearly raised, clearly lowered, or not clear."""
+    if test["low"] > 0:
+        word = "raises the Dice"
+    elif test["high"] < 0:
+        word = "lowers the Dice"
+    else:
+        word = "does not clearly change the Dice"
+    return f"{what} {word}: {_signed(test)}, {test['better']} patients better, {test['worse']} worse."
+
+
+def _versus(what: str, test: Mapping[str, Any]) -> str:
+    if test["low"] > 0:
+        word = "clearly more than"
+    elif test["high"] < 0:
+        word = "clearly less than"
+    else:
+        word = "not clearly other than"
+    return f"That is {word} {what} do: {_signed(test)}."
+
+
+def _clear(test: Mapping[str, Any], one: str = "synthetic", other: str = "real") -> str:
+    if test["low"] > 0:
+        return f"The difference ({one} minus {other}) is clear: {_signed(test)}."
+    if test["high"] < 0:
+        return f"The difference ({one} minus {other}) is clear: {_signed(test)}."
+    return f"The difference ({one} minus {other}) is not clear: {_signed(test)}."
