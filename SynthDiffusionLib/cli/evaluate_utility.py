@@ -67,9 +67,10 @@ def add_parser(actions: argparse._SubParsersAction) -> None:
         )
         p.add_argument("--targets", metavar="A,B", help="classes to segment (default: the data set's target)")
         p.add_argument(
-            "--network-steps", type=int, default=800, metavar="N", help="optimiser steps of each (default 800)"
+            "--network-steps", type=int, default=1500, metavar="N", help="optimiser steps of each (default 1500)"
         )
         p.add_argument("--patch", default="32", metavar="N", help="crop in voxels, such as 32 or 48x48x24 (default 32)")
+        p.add_argument("--learning-rate", type=float, default=2e-3, metavar="X", help="peak (default 0.002)")
         p.add_argument("--batch", type=int, default=4, metavar="N", help="crops per step (default 4)")
         p.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's)")
         p.add_argument("--guidance", type=float, metavar="X", help="default: the model's")
@@ -125,7 +126,9 @@ def _carry_out(args: argparse.Namespace, on_event: Event) -> tuple[Store, Any, d
     data = load_data(args.data, targets, limits, LEAST_TEST_PATIENTS)
     patch = _patch(args.patch)
     cubic = len(set(patch)) == 1 and len(set(spacing_of(data.description))) == 1
-    recipe = Recipe(steps=args.network_steps, batch=args.batch, patch=patch, turned=cubic)
+    recipe = Recipe(
+        steps=args.network_steps, batch=args.batch, patch=patch, learning_rate=args.learning_rate, turned=cubic
+    )
     device = resolve_device(args.device)
     store = Store(args.out, data, recipe, device, args.minutes, on_event)
     sampling = Sampling(steps=args.steps, guidance=args.guidance, device=args.device)
@@ -151,7 +154,13 @@ def _carry_out(args: argparse.Namespace, on_event: Event) -> tuple[Store, Any, d
 
 def _check(args: argparse.Namespace) -> None:
     ranges = {"seeds": (1, 100), "network_steps": (1, 10**6), "batch": (1, 1024), "worst": (1, 1000)}
-    ranges |= {"per_case": (1, 1000), "pairs": (1, 10**5), "folds": (1, 100), "share": (0.0, 1.0)}
+    ranges |= {
+        "per_case": (1, 1000),
+        "pairs": (1, 10**5),
+        "folds": (1, 100),
+        "share": (0.0, 1.0),
+        "learning_rate": (1e-8, 1.0),
+    }
     for name, (low, high) in ranges.items():
         value = getattr(args, name, None)
         if value is not None and not low <= value <= high:

@@ -129,7 +129,10 @@ class Store:
             "steps": self.recipe.steps,
             "training": training,
             **key,
-            "scores": {part: scores(network, pairs, self.data.targets, self.device) for part, pairs in tests.items()},
+            "scores": {
+                part: scores(network, pairs, self.data.targets, self.recipe, self.device)
+                for part, pairs in tests.items()
+            },
         }
         from SynthDiffusionLib.jobs.provenance import write_json
 
