@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         store, settings, found = _carry_out(args, line)
     finally:
         line.close()
-    measured = report(args.experiment, store.data, store.recipe, settings, found, store.out)
+    measured = report(args.experiment, store.data, store.recipe, settings, found)
     result = results.assemble(
         "utility",
         measured.sections,
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         settings=measured.settings,
         definitions=measured.definitions,
         command=command_of(),
-        seconds=measured.settings["seconds"],
+        seconds=store.seconds(),
     )
     paths = {k: str(p) for k, p in results.write_result(result, args.out).items()}
     print("\n".join([*results.console_lines(result), "", paths["html"], paths["json"]]))

@@ -97,6 +97,10 @@ def test_empty_masks_are_counted_and_drawn_again(experiment, tmp_path, monkeypat
 def scored(arms, parts, patients=6, networks=2, gains=None):
     rng = np.random.default_rng(0)
     base = rng.uniform(0.4, 0.7, patients)
+
+    def gain(arm: str, part: str) -> float:
+        return (gains or {}).get(arm, (gains or {}).get(part, 0.0))
+
     return [
         {
             "arm": arm,
@@ -105,8 +109,7 @@ def scored(arms, parts, patients=6, networks=2, gains=None):
             "training": [["a", "b"], ["c"]],
             "scores": {
                 part: [
-                    {"case": f"c{p}", "patient": f"p{p}",
-                     "dice": {"nodule": float(base[p] + (gains or {}).get(arm, (gains or {}).get(part, 0.0)) + 0.001 * n)}}
+                    {"case": f"c{p}", "patient": f"p{p}", "dice": {"nodule": base[p] + gain(arm, part) + 0.001 * n}}
                     for p in range(patients)
                 ]
                 for part in parts
@@ -123,7 +126,8 @@ def test_the_report_says_what_was_found(experiment, tmp_path):
     cases = {
         "augmentation": (
             augmentation.Settings(),
-            {"networks": scored(augmentation.ARMS, ["test", "validation"], gains={"real-targeted": 0.1, "synthetic": -0.2})}
+            {"networks": scored(augmentation.ARMS, ["test", "validation"],
+                                gains={"real-targeted": 0.1, "synthetic": -0.2})}
             | {"worst": ["x"], "others": ["y"], "leak": {}},
             ["worst validation masks raises the Dice: +0.100", "training mask does not clearly change the Dice",
              "That is clearly more than cartoons", "minus real) is clear: -0.200"],
@@ -143,7 +147,7 @@ def test_the_report_says_what_was_found(experiment, tmp_path):
         ),
     }  # fmt: skip
     for name, (settings, found, sentences) in cases.items():
-        measured = report(name, data, QUICK, settings, found, tmp_path)
+        measured = report(name, data, QUICK, settings, found)
         result = results.assemble(
             "utility", measured.sections, sets=[], settings=measured.settings, definitions=measured.definitions,
             command="synthdiffusion evaluate utility", seconds=1.0,

@@ -64,7 +64,8 @@ def run_augmentation(
     """Carries the experiment out, or on.
 
     Returns:
-        {"networks": scores of all, "worst": names of the aimed-at cases, "leak": numbers of patients}.
+        {"networks": scores of all, "worst": names of the aimed-at cases, "leak": numbers of patients, "examples":
+        (name, examples by kind) of pictures}.
 
     Raises:
         BadInput: the generator knows patients that the arms do not have.
@@ -108,7 +109,15 @@ def run_augmentation(
     for seed in seeds:
         for arm, examples in groups.items():
             networks.append(store.network(arm, 1, seed, examples, tests))
-    return {"networks": networks, "worst": worst, "others": others, "leak": leak}
+    shown = dict(
+        zip(("real images", "synthetic, same masks", "cartoons, same masks"), (real, of_train, groups["cartoons"][0]))
+    )
+    aimed = {
+        "worst validation cases": data.real([by_name[n] for n in worst]),
+        "synthetic, same masks": of_worst[:: settings.per_case],
+    }
+    examples = [("training", shown), ("worst", aimed)]
+    return {"networks": networks, "worst": worst, "others": others, "leak": leak, "examples": examples}
 
 
 def choose_cases(networks: list[dict[str, Any]], settings: Settings) -> tuple[list[str], list[str]]:

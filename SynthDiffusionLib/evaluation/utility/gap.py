@@ -48,7 +48,8 @@ def run_gap(data: Data, package: ModelPackage, store: Store, settings: Settings,
     """Carries the experiment out, or on.
 
     Returns:
-        {"networks": scores of all on the four sets, "leak": numbers of patients}.
+        {"networks": scores of all on the four sets, "leak": numbers of patients, "examples": (name, examples by kind)
+        of pictures}.
     """
     leak = check_subset(package, data.patients("train") + data.patients("validation"), data.case_patients)
     test = data.parts["test"]
@@ -77,4 +78,5 @@ def run_gap(data: Data, package: ModelPackage, store: Store, settings: Settings,
     }
     real = data.real(data.parts["train"])
     networks = [store.network(REAL, 1, seed, [real], sets) for seed in range(1, settings.seeds + 1)]
-    return {"networks": networks, "leak": leak}
+    shown = {SETS[name]: pairs for name, pairs in sets.items()}
+    return {"networks": networks, "leak": leak, "examples": [("test", shown)]}

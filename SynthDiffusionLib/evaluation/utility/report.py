@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from SynthDiffusionLib.evaluation.sets.measured import Measured
 from SynthDiffusionLib.evaluation.utility import analysis, augmentation, gap, scarcity
+from SynthDiffusionLib.evaluation.utility.examples import picture
 from SynthDiffusionLib.evaluation.utility.networks import Recipe
 from SynthDiffusionLib.evaluation.utility.pairs import Data
 from SynthDiffusionLib.reports.sections import Section, Table, columns, with_holm
@@ -33,21 +33,20 @@ DEFINITIONS = {
 }
 
 
-def report(experiment: str, data: Data, recipe: Recipe, settings: Any, found: Mapping[str, Any], out: Path) -> Measured:
+def report(experiment: str, data: Data, recipe: Recipe, settings: Any, found: Mapping[str, Any]) -> Measured:
     """The sections of an experiment, with settings and definitions.
 
     Args:
         experiment: "augmentation", "scarcity" or "gap".
         settings: of the experiment.
         found: what its function returned.
-        out: its folder, for the example slices.
     """
     make = {"augmentation": _augmentation, "scarcity": _scarcity, "gap": _gap}[experiment]
     networks = found["networks"]
     part = gap.REAL if experiment == "gap" else "test"
     patients = len({s["patient"] for s in networks[0]["scores"][part]})
-    sections = [*make(data, settings, found), _each(networks, part, experiment)]
-    told = {k: v for k, v in found.items() if k != "networks"}
+    sections = [*make(data, settings, found), *_examples(found), _each(networks)]
+    told = {k: v for k, v in found.items() if k not in ("networks", "examples")}
     chosen = {
         "experiment": experiment,
         "settings": vars(settings),
@@ -310,7 +309,14 @@ def _gap(data: Data, settings: gap.Settings, found: Mapping[str, Any]) -> list[S
     ]
 
 
-def _each(networks: Sequence[Mapping[str, Any]], part: str, experiment: str) -> Section:
+def _examples(found: Mapping[str, Any]) -> list[Section]:
+    plots = [picture(columns, f"{name.capitalize()}: " + ", ".join(columns)) | {"id": f"examples-{name}"}
+             for name, columns in found.get("examples", ())]  # fmt: skip
+    said = "The slice in which the target is largest, outlined. Some images are of patients: keep the page like them."
+    return [Section("examples", "Examples", "data", (said,), (), tuple(plots))] if plots else []
+
+
+def _each(networks: Sequence[Mapping[str, Any]]) -> Section:
     """Every Dice, so that a statistician can do it all again."""
     rows = [
         {"arm": n["arm"], "set": p, "fold": n["fold"], "seed": n["seed"], "case": s["case"], "patient": s["patient"],

@@ -63,12 +63,18 @@ def run_scarcity(
         configs: of the generator's stages, see `train_generator`.
 
     Returns:
-        {"networks": scores of all, "leak": per arm and fold, "empty": masks that were made in vain}.
+        {"networks": scores of all, "leak": per arm and fold, "empty": masks that were made in vain, "examples":
+        (name, examples by kind) of pictures}.
     """
     from SynthDiffusionLib.models import load_package
 
     tests = {"test": data.real(data.parts["test"])}
     networks, leak, empty, drawn = [], {}, {}, {}
+    shown = {
+        "real images": data.real(
+            data.of_patients("train", draw_patients(data.description, settings.patients[0], settings.seed, 1))
+        )
+    }
     for fold in range(1, settings.folds + 1):
         for number in settings.patients:
             name = f"fold{fold}-n{number:02d}"
@@ -99,6 +105,8 @@ def run_scarcity(
                 store.on_event,
                 store.check_time,
             )
+            if fold == 1:
+                shown[f"pairs, from {number} patients"] = made
             painted = [
                 pair
                 for k in range(-(-settings.pairs // len(cases)))
@@ -114,4 +122,4 @@ def run_scarcity(
             for seed in range(1, settings.seeds + 1):
                 for arm, (groups, shares) in arms.items():
                     networks.append(store.network(arm_name(arm, number), fold, seed, groups, tests, shares))
-    return {"networks": networks, "leak": leak, "empty": empty, "patients": drawn}
+    return {"networks": networks, "leak": leak, "empty": empty, "patients": drawn, "examples": [("pairs", shown)]}

@@ -82,6 +82,11 @@ class Store:
                 "The same command goes on where it ended.",
             )
 
+    def seconds(self) -> float:
+        """Of training all networks, in this call and earlier ones."""
+        files = sorted((self.out / "networks").glob("*.json"))
+        return sum(json.loads(f.read_text(encoding="utf-8")).get("seconds", 0.0) for f in files)
+
     def network(
         self,
         arm: str,
@@ -112,6 +117,7 @@ class Store:
         if earlier is not None:
             return earlier
         self.check_time()
+        began = time.monotonic()
         name = f"network {arm}, fold {fold}, seed {seed}"
         network = train_network(
             groups,
@@ -127,6 +133,7 @@ class Store:
             "fold": fold,
             "seed": seed,
             "steps": self.recipe.steps,
+            "seconds": round(time.monotonic() - began, 1),
             "training": training,
             **key,
             "scores": {
