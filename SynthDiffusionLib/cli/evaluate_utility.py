@@ -36,35 +36,25 @@ def add_parser(actions: argparse._SubParsersAction) -> None:
         p.add_argument("--data", type=path_arg, required=True, metavar="PREPARED", help="prepared data set")
         p.add_argument("--out", type=path_arg, required=True, metavar="DIR", help="folder of the experiment")
         p.add_argument("--json", action="store_true", help="print one JSON object on the last line")
+        _add_generator(p, name)
         if name == "scarcity":
-            p.add_argument(
-                "--generator",
-                type=path_arg,
-                nargs="+",
-                required=True,
-                metavar="TOML",
-                help="training configurations of the stages of a generator that makes image and mask together",
-            )
             p.add_argument("--patients", default="5,10,20,25", metavar="N,N", help="real patients (default 5,10,20,25)")
-            p.add_argument(
-                "--pairs", type=int, default=50, metavar="N", help="synthetic pairs of each arm (default 50)"
-            )
-            p.add_argument(
-                "--share", type=float, default=0.5, metavar="X", help="of the crops that are synthetic (default 0.5)"
-            )
-            p.add_argument("--folds", type=int, default=1, metavar="N", help="draws of the patients (default 1)")
-        else:
-            p.add_argument("--model", required=True, metavar="ID", help="the generator; it must know no test patient")
+            p.add_argument("--pairs", type=int, default=50, metavar="N", help="synthetic pairs of an arm (default 50)")
+            p.add_argument("--share", type=float, default=0.5, metavar="X", help="of synthetic crops (default 0.5)")
         if name == "augmentation":
+            p.add_argument("--patients", type=int, metavar="N", help="real training patients (default: all)")
             p.add_argument("--worst", type=int, default=5, metavar="N", help="cases that are aimed at (default 5)")
             p.add_argument("--per-case", type=int, default=4, metavar="N", help="volumes of each (default 4)")
-        p.add_argument(
-            "--seeds",
-            type=int,
-            default=3 if name == "scarcity" else 5,
-            metavar="N",
-            help="networks per arm (default %(default)s)",
-        )
+        if name != "gap":
+            p.add_argument(
+                "--folds",
+                type=int,
+                default=1,
+                metavar="N",
+                help="draws of the patients, each with generators of its own",
+            )
+        seeds = 3 if name == "scarcity" else 5
+        p.add_argument("--seeds", type=int, default=seeds, metavar="N", help=f"networks per arm (default {seeds})")
         p.add_argument("--targets", metavar="A,B", help="classes to segment (default: the data set's target)")
         p.add_argument(
             "--network-steps", type=int, default=1500, metavar="N", help="optimiser steps of each (default 1500)"
@@ -77,6 +67,23 @@ def add_parser(actions: argparse._SubParsersAction) -> None:
         p.add_argument("--device", default="cpu", metavar="NAME", help="of networks and generator (default cpu)")
         p.add_argument("--seed", type=int, default=2026, metavar="N", help="of all draws (default 2026)")
         p.add_argument("--minutes", type=float, metavar="N", help="stop after this time; exit code 1 until all is done")
+
+
+def _add_generator(parser: argparse.ArgumentParser, experiment: str) -> None:
+    group = parser.add_mutually_exclusive_group(required=True)
+    if experiment != "scarcity":
+        group.add_argument(
+            "--model", metavar="ID", help="the generator; it must know no patient that the arms have not"
+        )
+    if experiment != "gap":
+        what = " that makes image and mask together" if experiment == "scarcity" else ", instead of --model"
+        group.add_argument(
+            "--generator",
+            type=path_arg,
+            nargs="+",
+            metavar="TOML",
+            help=f"training configurations of the stages of a generator{what}",
+        )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -121,7 +128,7 @@ def _carry_out(args: argparse.Namespace, on_event: Event) -> tuple[Store, Any, d
     from SynthDiffusionLib.training.dataset import spacing_of
 
     targets = [t.strip() for t in args.targets.split(",")] if args.targets else None
-    package = load_package(args.model) if args.experiment != "scarcity" else None
+    package = load_package(args.model) if getattr(args, "model", None) else None
     limits = package.spec.intensity.range if package is not None else None
     data = load_data(args.data, targets, limits, LEAST_TEST_PATIENTS)
     patch = _patch(args.patch)
@@ -133,18 +140,20 @@ def _carry_out(args: argparse.Namespace, on_event: Event) -> tuple[Store, Any, d
     store = Store(args.out, data, recipe, device, args.minutes, on_event)
     sampling = Sampling(steps=args.steps, guidance=args.guidance, device=args.device)
     if args.experiment == "augmentation":
-        settings: Any = augmentation.Settings(args.seeds, args.worst, args.per_case, args.seed)
+        settings: Any = augmentation.Settings(
+            args.seeds, args.worst, args.per_case, args.patients, args.folds, args.seed
+        )
     elif args.experiment == "gap":
         settings = gap.Settings(args.seeds, args.seed)
     else:
         numbers = _numbers(args.patients)
         settings = scarcity.Settings(numbers, args.pairs, args.share, args.seeds, args.folds, args.seed)
     store.begin(
-        {"experiment": args.experiment, "settings": vars(settings), "model": args.model if package else None}
+        {"experiment": args.experiment, "settings": vars(settings), "model": package.id if package else None}
         | {"sampling": {"steps": args.steps, "guidance": args.guidance}}
     )
     if args.experiment == "augmentation":
-        found = augmentation.run_augmentation(data, package, store, settings, sampling)
+        found = augmentation.run_augmentation(data, package or args.generator, store, settings, sampling)
     elif args.experiment == "gap":
         found = gap.run_gap(data, package, store, settings, sampling)
     else:
@@ -167,6 +176,8 @@ def _check(args: argparse.Namespace) -> None:
             raise BadInput(f"--{name.replace('_', '-')} is {value}", f"Give it a number from {low:g} to {high:g}.")
     if args.minutes is not None and not args.minutes > 0:
         raise BadInput(f"--minutes is {args.minutes:g}", "Give it a number above 0.")
+    if args.experiment == "augmentation" and args.folds > 1 and args.generator is None:
+        raise BadInput("Several folds need a generator of their own each", "Give --generator instead of --model.")
     for path in getattr(args, "generator", None) or ():
         if not Path(path).is_file():
             raise BadInput(f"'{path}' does not exist", "Give --generator TOML files of a training.")

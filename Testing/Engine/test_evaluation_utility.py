@@ -346,6 +346,7 @@ def test_gap_compares_the_same_masks(data, tmp_path):
     [
         (["--seeds", "0"], "--seeds is 0"),
         (["--patch", "20"], "'20' is no crop"),
+        (["--folds", "2"], "Several folds need a generator"),
         (["--minutes", "-1"], "--minutes is -1"),
         (["--targets", "spleen"], "'spleen' is no class"),
     ],

@@ -13,13 +13,16 @@ could not be read:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from SynthDiffusionLib.evaluation.utility.generators import check_subset
+from SynthDiffusionLib.evaluation.utility.generators import check_subset, own_generator
 from SynthDiffusionLib.evaluation.utility.pairs import Data, Pair, cartoons
+from SynthDiffusionLib.evaluation.utility.parts import draw_patients
 from SynthDiffusionLib.evaluation.utility.store import Store
 from SynthDiffusionLib.evaluation.utility.synthesis import Sampling, make_for_masks
 
@@ -46,78 +49,105 @@ class Settings:
     """Numbers of the experiment.
 
     Args:
-        seeds: networks per arm; seed n is 1 + n.
+        seeds: networks per arm and fold; seed n is 1 + n.
         worst: validation cases that synthetic volumes are aimed at.
         per_case: synthetic volumes of each of them.
-        seed: of the draw of other cases, and of the cartoons' noise.
+        patients: real training patients; all of them when None.
+        folds: draws of these patients, each with a generator of its own.
+        seed: of the draws, of the generators, and of the cartoons' noise.
     """
 
     seeds: int = 5
     worst: int = 5
     per_case: int = 4
+    patients: int | None = None
+    folds: int = 1
     seed: int = 2026
 
 
 def run_augmentation(
-    data: Data, package: ModelPackage, store: Store, settings: Settings, sampling: Sampling
+    data: Data, generator: ModelPackage | Sequence[Path], store: Store, settings: Settings, sampling: Sampling
 ) -> dict[str, Any]:
     """Carries the experiment out, or on.
 
+    Args:
+        generator: a package, or the configurations of the stages of one that is trained on each fold's patients.
+
     Returns:
-        {"networks": scores of all, "worst": names of the aimed-at cases, "leak": numbers of patients, "examples":
-        (name, examples by kind) of pictures}.
+        {"networks": scores of all, and by fold "worst": names of the aimed-at cases, "others", "patients", "leak":
+        numbers of patients; "examples": (name, examples by kind) of pictures}.
 
     Raises:
         BadInput: the generator knows patients that the arms do not have.
         Unfinished: the time of this call is over.
     """
-    leak = check_subset(package, data.patients("train") + data.patients("validation"), data.case_patients)
-    tests = {"test": data.real(data.parts["test"]), "validation": data.real(data.parts["validation"])}
-    real = data.real(data.parts["train"])
-    seeds = [1 + n for n in range(settings.seeds)]
-    networks = [store.network(REAL, 1, seed, [real], tests) for seed in seeds]
+    found: dict[str, Any] = {"networks": [], "worst": {}, "others": {}, "patients": {}, "leak": {}, "examples": []}
+    for fold in range(1, settings.folds + 1):
+        _run_fold(fold, data, generator, store, settings, sampling, found)
+    return found
 
+
+def _run_fold(
+    fold: int,
+    data: Data,
+    generator: ModelPackage | Sequence[Path],
+    store: Store,
+    settings: Settings,
+    sampling: Sampling,
+    found: dict[str, Any],
+) -> None:
+    name = f"fold{fold}"
+    number = settings.patients or len(data.patients("train"))
+    patients = draw_patients(data.description, number, settings.seed, fold)
+    cases = data.of_patients("train", patients)
+    package = generator
+    if isinstance(generator, Sequence):
+        package = own_generator(generator, data, patients, store, name, settings.seed + fold)
+    leak = check_subset(package, [*patients, *data.patients("validation")], data.case_patients)
+    tests = {"test": data.real(data.parts["test"]), "validation": data.real(data.parts["validation"])}
+    real = data.real(cases)
+    seeds = [1 + n for n in range(settings.seeds)]
+    networks = [store.network(REAL, fold, seed, [real], tests) for seed in seeds]
     worst, others = choose_cases(networks, settings)
 
-    def made(part: str, wanted: list[tuple[str, int]], name: str) -> list[Pair]:
-        folder = store.out / "synthetic" / name
+    def made(part: str, wanted: list[tuple[str, int]], group: str) -> list[Pair]:
+        folder = store.out / "synthetic" / name / group
         return make_for_masks(package, data, wanted, part, folder, sampling, store.on_event, store.check_time)
 
     def several(names: list[str], first: int) -> list[tuple[str, int]]:
-        return [
-            (name, first + n * settings.per_case + k) for n, name in enumerate(names) for k in range(settings.per_case)
-        ]
+        each = range(settings.per_case)
+        return [(case, first + n * settings.per_case + k) for n, case in enumerate(names) for k in each]
 
-    of_train = made("train", [(c.name, FIRST_SEED["train"] + n) for n, c in enumerate(data.parts["train"])], "train")
-    of_worst = made("validation", several(worst, FIRST_SEED["worst"]), "worst")
-    of_others = made("validation", several(others, FIRST_SEED["others"]), "others")
+    first = {group: seed + 1_000_000 * (fold - 1) for group, seed in FIRST_SEED.items()}
+    of_train = made("train", [(c.name, first["train"] + n) for n, c in enumerate(cases)], "train")
+    of_worst = made("validation", several(worst, first["worst"]), "worst")
+    of_others = made("validation", several(others, first["others"]), "others")
     by_name = {c.name: c for c in data.parts["validation"]}
-    painted = [
-        pair
-        for k in range(settings.per_case)
-        for pair in cartoons(data, [by_name[n] for n in worst], data.parts["train"], settings.seed + k)
-    ]
+    aimed_at = [by_name[n] for n in worst]
+    painted = [pair for k in range(settings.per_case) for pair in cartoons(data, aimed_at, cases, settings.seed + k)]
     groups = {
         "synthetic": [of_train],
         "real-synthetic": [real, of_train],
         "real-targeted": [real, of_worst],
         "real-untargeted": [real, of_others],
         "real-cartoons": [real, painted],
-        "cartoons": [cartoons(data, data.parts["train"], data.parts["train"], settings.seed)],
-        "real-worst": [real, data.real([by_name[n] for n in worst])],
+        "cartoons": [cartoons(data, cases, cases, settings.seed)],
+        "real-worst": [real, data.real(aimed_at)],
     }
     for seed in seeds:
         for arm, examples in groups.items():
-            networks.append(store.network(arm, 1, seed, examples, tests))
-    shown = dict(
-        zip(("real images", "synthetic, same masks", "cartoons, same masks"), (real, of_train, groups["cartoons"][0]))
-    )
-    aimed = {
-        "worst validation cases": data.real([by_name[n] for n in worst]),
-        "synthetic, same masks": of_worst[:: settings.per_case],
-    }
-    examples = [("training", shown), ("worst", aimed)]
-    return {"networks": networks, "worst": worst, "others": others, "leak": leak, "examples": examples}
+            networks.append(store.network(arm, fold, seed, examples, tests))
+    found["networks"] += networks
+    found["worst"][name], found["others"][name] = worst, others
+    found["patients"][name], found["leak"][name] = patients, leak
+    if fold == 1:
+        made_of = {
+            "real images": real,
+            "synthetic, same masks": of_train,
+            "cartoons, same masks": groups["cartoons"][0],
+        }
+        aimed = {"worst validation cases": data.real(aimed_at), "synthetic, same masks": of_worst[:: settings.per_case]}
+        found["examples"] = [("training", made_of), ("worst", aimed)]
 
 
 def choose_cases(networks: list[dict[str, Any]], settings: Settings) -> tuple[list[str], list[str]]:

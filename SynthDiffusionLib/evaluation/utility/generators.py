@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.evaluation.utility.parts import write_part
 from SynthDiffusionLib.volumes.atomic import atomic_file
 
 if TYPE_CHECKING:
+    from SynthDiffusionLib.evaluation.utility.pairs import Data
+    from SynthDiffusionLib.evaluation.utility.store import Store
     from SynthDiffusionLib.models import ModelPackage
 
 SEEN = ("train", "validation")
@@ -46,6 +49,31 @@ def check_subset(package: ModelPackage, patients: Sequence[str], case_patients: 
             "Let the experiment train its own generator, or give the data set that the model was trained on.",
         )
     return {"generator_patients": len(seen), "arm_patients": len(set(patients))}
+
+
+def own_generator(
+    configs: Sequence[Path], data: Data, patients: Sequence[str], store: Store, name: str, seed: int
+) -> ModelPackage:
+    """The generator of one arm, trained on a copy of the data set that holds its patients and no others.
+
+    Args:
+        patients: of the training part.
+        store: of the experiment.
+        name: of the arm's folder in it.
+    """
+    from SynthDiffusionLib.models import load_package
+
+    part = write_part(data.folder, patients, store.out / "parts" / name)
+    store.check_time()
+    folder = train_generator(
+        configs,
+        part,
+        store.out / "generators" / name,
+        seed=seed,
+        device=store.device,
+        on_event=lambda e: store.on_event(e | {"stage": f"generator {name}: {e.get('stage', '')}"}),
+    )
+    return load_package(str(folder))
 
 
 def stage_name(config: Path) -> str:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from SynthDiffusionLib.evaluation.utility.generators import check_subset, train_generator
+from SynthDiffusionLib.evaluation.utility.generators import check_subset, own_generator
 from SynthDiffusionLib.evaluation.utility.pairs import Data, cartoons
-from SynthDiffusionLib.evaluation.utility.parts import draw_patients, write_part
+from SynthDiffusionLib.evaluation.utility.parts import draw_patients
 from SynthDiffusionLib.evaluation.utility.store import Store
 from SynthDiffusionLib.evaluation.utility.synthesis import Sampling, make_jointly
 
@@ -66,8 +66,6 @@ def run_scarcity(
         {"networks": scores of all, "leak": per arm and fold, "empty": masks that were made in vain, "examples":
         (name, examples by kind) of pictures}.
     """
-    from SynthDiffusionLib.models import load_package
-
     tests = {"test": data.real(data.parts["test"])}
     networks, leak, empty, drawn = [], {}, {}, {}
     shown = {
@@ -82,17 +80,7 @@ def run_scarcity(
             drawn[name] = patients
             cases = data.of_patients("train", patients)
             real = data.real(cases)
-            part = write_part(data.folder, patients, store.out / "parts" / name)
-            store.check_time()
-            folder = train_generator(
-                configs,
-                part,
-                store.out / "generators" / name,
-                seed=settings.seed + fold,
-                device=store.device,
-                on_event=lambda e, n=name: store.on_event(e | {"stage": f"generator {n}: {e.get('stage', '')}"}),
-            )
-            package = load_package(str(folder))
+            package = own_generator(configs, data, patients, store, name, settings.seed + fold)
             # The validation patients are only logged while the generator trains: no weight or step hangs on them.
             leak[name] = check_subset(package, [*patients, *data.patients("validation")], data.case_patients)
             made, empty[name] = make_jointly(
