@@ -124,8 +124,8 @@ def unusable(data: Any) -> str | None:
     return None
 
 
-def read_json(path: Path) -> Any:
-    """`parse_json` of a file.
+def read_json(path: Path, largest_bytes: int = LARGEST_JSON_BYTES) -> Any:
+    """`parse_json` of a file of a bounded size.
 
     Raises:
         OSError: it cannot be read.
@@ -134,9 +134,9 @@ def read_json(path: Path) -> Any:
     if stat.S_IFMT(Path(path).stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):  # open() refuses folders
         raise ValueError("it is not a regular file")
     with open(path, "rb") as file:
-        data = file.read(LARGEST_JSON_BYTES + 1)
-    if len(data) > LARGEST_JSON_BYTES:
-        raise ValueError(f"it is larger than {LARGEST_JSON_BYTES // 1024**2} MiB")
+        data = file.read(largest_bytes + 1)
+    if len(data) > largest_bytes:
+        raise ValueError(f"it is larger than {largest_bytes // 1024**2} MiB")
     return parse_json(data)
 
 

@@ -14,6 +14,7 @@ from SynthDiffusionJobs.JobFolders import unwritableText
 from SynthDiffusionJobs.Parameters import UNDRAWN
 from SynthDiffusionJobs.Session import Session
 from SynthDiffusionJobs.Signal import Signal
+from SynthDiffusionPanels.EvaluationPanel import EvaluationPanel
 from SynthDiffusionPanels.sentences import durationText, failureText, plainText
 from SynthDiffusionPanels.tumourTexts import resultText
 
@@ -32,6 +33,7 @@ class ResultsPanel(VTKObservationMixin):
     Attributes:
         showRequested: Signal(volume node), it is about to be put into the slice views.
         compareRequested: Signal(volume node).
+        evaluation: the part on whole sets of volumes.
     """
 
     def __init__(self, session: Session) -> None:
@@ -40,6 +42,8 @@ class ResultsPanel(VTKObservationMixin):
         self.showRequested, self.compareRequested = Signal(), Signal()
         self.widget = slicer.util.loadUI(session.resourcePath("UI/ResultsPanel.ui"))
         self.ui = ui = slicer.util.childWidgetVariables(self.widget)
+        self.evaluation = EvaluationPanel(session)
+        ui.evaluationGroup.layout().addWidget(self.evaluation.widget)
         self._rows: list = []
         self._cells: list[tuple[str, ...]] = []
         self._edited: dict[tuple[str, int], bool] = {}
@@ -59,6 +63,7 @@ class ResultsPanel(VTKObservationMixin):
         ui.sameButton.connect("clicked()", self._onSame)
         ui.copyCommandButton.connect("clicked()", self._onCopyCommand)
         ui.detailsButton.connect("toggled(bool)", self._onDetailsToggled)
+        ui.evaluationGroup.connect("toggled(bool)", self._onEvaluationToggled)
         ui.volumesTable.connect("itemSelectionChanged()", self._onSelectionChanged)
         ui.volumesTable.connect("itemChanged(QTableWidgetItem*)", self._onItemChanged)
         # Volumes are added, renamed and deleted in other modules too; a burst of such events is answered once.
@@ -74,6 +79,7 @@ class ResultsPanel(VTKObservationMixin):
 
     def exit(self) -> None:
         self._timer.stop()
+        self.evaluation.exit()
 
     def close(self) -> None:
         self.removeObservers()
@@ -82,6 +88,7 @@ class ResultsPanel(VTKObservationMixin):
         self._timer.stop()
         self._timer.disconnect("timeout()", self.refresh)
         self._timer.deleteLater()
+        self.evaluation.close()
 
     def refresh(self) -> None:
         from SynthDiffusionScene.runs import runsOf
@@ -219,6 +226,10 @@ class ResultsPanel(VTKObservationMixin):
 
     def _onDetailsToggled(self, shown: bool) -> None:
         self._refreshSelection()
+
+    def _onEvaluationToggled(self, shown: bool) -> None:
+        if shown:
+            self.evaluation.open()
 
     @staticmethod
     def _provenance(node) -> dict | None:

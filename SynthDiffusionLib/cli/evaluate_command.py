@@ -14,6 +14,7 @@ from SynthDiffusionLib.cli import (
     evaluate_adherence,
     evaluate_fidelity,
     evaluate_memorisation,
+    evaluate_report,
     evaluate_utility,
     evaluate_volumes,
 )
@@ -89,6 +90,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         SETS[name].add_options(p)
     evaluate_volumes.add_options(_new(actions, "volumes", VOLUMES))
     evaluate_utility.add_parser(actions)
+    evaluate_report.add_options(_new(actions, "report", evaluate_report.HELP))
     p = action("coherence", COHERENCE)
     p.add_argument(
         "--compare",
@@ -143,6 +145,8 @@ def run(args: argparse.Namespace) -> int:
     """Carries out what `add_parser` has parsed."""
     if args.evaluate_action == "utility":
         return evaluate_utility.run(args)
+    if args.evaluate_action == "report":
+        return evaluate_report.run_report(args)
     if args.evaluate_action == "volumes":
         return run_sets(args, "volumes", evaluate_volumes.measure)
     if args.evaluate_action in SETS and args.synthetic is not None:

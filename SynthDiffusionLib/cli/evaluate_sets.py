@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 import time
@@ -66,8 +67,10 @@ def frame_from(args: argparse.Namespace, folders: dict[str, Path]) -> Frame:
     """The frame that the options ask for.
 
     Raises:
-        BadInput: settings out of range, or folders of different modalities.
+        BadInput: a folder that was not given, settings out of range, or folders of different modalities.
     """
+    for role, folder in folders.items():
+        _check_given(role, folder)
     from SynthDiffusionLib.evaluation.sets.image_set import frame_of
 
     return frame_of(folders, args.modality, _spacing(args.spacing), _range(args.range), not args.no_normalise)
@@ -78,11 +81,17 @@ def read_role(
 ) -> ImageSet:
     """The set of one role ("real": `--real`), read as the options say."""
     from SynthDiffusionLib.evaluation.sets.image_set import check_unseen, parse_classes, read_set
+    from SynthDiffusionLib.evaluation.sets.lists import training_list
 
+    folder = getattr(args, role)
+    _check_given(role, folder)
+    unseen = role == "real" and args.trained_on is not None
+    if unseen:
+        training_list(args.trained_on)  # whether it can be read, before the volumes are
     names = getattr(args, "classes", None)
     found = read_set(
         role,
-        getattr(args, role),
+        folder,
         frame,
         labels=labels,
         classes=parse_classes(names) if names else None,
@@ -91,8 +100,8 @@ def read_role(
         least=least,
         on_event=on_event,
     )
-    if role == "real" and args.trained_on is not None:
-        check_unseen(found, args.trained_on)
+    if unseen:
+        check_unseen(found, args.trained_on, args.patient_pattern, args.patients)
     return found
 
 
@@ -101,8 +110,10 @@ def run_sets(args: argparse.Namespace, kind: str, measure: Callable[[argparse.Na
     from SynthDiffusionLib.cli.progress import ProgressLine
     from SynthDiffusionLib.evaluation.sets import results
     from SynthDiffusionLib.output_folders import check_writable
+    from SynthDiffusionLib.reports.plots import require_matplotlib
 
     check_writable(args.out)
+    require_matplotlib()
     line = ProgressLine(quiet=args.json)
     began = time.monotonic()
     try:
@@ -125,10 +136,21 @@ def run_sets(args: argparse.Namespace, kind: str, measure: Callable[[argparse.Na
     return 0
 
 
+def _check_given(role: str, folder: Path | None) -> None:
+    if folder is None:
+        raise BadInput(f"--{role} must be given", f"Give the folder of the {role} volumes.")
+
+
 def command_of() -> str:
-    """The command as it was typed, folders reduced to their names: results are passed on."""
-    words = [Path(w).name or w if "/" in w or "\\" in w else w for w in sys.argv[1:]]
-    return f"synthdiffusion {shlex.join(words)}"
+    """The command as it was typed, files and folders reduced to their names: results are passed on."""
+    return f"synthdiffusion {shlex.join(map(_without_folders, sys.argv[1:]))}"
+
+
+def _without_folders(word: str) -> str:
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    if os.path.isabs(value) or (os.sep in value or "/" in value) and os.path.exists(value):
+        value = Path(value).name or value
+    return f"{option}{equals}{value}"
 
 
 def _spacing(text: str | None) -> tuple[float, float, float] | None:

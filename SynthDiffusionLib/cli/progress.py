@@ -53,6 +53,8 @@ class ProgressLine:
             text += f": step {step} of {total}, about {event['eta_s']:.0f} s left"
         elif stage == "decode" and "eta_s" in event:
             text += f": {step} %, about {event['eta_s']:.0f} s left"
+        elif stage not in STAGES and total > 1:  # of evaluations, which take long
+            text += f": {step} of {total}" + (f", about {event['eta_s']:.0f} s left" if event.get("eta_s") else "")
         if self._rewrite:
             self._stream.write(f"\r{text:<70}")
             self._stream.flush()

@@ -143,7 +143,7 @@ def render_page(
 </head>
 <body>
 {heading}
-{_headlines(sections)}
+{_headlines(sections, tables)}
 <nav><ul>{links}</ul></nav>
 {body}
 <footer>
@@ -154,7 +154,10 @@ def render_page(
 """
 
 
-def _headlines(sections: Sequence[Mapping[str, Any]]) -> str:
+_UNBROKEN = dict.fromkeys(("value", "n", "better"), ' class="s"')  # those that are not broken
+
+
+def _headlines(sections: Sequence[Mapping[str, Any]], folder: str) -> str:
     """The table at the top of the page; nothing where no section has headlines."""
     rows = headline_rows(sections)
     if not rows:
@@ -163,19 +166,20 @@ def _headlines(sections: Sequence[Mapping[str, Any]]) -> str:
     head = "".join(f'<th scope="col">{text_of(c.label)}</th>' for c in used)
     body = "".join(
         f'<tr title="{_attribute(row["sentence"])}">'
-        + "".join(f'<td class="{"t" if c.key in ("measure", "row") else "s"}">{text_of(row[c.key])}</td>' for c in used)
+        + "".join(f"<td{_UNBROKEN.get(c.key, '')}>{text_of(row[c.key])}</td>" for c in used)
         + "</tr>"
         for row in rows
     )
     return (
         '<div class="scroll"><table class="headlines"><caption>The main figures</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f'<p class="note">In full: {folder}/main-figures.csv.</p>'
     )
 
 
 def _section(section: Mapping[str, Any], folder: str) -> str:
     answers = "".join(f"<li>{text_of(s)}</li>" for s in section["sentences"])
-    figures = "".join(_figure(plot) for plot in section["plots"])
+    figures = "".join(figure_html(plot) for plot in section["plots"])
     tables = "".join(_table(table, folder) for table in section["tables"] if table["rows"])
     family = f'<p class="note">Several tests: {text_of(section["family"])}</p>' if section["family"] else ""
     sources = "".join(f"<li>{text_of(s)}</li>" for s in section["sources"])
@@ -195,7 +199,7 @@ def _section(section: Mapping[str, Any], folder: str) -> str:
 </section>"""
 
 
-def _figure(plot: Mapping[str, Any]) -> str:
+def figure_html(plot: Mapping[str, Any]) -> str:
     label = _attribute(description(plot))
     if plot["kind"] == "picture":  # {"png": base64, "title"}
         return (

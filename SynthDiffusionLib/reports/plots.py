@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from SynthDiffusionLib.errors import MissingExtra
-from SynthDiffusionLib.reports.sections import percent
+from SynthDiffusionLib.reports.sections import number, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # Colours that people with a colour vision deficiency can tell apart (Okabe and Ito 2008), and line styles beside them.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 STYLES = ("-", "--", "-.", ":")
+MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")  # told apart without colour
 AVERAGE = "#333333"
 LONGEST_LABEL = 60
 
@@ -29,7 +30,8 @@ def draw(plot: Mapping[str, Any], format: str = "svg") -> bytes:
     """A plot of a section.
 
     Args:
-        plot: {"kind": "roc", "intervals", "likert", "agreement" or "times", "title", ...data}.
+        plot: {"id", "kind", "title", ...data}: of reader studies "roc", "likert", "agreement" and "times"; of any
+            report "intervals" (here) and those of `evaluation_plots`: "distribution", "curve", "scatter".
         format: "svg", or "png".
 
     Returns:
@@ -38,11 +40,9 @@ def draw(plot: Mapping[str, Any], format: str = "svg") -> bytes:
     Raises:
         MissingExtra: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtra("Drawing the plots of a reader study", "study") from error
+    require_matplotlib()
+    import matplotlib
+    from matplotlib.figure import Figure
 
     # A fixed salt makes the names inside an SVG the same each time.
     settings = {
@@ -56,7 +56,7 @@ def draw(plot: Mapping[str, Any], format: str = "svg") -> bytes:
     }
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(5.2, 4.2), layout="constrained")
-        _KINDS[str(plot["kind"])](figure, plot)
+        _drawing(str(plot["kind"]))(figure, plot)
         file = io.BytesIO()
         # No date and no version of the library: both would change the bytes.
         metadata = {"Date": None, "Creator": None} if format == "svg" else {"Software": None}
@@ -64,12 +64,28 @@ def draw(plot: Mapping[str, Any], format: str = "svg") -> bytes:
     return file.getvalue()
 
 
+def require_matplotlib() -> None:
+    """For work that ends in a report: to be called before it, not after hours.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra("Drawing the plots of a report (or a reader study)", "study") from error
+
+
 def description(plot: Mapping[str, Any]) -> str:
     """What a plot shows, for those who cannot see it."""
     if plot["kind"] == "intervals":
-        values = ", ".join(f"{row['reader']} {percent(row['value'])}" for row in plot["rows"])
+        values = ", ".join(f"{_name(row)} {_said(row)}" for row in plot["rows"])
         return f"{plot['title']}: {values}"
-    return str(plot["title"])
+    if plot["kind"] in _KINDS or plot["kind"] == "picture":
+        return str(plot["title"])
+    from SynthDiffusionLib.reports.evaluation_plots import described
+
+    return f"{plot['title']}: {text}" if (text := described(plot)) else str(plot["title"])
 
 
 def _roc(figure: Figure, plot: Mapping[str, Any]) -> None:
@@ -77,7 +93,7 @@ def _roc(figure: Figure, plot: Mapping[str, Any]) -> None:
     for i, curve in enumerate(plot["readers"]):
         axes.plot(
             curve["false_positive"], curve["true_positive"], STYLES[i % 4], color=COLOURS[i % len(COLOURS)], lw=1.2,
-            marker="o", ms=2.5, label=_short(curve["reader"]),
+            marker="o", ms=2.5, label=short(curve["reader"]),
         )  # fmt: skip
     if len(plot["readers"]) > 1:
         average = plot["average"]
@@ -88,24 +104,42 @@ def _roc(figure: Figure, plot: Mapping[str, Any]) -> None:
         xlabel="Real volumes called synthetic (1 - specificity)",
         ylabel="Synthetic volumes called synthetic (sensitivity)",
     )  # fmt: skip
-    _title(axes, plot)
+    title(axes, plot)
     _legend(axes, len(plot["readers"]) + 2)
 
 
 def _intervals(figure: Figure, plot: Mapping[str, Any]) -> None:
-    rows = [{"name": row["reader"], **row} for row in plot["rows"]]
+    """Values with intervals, one below the other.
+
+    Of the plot: "rows" ({"label" or, in reader studies, "reader"; "value", "low", "high"; "group": rows of one group
+    have one colour and mark}), "label" (of the axis), "line" (where nothing differs; optional), "lines" ({"value",
+    "label"}: a floor, a ceiling; optional), "average" (of readers; optional).
+    """
+    rows = [{"name": _name(row), **row} for row in plot["rows"]]
     average = plot.get("average") or {}
     if average.get("value") is not None:
         rows.append({"name": "Average", **average})
-    figure.set_figheight(1.6 + 0.28 * len(rows))
+    groups = list(dict.fromkeys(row["group"] for row in rows if row.get("group")))
+    lines = plot.get("lines") or ()
+    longest = max((len(short(row["name"])) for row in rows), default=0)
+    figure.set_size_inches(5.2 if longest <= 34 else 7.2, 1.6 + 0.28 * len(rows) + 0.2 * (len(groups) + len(lines)))
     axes = figure.subplots()
     for y, row in enumerate(reversed(rows)):
-        colour = AVERAGE if row["name"] == "Average" else COLOURS[0]
-        _interval(axes, y, row, colour)
-    axes.axvline(plot["line"], color="#888888", ls=":", lw=1)
-    axes.set_yticks(range(len(rows)), [_short(row["name"]) for row in reversed(rows)])
+        at = groups.index(row["group"]) if row.get("group") else 0
+        colour = AVERAGE if row["name"] == "Average" else COLOURS[at % len(COLOURS)]
+        _interval(axes, y, row, colour, MARKS[at % len(MARKS)])
+    if plot.get("line") is not None:
+        axes.axvline(plot["line"], color="#888888", ls=":", lw=1)
+    for i, line in enumerate(lines):
+        axes.axvline(line["value"], color=AVERAGE, ls=STYLES[(i + 1) % 4], lw=1, label=short(line["label"]))
+    for at, group in enumerate(groups):
+        colour, mark = COLOURS[at % len(COLOURS)], MARKS[at % len(MARKS)]
+        axes.plot([], [], mark, color=colour, ms=5, label=short(group))
+    axes.set_yticks(range(len(rows)), [short(row["name"]) for row in reversed(rows)])
     axes.set(xlabel=plot["label"], ylim=(-0.6, len(rows) - 0.4))
-    _title(axes, plot)
+    title(axes, plot)
+    if groups or lines:
+        legend_below(figure, axes)
 
 
 def _agreement(figure: Figure, plot: Mapping[str, Any]) -> None:
@@ -115,10 +149,10 @@ def _agreement(figure: Figure, plot: Mapping[str, Any]) -> None:
     for y, row in enumerate(reversed(rows)):
         _interval(axes, y, row, COLOURS[0])
     axes.axvline(0, color="#888888", ls=":", lw=1)
-    axes.set_yticks(range(len(rows)), [_short(f"{row['item']}: {row['name']}", 70) for row in reversed(rows)])
+    axes.set_yticks(range(len(rows)), [short(f"{row['item']}: {row['name']}", 70) for row in reversed(rows)])
     axes.set(xlabel="Coefficient (1: full agreement, 0: chance)", ylim=(-0.6, len(rows) - 0.4))
     axes.set_xlim(right=1.03)
-    _title(axes, plot)
+    title(axes, plot)
 
 
 def _likert(figure: Figure, plot: Mapping[str, Any]) -> None:
@@ -138,11 +172,11 @@ def _likert(figure: Figure, plot: Mapping[str, Any]) -> None:
             if width > 0.06:
                 ink = "white" if shades[i] < 0.6 else "black"
                 axes.text(left[i] + width / 2, y, f"{int(counts[i])}", ha="center", va="center", color=ink, fontsize=8)
-    axes.set_yticks(range(len(rows)), [_short(row["arm"]) for row in reversed(rows)])
+    axes.set_yticks(range(len(rows)), [short(row["arm"]) for row in reversed(rows)])
     axes.set(xlim=(0, 1), xlabel="Part of the answers (numbers: answers)")
     handles = [matplotlib.patches.Patch(color=colours[i]) for i in range(len(labels))]
-    figure.legend(handles, [_short(text, 75) for text in labels], loc="outside lower left", frameon=False, fontsize=8)
-    _title(axes, plot)
+    figure.legend(handles, [short(text, 75) for text in labels], loc="outside lower left", frameon=False, fontsize=8)
+    title(axes, plot)
 
 
 def _times(figure: Figure, plot: Mapping[str, Any]) -> None:
@@ -157,25 +191,35 @@ def _times(figure: Figure, plot: Mapping[str, Any]) -> None:
         width = max(3, len(x) // 8) | 1
         if len(x) >= width:
             middle = np.array([np.median(y[max(0, j - width // 2) : j + width // 2 + 1]) for j in range(len(x))])
-            axes.plot(x, middle, STYLES[i % 4], color=colour, lw=1.6, label=_short(reader))
+            axes.plot(x, middle, STYLES[i % 4], color=colour, lw=1.6, label=short(reader))
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if str(value)[0] in "25" else "")
     axes.set(xlabel="Position in the reader's order (lines: running median)", ylabel="Active time in s (logarithmic)")
-    _title(axes, plot)
+    title(axes, plot)
     _legend(axes, len(readers))
 
 
-def _interval(axes: Axes, y: int, row: Mapping[str, Any], colour: str) -> None:
+def _name(row: Mapping[str, Any]) -> str:
+    return str(row["label"] if "label" in row else row["reader"])
+
+
+def _said(row: Mapping[str, Any]) -> str:
+    return percent(row["value"]) if "reader" in row else number(row["value"])
+
+
+def _interval(axes: Axes, y: int, row: Mapping[str, Any], colour: str, mark: str = "o") -> None:
     if row.get("value") is None:
+        place = axes.get_yaxis_transform()
+        axes.text(0.02, y, "not defined", transform=place, va="center", color="#777777", fontsize=8)
         return
     if row.get("low") is not None and row.get("high") is not None:
         axes.plot([row["low"], row["high"]], [y, y], "-", color=colour, lw=1.6, solid_capstyle="butt")
-    axes.plot([row["value"]], [y], "o", color=colour, ms=5)
+    axes.plot([row["value"]], [y], mark, color=colour, ms=5)
 
 
-def _title(axes: Axes, plot: Mapping[str, Any]) -> None:
-    axes.set_title(_short(plot["title"], 80), fontsize=10, loc="left")
+def title(axes: Axes, plot: Mapping[str, Any]) -> None:
+    axes.set_title(short(plot["title"], 80), fontsize=10, loc="left")
 
 
 def _legend(axes: Axes, entries: int) -> None:
@@ -184,7 +228,17 @@ def _legend(axes: Axes, entries: int) -> None:
         axes.legend(frameon=False, fontsize=8, loc="best")
 
 
-def _short(text: Any, most: int = LONGEST_LABEL) -> str:
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """A legend under the axes, where it hides no data."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=1 if max(map(len, labels)) > 30 else 2, frameon=False,
+            fontsize=8,
+        )  # fmt: skip
+
+
+def short(text: Any, most: int = LONGEST_LABEL) -> str:
     """One line, not too long, without control characters that fonts lack."""
     text = "".join(c if c.isprintable() else " " for c in str(text))
     return text if len(text) <= most else f"{text[: most - 3]}..."
@@ -197,6 +251,14 @@ _KINDS: dict[str, Callable[[Any, Mapping[str, Any]], None]] = {
     "likert": _likert,
     "times": _times,
 }
+
+
+def _drawing(kind: str) -> Callable[[Any, Mapping[str, Any]], None]:
+    if kind in _KINDS:
+        return _KINDS[kind]
+    from SynthDiffusionLib.reports.evaluation_plots import KINDS
+
+    return KINDS[kind]
 
 
 def draw_all(plots: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 KINDS = ("text", "int", "number", "number6", "percent", "p", "seconds", "yes")
 # What is good for a headline's value.
 BETTER = ("higher", "lower", "near 1")
+NUMBERS = ("value", "low", "high", "reference", "cartoon", "n")  # of a headline
 
 
 @dataclass(frozen=True)

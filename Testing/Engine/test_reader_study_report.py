@@ -13,9 +13,9 @@ import pytest
 import reader_study_ratings as examples
 
 from SynthDiffusionLib.errors import BadInput, MissingExtra, RunFailed
-from SynthDiffusionLib.reader_study import report
 from SynthDiffusionLib.reader_study.analysis import analyse
 from SynthDiffusionLib.reader_study.report import render, write_report
+from SynthDiffusionLib.reports import page
 from SynthDiffusionLib.reports.page import formatted
 from SynthDiffusionLib.reports.plots import draw
 
@@ -178,7 +178,7 @@ def test_a_full_disk_leaves_the_earlier_report_whole(result, tmp_path, monkeypat
     for section in other["sections"]:
         for table in section["tables"]:
             table["rows"] = table["rows"][:1]
-    write, calls = report.atomic_file, []
+    write, calls = page.atomic_file, []
 
     def fills_up(path):
         calls.append(path)
@@ -186,7 +186,7 @@ def test_a_full_disk_leaves_the_earlier_report_whole(result, tmp_path, monkeypat
             raise RunFailed("No space left", "Free some.")
         return write(path)
 
-    monkeypatch.setattr(report, "atomic_file", fills_up)
+    monkeypatch.setattr(page, "atomic_file", fills_up)
     with pytest.raises(RunFailed, match="No space"):
         write_report(other, tmp_path)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before

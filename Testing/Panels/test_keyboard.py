@@ -42,7 +42,7 @@ def press_tab(back: bool = False):
 
 
 def test_there_are_tables_to_test():
-    assert len(TABLES) == 4
+    assert len(TABLES) == 5
 
 
 @pytest.mark.parametrize(("file", "name"), TABLES)

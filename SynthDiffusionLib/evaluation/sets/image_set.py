@@ -6,87 +6,49 @@ another modality, a patient in both) is refused.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from SynthDiffusionLib.errors import BadInput, SynthDiffusionError
-from SynthDiffusionLib.training import mr_intensity
+from SynthDiffusionLib.errors import BadInput, Cancelled, MissingExtra, SynthDiffusionError, escaped
+from SynthDiffusionLib.evaluation.sets.case_file import RANGES, UNITS, Frame, Read, SetCase, read_case
+from SynthDiffusionLib.evaluation.sets.lists import parse_classes, patient_table, training_list
+from SynthDiffusionLib.reports.sections import counted
 from SynthDiffusionLib.training.prepare import READABLE_SUFFIXES, case_name
-from SynthDiffusionLib.volumes import Volume, read_volume, reorient, resample_to, resample_volume, same_grid
+from SynthDiffusionLib.volumes import read_volume
+
+__all__ = [
+    "FEWEST_CASES",
+    "Frame",
+    "ImageSet",
+    "RANGES",
+    "SetCase",
+    "UNITS",
+    "base_name",
+    "check_apart",
+    "check_comparable",
+    "check_unseen",
+    "frame_of",
+    "guess_modality",
+    "only_patients",
+    "parse_classes",
+    "read_set",
+]
 
 FEWEST_CASES = 10
-ORIENTATION = "LPS"
 SAME_SPACING = 0.01  # relative difference up to which two spacings are one
-RANGES = {"CT": (-1000.0, 1000.0), "MR": (0.0, 1000.0)}
-UNITS = {"CT": "HU", "MR": "arbitrary"}
 LOWEST_OF_CT = -200.0  # of the first percentile: images of the body that reach below are taken for CT
-MEMORY_SHARE = 0.5  # of the free memory that all sets together may take
+MEMORY_SHARE = 0.5  # of the free memory that one set may take
+SEGMENTATION = ".seg.nrrd"  # never an image
 # What `synthdiffusion generate` adds to the name of a case.
 MADE = re.compile(r"^(?P<case>.+?)_[A-Za-z0-9.-]+_seed\d+(?:_inpainted)?$")
-
-
-@dataclass(frozen=True)
-class Frame:
-    """How every volume of every set is brought to one form before anything is measured.
-
-    Args:
-        modality: "CT" (HU) or "MR".
-        spacing_mm: (3,) along i, j, k in the orientation LPS; None keeps the volumes' own, which must be one.
-        intensity_range: values are clipped to it; HU, or for MR the scale of `training.mr_intensity`.
-        normalise: MR only: bring each volume to that scale by its own percentiles. False for volumes that are on one
-            scale already, such as those of a prepared data set.
-    """
-
-    modality: str
-    spacing_mm: tuple[float, float, float] | None
-    intensity_range: tuple[float, float]
-    normalise: bool = True
-
-    def to_json(self) -> dict[str, Any]:
-        """For the results."""
-        return {
-            "modality": self.modality,
-            "unit": UNITS[self.modality],
-            "spacing_mm": list(self.spacing_mm) if self.spacing_mm else None,
-            "intensity_range": list(self.intensity_range),
-            "normalised_by_percentiles": self.modality == "MR" and self.normalise,
-            "orientation": ORIENTATION,
-        }
-
-
-@dataclass(frozen=True)
-class SetCase:
-    """One volume of a set.
-
-    Args:
-        name: file name without suffix.
-        patient: the unit of every interval, split and fold; of a synthetic volume, whose mask it was made for.
-        file: its path.
-        sha256: of the file.
-        image: (I, J, K) float32, in the set's frame.
-        labels: (I, J, K) uint16 on the same grid, or None.
-        affine: (4, 4) of both, RAS mm.
-    """
-
-    name: str
-    patient: str
-    file: Path
-    sha256: str
-    image: np.ndarray
-    labels: np.ndarray | None
-    affine: np.ndarray
-
-    @property
-    def spacing(self) -> tuple[float, float, float]:
-        return tuple(float(n) for n in np.linalg.norm(self.affine[:3, :3], axis=0))
 
 
 @dataclass(frozen=True)
@@ -121,6 +83,8 @@ class ImageSet:
             "volumes": len(self.cases),
             "patients": len(set(self.patients)),
             "skipped": [dict(s) for s in self.skipped],
+            "same_files": len(self.cases) - len({c.sha256 for c in self.cases}),
+            "spacing_mm": [round(mm, 4) for mm in self.cases[0].spacing] if self.cases else None,
             "sha256": hashlib.sha256("".join(sorted(c.sha256 for c in self.cases)).encode()).hexdigest(),
         }
 
@@ -141,57 +105,71 @@ def read_set(
 
     Args:
         role: see `ImageSet`.
-        images: folder of NIfTI, NRRD or MetaImage files; hidden files and other suffixes are passed over.
+        images: folder of NIfTI, NRRD or MetaImage files; hidden files, other suffixes and .seg.nrrd are passed over.
         frame: what they are brought to.
         labels: folder of label maps; the one of a case has its name, or for a file that `synthdiffusion generate`
-            wrote, the name of the segmentation that it was made for.
-        classes: name of each label value; "class 1", ... where None.
-        patient_pattern: regular expression whose first group is the patient of a case name; by default the whole
-            name, less what `synthdiffusion generate` adds to it.
+            wrote, the name of the segmentation that it was made for. The same folder as `images`: its .seg.nrrd files.
+        classes: name of each label value, over those that .seg.nrrd files have; else "class 1", ... .
+        patient_pattern: regular expression whose first group is the patient, matched with the case name less what
+            `synthdiffusion generate` adds to it; by default that whole name.
         patients: a CSV file with the columns `case` and `patient`, instead of a pattern.
         least: volumes that must be left.
         on_event: called with progress events, and a warning for each file that is left out.
 
     Raises:
         BadInput: no folder, no files, a case without a patient, fewer than `least` volumes, volumes of different
-            spacing, or more voxels than fit into memory.
+            spacing, label values of different meaning, or more voxels than fit into memory.
     """
     images = Path(images)
-    files = _files(images, role)
-    of_labels = _files(Path(labels), f"{role} label maps") if labels is not None else {}
-    table = _patient_table(patients) if patients is not None else None
-    cases: list[SetCase] = []
-    skipped: list[dict[str, str]] = []
+    files, skipped = _files(images, role)
+    of_labels: dict[str, Path] = {}
+    if labels is not None:
+        same = Path(labels).resolve() == images.resolve()
+        of_labels = _files(Path(labels), f"{role} label maps", labels=True, only_segmentations=same)[0]
+    for entry in skipped:
+        on_event({"event": "warning", "message": f"{entry['file']} is left out: {entry['reason']}"})
+    table = patient_table(patients) if patients is not None else None
+    whose = {name: _patient(name, patient_pattern, table) for name in files}
+    found: dict[str, Read] = {}
+
+    def leave_out(name: str, reason: str) -> None:
+        found.pop(name, None)
+        skipped.append({"file": files[name].name, "reason": reason})
+        on_event({"event": "warning", "message": f"{files[name].name} is left out: {reason}"})
+
     size = 0
     for number, (name, path) in enumerate(files.items()):
         on_event({"event": "progress", "stage": f"reading {role}", "step": number, "total": len(files)})
-        patient = _patient(name, patient_pattern, table)
         try:
             label_file = None
             if labels is not None:
                 label_file = of_labels.get(name) or of_labels.get(base_name(name))
                 if label_file is None:
-                    raise BadInput(f"it has no label map in '{labels}'")
-            case = _read_case(name, patient, path, label_file, frame)
+                    raise BadInput(f"it has no label map in '{Path(labels).name}'")
+            found[name] = read_case(name, whose[name], path, label_file, frame)
+        except (Cancelled, MissingExtra):
+            raise
         except (SynthDiffusionError, OSError, ValueError, MemoryError) as error:
-            reason = error.message if isinstance(error, SynthDiffusionError) else f"{type(error).__name__}: {error}"
-            skipped.append({"file": path.name, "reason": reason})
-            on_event({"event": "warning", "message": f"{path.name} is left out: {reason}"})
+            leave_out(name, _reason(error, path))
             continue
-        cases.append(case)
+        case = found[name].case
         size += case.image.nbytes + (case.labels.nbytes if case.labels is not None else 0)
-        _check_memory(size / len(cases) * len(files))
-    if len(cases) < least:
-        left = f", {len(skipped)} could not be read" if skipped else ""
+        _check_memory(role, size / len(found) * len(files), size)
+    for name, reason in _of_another_modality(found, frame).items():
+        leave_out(name, reason)
+    if len(found) < least:
+        left = f" ({len(skipped)} left out)" if skipped else ""
         raise BadInput(
-            f"The {role} set in '{images}' has {len(cases)} usable volumes{left}; fewer than {least} say nothing",
+            f"The {role} set in '{images}' has {counted(len(found), 'usable volume')}{left}; "
+            f"fewer than {least} say nothing",
             "Give a folder with more volumes."
             + (f" First left out: {skipped[0]['file']}: {skipped[0]['reason']}" if skipped else ""),
         )
-    found = sorted({int(v) for c in cases if c.labels is not None for v in np.unique(c.labels)} - {0})
-    names = {v: (classes or {}).get(v, f"class {v}") for v in sorted({*found, *(classes or {})})}
-    whole = ImageSet(role, images, tuple(cases), tuple(skipped), frame, names)
+    cases = tuple(read.case for read in found.values())
+    whole = ImageSet(role, images, cases, tuple(skipped), frame, _class_names(found, classes))
     _check_spacing([whole])
+    if repeated := whole.summary()["same_files"]:
+        on_event({"event": "warning", "message": f"{role}: {counted(repeated, 'file')} repeat another one exactly"})
     return whole
 
 
@@ -208,7 +186,7 @@ def guess_modality(images: Path) -> str:
         BadInput: none can be read, or they disagree.
     """
     votes = []
-    for path in list(_files(Path(images), "given").values()):
+    for path in _files(Path(images), "given")[0].values():
         try:
             array = read_volume(path).array
         except (SynthDiffusionError, OSError, ValueError):
@@ -260,12 +238,23 @@ def frame_of(
 
 
 def check_comparable(*sets: ImageSet) -> None:
-    """Refuses sets whose volumes have different spacings.
+    """Refuses sets whose volumes have different spacings, or whose label values mean different things.
 
     Raises:
-        BadInput: with the two spacings, and the file that has the second.
+        BadInput: with the two spacings, and the file that has the second; or with the two names of a value.
     """
     _check_spacing(sets)
+    first: dict[int, tuple[str, str]] = {}
+    for one in sets:
+        for value, name in one.classes.items():
+            if name == f"class {value}":  # the files have no name for it
+                continue
+            known, role = first.setdefault(value, (name, one.role))
+            if known.casefold() != name.casefold():
+                raise BadInput(
+                    f"The label value {value} is '{known}' in the {role} set and '{name}' in the {one.role} set",
+                    "Save both with the same label values.",
+                )
 
 
 def check_apart(one: ImageSet, other: ImageSet) -> None:
@@ -280,59 +269,49 @@ def check_apart(one: ImageSet, other: ImageSet) -> None:
             f"{len(shared)} patients are in the {one.role} and in the {other.role} set, first '{shared[0]}'",
             "Give sets of different patients; if their names only look alike, give --patient-pattern or --patients.",
         )
-    files = {c.sha256: c.file.name for c in one.cases}
-    same = next((c for c in other.cases if c.sha256 in files), None)
-    if same is not None:
-        raise BadInput(
-            f"'{same.file.name}' of the {other.role} set is the same file as '{files[same.sha256]}' of the {one.role}",
-            "Give sets of different patients.",
-        )
+    files = {key: c.file.name for c in one.cases for key in (c.sha256, _voxels(c))}
+    for case in other.cases:
+        same = files.get(case.sha256) or files.get(_voxels(case))
+        if same is not None:
+            raise BadInput(
+                f"'{case.file.name}' of the {other.role} set holds the same image as '{same}' of the {one.role} set",
+                "Give sets of different patients.",
+            )
 
 
-def check_unseen(tested: ImageSet, trained_on: Path) -> int:
+def check_unseen(
+    tested: ImageSet, trained_on: Path, patient_pattern: str | None = None, patients: Path | None = None
+) -> int:
     """Refuses patients that a generator or segmenter was trained on.
 
     Args:
         tested: the set that figures are measured on.
-        trained_on: a `model.json` or `dataset.json` with a split, a CSV with a column `patient` (or `case`), or a text
-            file with a patient a line.
+        trained_on: see `lists.training_list`.
+        patient_pattern, patients: as in `read_set`: a list of cases then excludes other cases of the same patients too.
 
     Returns:
-        how many patients the list names.
+        how many names the list has.
 
     Raises:
         BadInput: one of them is in `tested`, or the file cannot be read.
     """
-    seen = _training_list(Path(trained_on))
-    if not seen:
-        raise BadInput(f"'{trained_on}' names no patient", "Give a list with a patient a line.")
-    leaked = sorted({c.patient for c in tested.cases if {c.patient, c.name, base_name(c.name)} & seen})
+    seen = training_list(Path(trained_on))
+    table = patient_table(patients) if patients is not None else {}
+    whose = set(seen)
+    for name in seen:
+        whose.add(base_name(name))
+        whose.add(table.get(name, name))
+        if patient_pattern is not None:
+            with suppress(BadInput):  # a name that is a patient already
+                whose.add(_patient(name, patient_pattern, None))
+    leaked = sorted({c.patient for c in tested.cases if {c.patient, c.name, base_name(c.name)} & whose})
     if leaked:
         raise BadInput(
-            f"{len(leaked)} patients of the {tested.role} set are in the training list '{Path(trained_on).name}', "
-            f"first '{leaked[0]}'",
+            f"{counted(len(leaked), 'patient')} of the {tested.role} set {'is' if len(leaked) == 1 else 'are'} in the "
+            f"training list '{Path(trained_on).name}', first '{leaked[0]}'",
             "Evaluate on patients that no training has seen.",
         )
     return len(seen)
-
-
-def parse_classes(text: str) -> dict[int, str]:
-    """Names of label values from "1=liver,2=spleen", or from a CSV file with the columns `value` (or `id`) and `name`.
-
-    Raises:
-        BadInput: neither.
-    """
-    pairs = [part.partition("=") for part in text.split(",")]
-    if all(value.strip().isdigit() and name.strip() for value, _, name in pairs):
-        return {int(value): name.strip() for value, _, name in pairs}
-    try:
-        with Path(text).open(newline="", encoding="utf-8-sig") as stream:
-            rows = [{k.strip().lower(): (v or "").strip() for k, v in r.items() if k} for r in csv.DictReader(stream)]
-        return {int(next(r[k] for k in ("value", "id", "label", "index") if r.get(k))): r["name"] for r in rows}
-    except (OSError, ValueError, KeyError, StopIteration, AttributeError) as error:
-        raise BadInput(
-            f"'{text}' names no classes", "Give --classes 1=liver,2=spleen or a CSV file with the columns value, name."
-        ) from error
 
 
 def only_patients(whole: ImageSet, patients: Sequence[str]) -> ImageSet:
@@ -341,41 +320,86 @@ def only_patients(whole: ImageSet, patients: Sequence[str]) -> ImageSet:
     return replace(whole, cases=tuple(c for c in whole.cases if c.patient in wanted))
 
 
-def _files(folder: Path, role: str) -> dict[str, Path]:
+def _files(
+    folder: Path, role: str, *, labels: bool = False, only_segmentations: bool = False
+) -> tuple[dict[str, Path], list[dict[str, str]]]:
+    """Files by case name, and what has the name of a volume but is no file.
+
+    Args:
+        labels: .seg.nrrd files count; for images they are passed over, since `synthdiffusion generate` writes the
+            segmentation of a sample beside its volume.
+        only_segmentations: nothing else counts.
+    """
     if not folder.is_dir():
         raise BadInput(f"The folder of the {role} set, '{folder}', does not exist", "Give a folder of volumes.")
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise BadInput(f"The folder '{folder}' cannot be read ({error.strerror})", "Check its permissions.") from error
     files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.is_file() or not path.name.lower().endswith(READABLE_SUFFIXES):
+    skipped: list[dict[str, str]] = []
+    for path in paths:
+        name = path.name.lower()
+        if path.name.startswith(".") or not name.endswith(READABLE_SUFFIXES):
+            continue
+        if name.endswith(SEGMENTATION) and not labels or only_segmentations and not name.endswith(SEGMENTATION):
+            continue
+        if not path.is_file():
+            what = "a folder" if path.is_dir() else "a link that leads nowhere" if path.is_symlink() else "no file"
+            skipped.append({"file": path.name, "reason": f"it is {what}"})
             continue
         other = files.setdefault(case_name(path.name), path)
         if other != path:
             raise BadInput(f"'{other.name}' and '{path.name}' in '{folder}' are of one case", "Remove one of the two.")
     if not files:
+        first = f" '{skipped[0]['file']}': {skipped[0]['reason']}." if skipped else ""
         raise BadInput(
-            f"No volume in '{folder}'", f"Expected files that end in {', '.join(READABLE_SUFFIXES)}, one a case."
+            f"No volume of the {role} set is in '{folder}'",
+            f"Expected files that end in {', '.join(READABLE_SUFFIXES)}, one a case.{first}",
         )
-    return files
+    return files, skipped
 
 
-def _read_case(name: str, patient: str, path: Path, label_file: Path | None, frame: Frame) -> SetCase:
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    image = read_volume(path, UNITS[frame.modality])
-    image = image.with_array(image.array.astype(np.float32))
-    labels = read_volume(label_file, "label") if label_file is not None else None
-    if labels is not None and not same_grid(image.shape, image.affine, labels.shape, labels.affine):
-        raise BadInput("its label map is on another grid")
-    if frame.modality == "MR" and frame.normalise:
-        scale = mr_intensity.percentile_range(image.array, path.name)
-        image = image.with_array(mr_intensity.to_scale(image.array, *scale).astype(np.float32))
-    image = reorient(image, ORIENTATION)
-    labels = reorient(labels, ORIENTATION) if labels is not None else None
-    if frame.spacing_mm is not None:
-        image = resample_volume(image, frame.spacing_mm)
-        labels = resample_to(labels, image.shape, image.affine) if labels is not None else None
-    array = np.clip(image.array, *frame.intensity_range).astype(np.float32)
-    classes = labels.array.astype(np.uint16) if isinstance(labels, Volume) else None
-    return SetCase(name, patient, path, digest, array, classes, image.affine)
+def _reason(error: Exception, path: Path) -> str:
+    """Why a file is left out, in one line without the folder it is in: results are passed on."""
+    text = error.message if isinstance(error, SynthDiffusionError) else str(error) or type(error).__name__
+    text = text.replace(f"{path.parent}{os.sep}", "").removeprefix(f"{path.name}: ")
+    return escaped(" ".join(text.split()))
+
+
+def _of_another_modality(found: Mapping[str, Read], frame: Frame) -> dict[str, str]:
+    """Volumes that are not what the others are: one without any negative value among CT with air, and CT among MR."""
+    if not found:
+        return {}
+    smallest, first_percentile = np.array([read.darkest for read in found.values()]).T
+    if frame.modality == "CT":
+        odd = (smallest >= 0) & (np.median(first_percentile) < LOWEST_OF_CT)
+        reason = "no value is below 0: it is not in HU like the others"
+    else:
+        odd = (first_percentile < LOWEST_OF_CT) & (np.median(first_percentile) >= LOWEST_OF_CT)
+        reason = "it holds values like the air of a CT, unlike the others"
+    return {name: reason for name, is_odd in zip(found, odd, strict=True) if is_odd}
+
+
+def _class_names(found: Mapping[str, Read], given: Mapping[int, str] | None) -> dict[int, str]:
+    """Name of each label value that occurs or is named: as given, as in the files, or "class 1"."""
+    values = {int(v) for r in found.values() if r.case.labels is not None for v in np.unique(r.case.labels)} - {0}
+    named: dict[int, tuple[str, str]] = {}
+    for read in found.values():
+        for value, name in read.names.items():
+            known, file = named.setdefault(value, (name, read.case.file.name))
+            if known.casefold() != name.casefold():
+                raise BadInput(
+                    f"The label value {value} is '{known}' for '{file}' and '{name}' for '{read.case.file.name}'",
+                    "Save the segmentations with one label value for each class, for example as label maps.",
+                )
+    names = {value: f"class {value}" for value in values} | {v: name for v, (name, _) in named.items()}
+    return dict(sorted((names | dict(given or {})).items()))
+
+
+def _voxels(case: SetCase) -> str:
+    """Digest of the voxels in the frame: the same image in another file format has it too."""
+    return hashlib.sha256(f"{case.image.shape}".encode() + case.image.tobytes()).hexdigest()
 
 
 def _patient(name: str, pattern: str | None, table: Mapping[str, str] | None) -> str:
@@ -388,41 +412,7 @@ def _patient(name: str, pattern: str | None, table: Mapping[str, str] | None) ->
         return base_name(name)
     from SynthDiffusionLib.training.prepare import patient_of
 
-    return patient_of(name, pattern)
-
-
-def _patient_table(path: Path) -> dict[str, str]:
-    try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as stream:
-            return {row["case"].strip(): row["patient"].strip() for row in csv.DictReader(stream)}
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise BadInput(
-            f"'{path}' is no table of patients", "Give --patients a CSV file with the columns case and patient."
-        ) from error
-
-
-def _training_list(path: Path) -> set[str]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix.lower() == ".json":
-            return _split_of(json.loads(text))
-        if path.suffix.lower() == ".csv":
-            rows = list(csv.DictReader(text.splitlines()))
-            return {row[key].strip() for row in rows for key in ("patient", "case") if row.get(key)}
-        return {line.strip() for line in text.splitlines() if line.strip()}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise BadInput(
-            f"The training list '{path}' cannot be read", "Give a model.json, a dataset.json, a CSV or a text file."
-        ) from error
-
-
-def _split_of(content: Mapping[str, Any]) -> set[str]:
-    if "training" in content:  # model.json: cases or patients
-        split, cases = content["training"]["split"], {}
-    else:  # dataset.json
-        split, cases = content["split"], content["cases"]
-    names = {str(n) for part in ("train", "validation") for n in split.get(part, ())}
-    return names | {cases[n]["patient"] for n in names if n in cases}
+    return patient_of(base_name(name), pattern)
 
 
 def _check_spacing(sets: Sequence[ImageSet]) -> None:
@@ -438,12 +428,13 @@ def _check_spacing(sets: Sequence[ImageSet]) -> None:
                 )
 
 
-def _check_memory(wanted: float) -> None:
+def _check_memory(role: str, wanted: float, taken: float) -> None:
+    """Refuses a set that would fill the memory, as soon as its first volumes say how large it is."""
     import psutil
 
-    free = psutil.virtual_memory().available
+    free = psutil.virtual_memory().available + taken
     if wanted > MEMORY_SHARE * free:
         raise BadInput(
-            f"The set needs about {wanted / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free",
+            f"The {role} set needs about {wanted / 2**30:.1f} GiB and may take half of the {free / 2**30:.1f} GiB free",
             "Give a coarser --spacing, or fewer volumes.",
         )

@@ -198,19 +198,9 @@ def _scarcity(data: Data, settings: scarcity.Settings, found: Mapping[str, Any])
         "id": "scarcity-curve",
         "kind": "curve",
         "title": "Dice on real test images, by the number of real patients",
-        "x_label": "real patients trained on",
-        "y_label": "Dice",
-        "lines": [
-            {
-                "name": text,
-                "points": [
-                    {"x": r["number"], "value": r["dice"], "low": r["low"], "high": r["high"]}
-                    for r in rows
-                    if r["arm"] == scarcity.arm_name(arm, r["number"])
-                ],
-            }
-            for arm, text in scarcity.ARMS.items()
-        ],
+        "xlabel": "real patients trained on",
+        "ylabel": "Dice",
+        "lines": [_line(arm, text, rows, settings.patients) for arm, text in scarcity.ARMS.items()],
     }
     return [
         Section(
@@ -229,6 +219,12 @@ def _scarcity(data: Data, settings: scarcity.Settings, found: Mapping[str, Any])
             headlines,
         )
     ]
+
+
+def _line(arm: str, text: str, rows: Sequence[Mapping[str, Any]], numbers: Sequence[int]) -> dict[str, Any]:
+    own = {r["number"]: r for r in rows if r["arm"] == scarcity.arm_name(arm, r["number"])}
+    values = {"value": "dice", "low": "low", "high": "high"}
+    return {"label": text, "x": list(numbers)} | {k: [own[n][v] for n in numbers] for k, v in values.items()}
 
 
 def _gap(data: Data, settings: gap.Settings, found: Mapping[str, Any]) -> list[Section]:
