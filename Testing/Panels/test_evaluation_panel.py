@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from panel_harness import ROOT, Harness, shipped_model
-from test_generate_panel import visible
+from panel_harness import ROOT, Harness, shipped_model, widths
+from test_generate_panel import tab_order, visible
 
 sys.path.append(str(ROOT / "Testing" / "Engine"))
 import example_results  # noqa: E402
@@ -192,6 +192,19 @@ def test_markup_in_a_file_is_text(standin, harness, ui, tmp_path):
     choose(standin, harness, tmp_path / "fidelity.json")
     assert "<b>bold</b>" in ui.answersLabel.text and cells(ui.figuresTable)[0][1] == "<i>x"
     assert "&lt;img" in ui.figuresTable.item(0, 0).toolTip()
+
+
+def test_the_keyboard_reaches_all_of_it(standin, harness, ui, measured):
+    choose(standin, harness, measured / "report" / "report.json")
+    order = tab_order(harness.panel.widget, harness.ui.evaluationGroup)
+    assert [name for name in order if name] == ["evaluationGroup", "figuresTable", "pageButton"]
+    for widget in (ui.figuresTable, ui.resultEdit, ui.pageButton):
+        assert widget.toolTip
+
+
+def test_long_answers_do_not_widen_the_panel(standin, harness, ui, measured, tmp_path):
+    choose(standin, harness, measured / "report" / "report.json")
+    assert not any(widths(harness.panel, tmp_path, "evaluation").values())
 
 
 def test_reading_needs_nothing_that_slicer_lacks(measured):

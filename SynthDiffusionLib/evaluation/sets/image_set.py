@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from SynthDiffusionLib.errors import BadInput, Cancelled, MissingExtra, SynthDiffusionError, escaped
-from SynthDiffusionLib.evaluation.sets.case_file import RANGES, UNITS, Frame, Read, SetCase, read_case
+from SynthDiffusionLib.evaluation.sets.case_file import ORIENTATION, RANGES, UNITS, Frame, Read, SetCase, read_case
 from SynthDiffusionLib.evaluation.sets.lists import parse_classes, patient_table, training_list
 from SynthDiffusionLib.reports.sections import counted
 from SynthDiffusionLib.training.prepare import READABLE_SUFFIXES, case_name
@@ -28,6 +28,7 @@ __all__ = [
     "FEWEST_CASES",
     "Frame",
     "ImageSet",
+    "ORIENTATION",
     "RANGES",
     "SetCase",
     "UNITS",

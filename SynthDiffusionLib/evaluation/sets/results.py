@@ -10,7 +10,7 @@ from typing import Any
 
 from SynthDiffusionLib.errors import BadInput, shortened
 from SynthDiffusionLib.reports.headlines import COLUMNS, headline_rows, headlines_table
-from SynthDiffusionLib.reports.page import formatted, render_page, text_of, write_page
+from SynthDiffusionLib.reports.page import LONGEST_TABLE, formatted, render_page, text_of, write_page
 from SynthDiffusionLib.reports.sections import NUMBERS, Section, counted, headline, plain
 
 FORMAT = "synthdiffusion-set-evaluation-1"
@@ -259,6 +259,10 @@ def console_lines(result: Mapping[str, Any]) -> list[str]:
         lines += ["", section["title"], *(f"- {s}" for s in section["sentences"])]
         for table in section["tables"]:
             if not table["rows"]:
+                continue
+            if len(table["rows"]) > LONGEST_TABLE:
+                place = f"{result['kind']}-tables/{table['id']}.csv"
+                lines += ["", f"{table['title']}: {len(table['rows'])} rows, in {place}"]
                 continue
             titles = [c["label"] for c in table["columns"]]
             cells = [[formatted(r.get(c["key"]), c["kind"]) or "-" for c in table["columns"]] for r in table["rows"]]
