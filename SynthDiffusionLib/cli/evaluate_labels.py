@@ -34,7 +34,7 @@ def add_segmenter_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--training-may-share",
         action="store_true",
-        help="allow patients that are measured among those that it is trained on; said in the report",
+        help="allow patients that are measured among those that it (or the package) was trained on; said in the report",
     )
     group.add_argument("--segmenter-steps", type=int, metavar="N", help="of train: training steps (default 1500)")
     group.add_argument(
@@ -137,6 +137,8 @@ def make_segmenter(
     made: Segmenter
     if kind == "package":
         made = segmenters.PackageSegmenter(rest, frame, classes)
+        shared = _seen_by_package(args, made.trained_on, measured)
+        return made, [], shared
     elif kind == "command":
         made = programs.command_segmenter(rest, values, args.segmenter_timeout)
     elif kind == "totalsegmentator":
@@ -175,6 +177,27 @@ def class_values(text: str, classes: dict[int, str], option: str) -> list[int]:
             )
         values.append(value)
     return list(dict.fromkeys(values))
+
+
+def _seen_by_package(args: argparse.Namespace, trained_on: set[str], measured: Sequence[ImageSet]) -> int:
+    """How many measured patients the package's training had.
+
+    Raises:
+        BadInput: some, and nobody allowed it.
+    """
+    from SynthDiffusionLib.evaluation.sets.image_set import base_name
+
+    seen = [
+        (s.role, c.patient) for s in measured for c in s.cases if {c.patient, c.name, base_name(c.name)} & trained_on
+    ]
+    shared = {patient for _, patient in seen}
+    if seen and not args.training_may_share:
+        raise BadInput(
+            f"{len(shared)} patients were used to train this model and its segmenter, first '{seen[0][1]}' "
+            f"({seen[0][0]})",
+            "Measure patients that it has not seen, or give --training-may-share, which the report says.",
+        )
+    return len(shared)
 
 
 def _trained(

@@ -27,9 +27,10 @@ def run_report(args: argparse.Namespace) -> int:
     from SynthDiffusionLib.evaluation.sets import overview as overviews
     from SynthDiffusionLib.output_folders import check_writable
 
-    overview = overviews.combine(overviews.find_results(args.results), args.title)
+    found = overviews.find_results(args.results)
     check_writable(args.out)
-    paths = {key: str(path) for key, path in overviews.write_overview(overview, args.out).items()}
+    overview, page = overviews.drawn(overviews.combine(found, args.title))
+    paths = {key: str(path) for key, path in overviews.write_overview(overview, args.out, page).items()}
     print("\n".join([*overviews.overview_lines(overview), "", paths["html"], paths["json"]]))
     if args.json:
         print(json.dumps(paths, ensure_ascii=False))

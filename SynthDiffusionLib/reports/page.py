@@ -200,6 +200,7 @@ def _section(section: Mapping[str, Any], folder: str) -> str:
 
 
 def figure_html(plot: Mapping[str, Any]) -> str:
+    """A plot as inline SVG, or a picture ({"kind": "picture", "png": base64, "title"}) as inline PNG."""
     label = _attribute(description(plot))
     if plot["kind"] == "picture":  # {"png": base64, "title"}
         return (

@@ -219,6 +219,7 @@ def _interval(axes: Axes, y: int, row: Mapping[str, Any], colour: str, mark: str
 
 
 def title(axes: Axes, plot: Mapping[str, Any]) -> None:
+    """Writes the plot's title above the axes."""
     axes.set_title(short(plot["title"], 80), fontsize=10, loc="left")
 
 

@@ -88,6 +88,18 @@ def test_class_means_leave_the_own_patient_out():
     assert noisy[labels == 1].std() > 20 and noisy[labels == 0].std() == 0
 
 
+def test_only_measured_classes_are_painted_into_a_real_image():
+    # The trap: a mask that fills the volume would leave nothing of the image, and make this row the cartoon.
+    labels = np.full((12, 12, 12), 2, np.uint16)
+    labels[4:8, 4:8, 4:8] = 1
+    cases = [case(f"p{i}", labels, np.where(labels == 1, 100.0, -50.0).astype(np.float32)) for i in range(2)]
+    known = cartoons.real_knowledge(as_set("real", cases), [1, 2])
+    other = np.random.default_rng(1).normal(0, 30, (14, 10, 12)).astype(np.float32)
+    made = cartoons.painted_real(cases[0], other, [1], known, (-1000.0, 1000.0))
+    assert np.array_equal(made[2, 1:11, :2], np.rint(other[3, :, :2])) and made[0, 0, 0] == -1000
+    assert 70 < made[5:7, 5:7, 5:7].mean() < 100
+
+
 def test_mean_mask_is_of_others_and_aligned_at_the_middle():
     small, large = np.zeros((6, 6, 6), np.uint16), np.zeros((10, 10, 10), np.uint16)
     small[2:4, 2:4, 2:4] = 1
@@ -310,6 +322,20 @@ def test_the_command_writes_a_report(folders, capsys):
     assert main(arguments("volumes", volumes)) == 0  # what was found is in the cache of the same folder
     printed = capsys.readouterr().out
     assert "3 real patients and 3 synthetic ones" in printed and "found in the images by the program" in printed
+
+
+def test_patients_of_a_packages_training_are_refused(folders, capsys, monkeypatch):
+    from SynthDiffusionLib.models import load_package
+
+    seen = load_package("lung-nodule-ct").spec.training.split["train"][0]
+    first = sorted(folders["--real"].iterdir())[0]
+    first.rename(first.with_name(f"{seen}.nii.gz"))
+    (folders["--real-labels"] / first.name).rename(folders["--real-labels"] / f"{seen}.nii.gz")
+    options = folders | {"--segmenter": "package:lung-nodule-ct", "--classes": "1=nodule,2=other"}
+    assert main(arguments("adherence", options)) == 2
+    assert f"first '{seen}' (real)" in capsys.readouterr().err
+    assert main([*arguments("adherence", options), "--training-may-share"]) == 0
+    assert "Caution: 1 patient of the segmenter's training" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

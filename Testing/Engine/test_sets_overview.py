@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import subprocess
 import sys
@@ -158,7 +159,20 @@ def test_damaged_files_in_a_folder_are_named(folders):
     assert overview["not_measured"] == ["volumes", "memorisation"]
 
 
-@pytest.mark.parametrize("what", ["missing", "empty", "damaged", "all damaged", "report", "plot"])
+@pytest.mark.parametrize("plot", [{"kind": "pie"}, {"kind": "picture"}, {"rows": [3]}, {"rows": [{"label": "x"}]}])
+def test_a_plot_that_cannot_be_drawn_is_named_and_the_rest_is_written(folders, plot):
+    made = json.loads(json.dumps(examples.result("volumes")))
+    made["sections"][1]["plots"][0] |= plot
+    (folders / "b" / "volumes.json").write_text(json.dumps(made), encoding="utf-8")
+    paths = write_overview(combine(find_results([folders])), folders / "out")
+    told = "A plot of 'Regional volumes: Are they alike?' cannot be drawn"
+    assert told in html.unescape(paths["html"].read_text(encoding="utf-8"))
+    content = json.loads(paths["json"].read_text(encoding="utf-8"))
+    assert [told in line for line in content["left_out"]] == [True]
+    assert paths["volumes-scores"].is_file() and show(paths["json"]).problems == tuple(content["left_out"])
+
+
+@pytest.mark.parametrize("what", ["missing", "empty", "damaged", "all damaged", "report"])
 def test_the_command_refuses_in_one_line(tmp_path, capsys, what):
     path, message = tmp_path / "x", "No result of synthdiffusion evaluate"
     path.mkdir()
@@ -171,11 +185,6 @@ def test_the_command_refuses_in_one_line(tmp_path, capsys, what):
     elif what == "report":
         write_overview(combine(find_results([examples.write_json(tmp_path / "r", "fidelity")])), path)
         path, message = path / "report.json", "is no result"
-    elif what == "plot":
-        made = json.loads(json.dumps(examples.result("fidelity")))
-        made["sections"][1]["plots"][0] |= {"kind": "pie"}
-        (path / "fidelity.json").write_text(json.dumps(made), encoding="utf-8")
-        message = "A plot of 'Fidelity: Are they alike?' cannot be drawn"
     assert main(["evaluate", "report", str(path), "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1 and message in error

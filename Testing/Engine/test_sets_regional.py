@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -284,6 +286,7 @@ def test_volumes_of_61_classes_are_those_of_simpleitk(abdomen):
 
 def test_of_deformed_abdomens_the_larger_liver_is_found_and_no_vertebra(abdomen):
     """Patients made from one: smooth deformations of its label map, with every structure's size varying."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "Benchmarks"))
     from regional_changes import deformed, enlarged
 
     real, _ = abdomen

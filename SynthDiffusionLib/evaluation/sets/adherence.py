@@ -154,7 +154,7 @@ def score_sets(
         "means_noise": [cartoons.class_means(c, knowledge, limits, seed + i) for i, c in enumerate(masks)],
         "blobs": [cartoons.blobs(c, knowledge, limits) for c in masks],
         "painted_real": [
-            None if n is None else cartoons.painted_real(c, real.cases[n].image, knowledge, limits)
+            None if n is None else cartoons.painted_real(c, real.cases[n].image, known, knowledge, limits)
             for n, c in zip(given, masks)
         ],
     }

@@ -34,6 +34,7 @@ from SynthDiffusionLib.reports.sections import (
 LEAST_REAL_DICE = 0.6  # as in `evaluation.adherence`
 SPOKEN_CLASSES = 6  # each of so many has sentences and a plot; of more, only the worst
 MASKED = ("both", "missed")
+RIVAL, LOWER, LOWER_ON_AVERAGE = "cannot be told apart, or higher", "lower", "lower on average"
 SOURCES = (
     "Dice: Dice, Ecology 1945;26:297. Surface Dice: Nikolov et al., J Med Internet Res 2021;23:e26151 (arXiv "
     "1809.04430), voxels of the boundary counted, as MONAI does. HD95: the larger of the two directed 95th percentiles "
@@ -70,8 +71,8 @@ def definitions(tolerance_mm: float) -> dict[str, str]:
         LABELS["means_noise"]: "every class of the mask, and the background, at its mean in other patients' real "
         "images plus independent noise of its standard deviation, segmented.",
         LABELS["blobs"]: f"the same without noise, blurred by {BLUR_VOXELS:g} voxel, segmented.",
-        LABELS["painted_real"]: "the classes of the mask painted at these means into a real image of another patient, "
-        f"blurred by {BLUR_VOXELS:g} voxel, segmented.",
+        LABELS["painted_real"]: "the measured classes of the mask painted at these means into a real image "
+        f"of another patient, blurred by {BLUR_VOXELS:g} voxel, segmented.",
     }
 
 
@@ -207,6 +208,12 @@ def _rivals(scores: Scores, value: int, row: str) -> bool:
     return difference.low <= 0 if np.isfinite(difference.low) else difference.value <= 0
 
 
+def _verdict(scores: Scores, value: int, row: str) -> str:
+    if _rivals(scores, value, row):
+        return RIVAL
+    return LOWER if np.isfinite(_against(scores, value, row).low) else LOWER_ON_AVERAGE
+
+
 def _against(scores: Scores, value: int, row: str) -> Estimate:
     return difference_of(scores.by_patient(SYNTHETIC, value, "dice"), scores.by_patient(row, value, "dice"))
 
@@ -291,14 +298,18 @@ def _no_skill(scores: Scores) -> Section:
                     "difference": difference.value,
                     "low": difference.low,
                     "high": difference.high,
-                    "verdict": "cannot be told apart, or higher" if _rivals(scores, value, row) else "lower",
+                    "verdict": _verdict(scores, value, row),
                 }
             )
-    beaten = [r for r in rows if r["verdict"] != "lower"]
+    beaten = [r for r in rows if r["verdict"] == RIVAL]
     cartoons = {LABELS[row] for row in ("means_noise", "blobs", "painted_real")}
     sentences = []
     if not beaten:
-        sentences.append("The synthetic images score higher than every answer that needs no model, in every class.")
+        sure = all(r["verdict"] == LOWER for r in rows)
+        sentences.append(
+            "The synthetic images score higher than every answer that needs no model, in every class"
+            + ("." if sure else ", on average; with so few patients chance is not ruled out.")
+        )
     else:
         sentences.append(
             f"In {len(beaten)} of {len(rows)} comparisons an answer that needs no model scores as high as the "

@@ -96,12 +96,23 @@ def blobs(case: SetCase, known: RealKnowledge, limits: tuple[float, float]) -> n
     return as_evaluated(ndimage.gaussian_filter(image, BLUR_VOXELS, mode="nearest"), limits)
 
 
-def painted_real(case: SetCase, other: np.ndarray, known: RealKnowledge, limits: tuple[float, float]) -> np.ndarray:
-    """Another real image, laid middle on middle, with the classes of a mask painted in. (I, J, K) float32."""
+def painted_real(
+    case: SetCase, other: np.ndarray, values: Sequence[int], known: RealKnowledge, limits: tuple[float, float]
+) -> np.ndarray:
+    """Another real image, laid middle on middle, with some classes of a mask painted in. (I, J, K) float32.
+
+    Args:
+        case: whose mask it is.
+        other: (I, J, K) the other image.
+        values: the classes that are measured; painting all of a mask that fills the volume would leave nothing of the
+            image.
+        known: their means.
+        limits: of the intensities.
+    """
     from scipy import ndimage
 
     image = fitted(other, case.image.shape, np.float32(limits[0])).astype(np.float64)
-    drawn = case.labels > 0
+    drawn = np.isin(case.labels, values)
     painted = np.zeros(image.shape)
     for value in np.unique(case.labels[drawn]):
         painted[case.labels == value] = known.without(case.patient, int(value))[0]

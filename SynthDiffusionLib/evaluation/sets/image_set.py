@@ -18,7 +18,16 @@ from typing import Any
 import numpy as np
 
 from SynthDiffusionLib.errors import BadInput, Cancelled, MissingExtra, SynthDiffusionError, escaped
-from SynthDiffusionLib.evaluation.sets.case_file import ORIENTATION, RANGES, UNITS, Frame, Read, SetCase, read_case
+from SynthDiffusionLib.evaluation.sets.case_file import (
+    ORIENTATION,
+    RANGES,
+    UNITS,
+    Frame,
+    Read,
+    SetCase,
+    first_percentile,
+    read_case,
+)
 from SynthDiffusionLib.evaluation.sets.lists import parse_classes, patient_table, training_list
 from SynthDiffusionLib.reports.sections import counted
 from SynthDiffusionLib.training.prepare import READABLE_SUFFIXES, case_name
@@ -192,7 +201,7 @@ def guess_modality(images: Path) -> str:
             array = read_volume(path).array
         except (SynthDiffusionError, OSError, ValueError):
             continue
-        votes.append("CT" if np.percentile(array, 1) < LOWEST_OF_CT else "MR")
+        votes.append("CT" if first_percentile(array) < LOWEST_OF_CT else "MR")
         if len(votes) == 5:
             break
     if not votes:

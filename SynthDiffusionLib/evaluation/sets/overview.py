@@ -25,9 +25,11 @@ from SynthDiffusionLib.evaluation.sets.results import (
     shape_problem,
 )
 from SynthDiffusionLib.reports.headlines import headline_rows, headlines_table
-from SynthDiffusionLib.reports.page import render_page, text_of, write_page
+from SynthDiffusionLib.reports.page import figure_html, render_page, text_of, write_page
 from SynthDiffusionLib.reports.sections import Section, Table, columns, counted, listing, plain
 
+# What drawing raises where the data of a plot are not what its kind needs.
+_UNDRAWABLE = (KeyError, TypeError, ValueError, IndexError, AttributeError)
 REPORT_FORMAT = "synthdiffusion-set-evaluation-report-1"
 TITLE = "Evaluation of synthetic volumes"
 NAMES = {kind: title.partition(":")[0] for kind, title in TITLES.items()}
@@ -133,17 +135,24 @@ def combine(found: Found, title: str | None = None) -> dict[str, Any]:
     )
 
 
-def write_overview(overview: Mapping[str, Any], out: Path) -> dict[str, Path]:
+def write_overview(overview: Mapping[str, Any], out: Path, page: str | None = None) -> dict[str, Path]:
     """Writes `report.html`, `report.json` and `report-tables/*.csv`: all of them, or none.
+
+    Args:
+        overview: of `combine`.
+        out: a folder; made if missing.
+        page: of `drawn`, which is called where it is None.
 
     Returns:
         paths by "html", "json" and each table's ID.
 
     Raises:
-        BadInput: a plot of a result cannot be drawn, since its file is damaged; or the folder cannot be written to.
+        BadInput, RunFailed: the folder cannot be written to.
     """
+    if page is None:
+        overview, page = drawn(overview)
     tables = [*overview["sections"], *headlines_table(overview["sections"])]
-    return write_page(render_overview(overview), overview, tables, Path(out), "report", "report-tables")
+    return write_page(page, overview, tables, Path(out), "report", "report-tables")
 
 
 def render_overview(overview: Mapping[str, Any]) -> str:
@@ -163,14 +172,7 @@ def render_overview(overview: Mapping[str, Any]) -> str:
     footer = f"""<h2>Sets, commands and definitions</h2>
 {parts}
 <p>Every number in full is in report.json and report-tables/*.csv. For research only; not for diagnosis.</p>"""
-    try:
-        return render_page(overview["title"], heading, overview["sections"], footer, "report-tables")
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise BadInput(
-            f"A plot of {_undrawable(overview) or 'the results'} cannot be drawn ({type(error).__name__}): its file is "
-            "damaged, or of a newer version",
-            "Run that measure again.",
-        ) from error
+    return render_page(overview["title"], heading, overview["sections"], footer, "report-tables")
 
 
 def summary_notes(overview: Mapping[str, Any]) -> list[str]:
@@ -351,13 +353,24 @@ def _notes(found: Found, names: Sequence[str]) -> list[str]:
     return notes
 
 
-def _undrawable(overview: Mapping[str, Any]) -> str | None:
-    from SynthDiffusionLib.reports.page import figure_html
-
+def drawn(overview: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """The overview and its page; without plots that cannot be drawn, which are named then."""
+    try:
+        return overview, render_overview(overview)
+    except _UNDRAWABLE:
+        pass
+    left_out, sections = list(overview["left_out"]), []
     for section in overview["sections"]:
+        plots = []
         for plot in section["plots"]:
             try:
                 figure_html(plot)
-            except (KeyError, TypeError, ValueError, IndexError):
-                return f"'{section['title']}'"
-    return None
+                plots.append(plot)
+            except _UNDRAWABLE as error:
+                left_out.append(
+                    f"A plot of '{section['title']}' cannot be drawn ({type(error).__name__}): its file is damaged or "
+                    "of another version. Its numbers are there."
+                )
+        sections.append({**section, "plots": plots})
+    overview = {**overview, "sections": sections, "left_out": list(dict.fromkeys(left_out))}
+    return overview, render_overview(overview)

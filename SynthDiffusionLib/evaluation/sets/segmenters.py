@@ -90,7 +90,7 @@ class PackageSegmenter:
 
     def __init__(self, text: str, frame: Frame, classes: Mapping[int, str]) -> None:
         from SynthDiffusionLib.evaluation.adherence import package_segmenters, window_of
-        from SynthDiffusionLib.evaluation.cases import targets_of
+        from SynthDiffusionLib.evaluation.cases import TRAINING_PARTS, targets_of
         from SynthDiffusionLib.models import load_package
 
         package = load_package(text)
@@ -115,6 +115,8 @@ class PackageSegmenter:
             )
         self._segments = {found[t]: s for t, s in package_segmenters(package, targets).items()}
         self._spacing = tuple(spec.grid.spacing_mm)
+        split = spec.training.split
+        self.trained_on = {str(n) for part in TRAINING_PARTS for n in split.get(part, ())}  # cases or patients
         self.values: tuple[int, ...] | None = tuple(found.values())
         self.name = f"the segmenter of the model {spec.id} {spec.version}"
         weights = sorted(f"{f.path}:{f.sha256}" for f in spec.files)

@@ -1,0 +1,117 @@
+"""Sets that must be apart, lists of training patients, and names of classes."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+from tiny_sets import affine, ct_array, write_set
+
+from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.evaluation.sets.image_set import Frame, check_apart, check_unseen, parse_classes, read_set
+from SynthDiffusionLib.volumes import Volume, write_volume
+
+CT = Frame("CT", None, (-1000.0, 1000.0))
+
+
+@pytest.fixture
+def real(tmp_path):
+    return write_set(tmp_path / "real")
+
+
+# Sets apart
+
+
+def test_a_patient_in_both_sets(real, tmp_path):
+    one = read_set("real", real, CT)
+    with pytest.raises(BadInput, match="10 patients are in the real and in the training set, first 'p00'"):
+        check_apart(one, read_set("training", real, CT))
+    other = write_set(tmp_path / "other", 10, names="q{:02d}", first=50)
+    check_apart(one, read_set("training", other, CT))
+    (other / "copied.nii.gz").write_bytes((real / "p03.nii.gz").read_bytes())
+    with pytest.raises(BadInput, match="'copied.nii.gz' of the training set holds the same image as 'p03.nii.gz'"):
+        check_apart(one, read_set("training", other, CT))
+    (other / "copied.nii.gz").unlink()
+    write_volume(Volume(ct_array(3), affine()), other / "saved_again.nrrd")
+    with pytest.raises(BadInput, match="'saved_again.nrrd'.*the same image as 'p03.nii.gz'"):
+        check_apart(one, read_set("training", other, CT))
+
+
+def test_files_that_repeat_are_told(real):
+    (real / "p09.nii.gz").write_bytes((real / "p03.nii.gz").read_bytes())
+    events: list[dict] = []
+    found = read_set("synthetic", real, CT, on_event=events.append)
+    assert found.summary()["same_files"] == 1 and len(found.cases) == 10
+    assert events[-1] == {"event": "warning", "message": "synthetic: 1 file repeat another one exactly"}
+
+
+MODEL = {"training": {"split": {"train": ["p03"], "validation": ["x"], "test": ["p04"]}}}
+PREPARED = {"split": {"train": ["a"], "test": ["p04"]}, "cases": {"a": {"patient": "p03"}, "p04": {"patient": "p04"}}}
+DECATHLON = {"training": [{"image": "./imagesTr/p03.nii.gz", "label": "./labelsTr/p03.nii.gz"}]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.json", json.dumps(MODEL)),
+        ("dataset.json", json.dumps(PREPARED)),
+        ("msd.json", json.dumps(DECATHLON)),
+        ("list.json", json.dumps(["q", "p03"])),
+        ("list.csv", "patient\nq\np03\n"),
+        ("semicolons.csv", "Fold;Case\n1;p03.nii.gz\n"),
+        ("list.txt", "q\n\n p03 \n"),
+        ("files.txt", "images/q.nii.gz\r\nC:\\data\\p03.nii.gz\r\n"),
+    ],
+)
+def test_every_kind_of_training_list(real, tmp_path, name, content):
+    tested = read_set("real", real, CT)
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(BadInput, match=f"1 patient of the real set is in the training list '{name}', first 'p03'"):
+        check_unseen(tested, tmp_path / name)
+    (tmp_path / name).write_text(content.replace("p03", "z03"), encoding="utf-8")
+    assert check_unseen(tested, tmp_path / name) >= 1  # p04 is a test case: no leak
+
+
+def test_another_scan_of_a_training_patient_is_a_leak(tmp_path):
+    """The list names cases; what must not be shared are patients."""
+    folder = write_set(tmp_path / "s", 10, names="p{:02d}_scan2")
+    tested = read_set("real", folder, CT, patient_pattern="(p\\d+)_")
+    (tmp_path / "list.txt").write_text("p03_scan1\n")
+    assert check_unseen(tested, tmp_path / "list.txt") == 1
+    with pytest.raises(BadInput, match="first 'p03'"):
+        check_unseen(tested, tmp_path / "list.txt", patient_pattern="(p\\d+)_")
+    table = tmp_path / "t.csv"
+    with table.open("w", newline="") as stream:
+        rows = [("case", "patient"), ("p03_scan1", "p03"), *((f"p{i:02d}_scan2", f"p{i:02d}") for i in range(10))]
+        csv.writer(stream).writerows(rows)
+    with pytest.raises(BadInput, match="first 'p03'"):
+        check_unseen(read_set("real", folder, CT, patients=table), tmp_path / "list.txt", patients=table)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json", b"{"), ("b.json", b"3"), ("c.json", b"{}"), ("d.json", b'{"training": 3}'), ("e.csv", b"x\n1\n"),
+        ("f.txt", b"\n\n"), ("g.txt", b"\xff\xfe\xff"), ("h.csv", b""), ("i.json", b"[" * 100000), ("j.json", b"[]"),
+    ],
+)  # fmt: skip
+def test_no_training_list(real, tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadInput, match="cannot be read|names no patient"):
+        check_unseen(read_set("real", real, CT), tmp_path / name)
+
+
+def test_class_names(tmp_path):
+    assert parse_classes("1=liver, 2 = left kidney") == {1: "liver", 2: "left kidney"}
+    table = tmp_path / "classes.csv"
+    table.write_text("\ufeffid;name\n1;liver\n2;spleen\n", encoding="utf-8")
+    assert parse_classes(str(table)) == {1: "liver", 2: "spleen"}
+    for text in ("", "liver", "1=", "x=liver", "²=liver", str(tmp_path), str(tmp_path / "no.csv")):
+        with pytest.raises(BadInput, match="names no classes"):
+            parse_classes(text)
+    with pytest.raises(BadInput, match="value 1 twice"):
+        parse_classes("1=liver,1=spleen")
+    table.write_text("value,name\n1,a\nx,b\n")
+    with pytest.raises(BadInput, match="names no classes"):
+        parse_classes(str(table))
