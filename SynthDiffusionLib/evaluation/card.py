@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.evaluation import memorisation_card
 from SynthDiffusionLib.evaluation.memorisation import SUSPICION
 from SynthDiffusionLib.evaluation.report import (
     by_target,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from SynthDiffusionLib.models import ModelSpec
 
 NEEDED = ("adherence", "fidelity", "memorisation")
-OPTIONAL = ("performance", "coherence", "control")
+OPTIONAL = (memorisation_card.KIND, "performance", "coherence", "control")
 NOTABLE_SD = 1.0
 NOTABLE_AUC = 0.6
 BRIGHT_HU = 800.0  # a range that ends above it holds vessels with contrast medium
@@ -119,6 +120,8 @@ def render_card(
     lines += ["### Memorisation", "", *markdown(*table(memorisation)), ""]
     lines += [*markdown(*mask_table(memorisation)), ""] if "masks" in memorisation else []
     lines += [*_bullets(verdict_lines(memorisation)), "", *_definitions(memorisation), ""]
+    if memorisation_card.KIND in results:
+        lines += memorisation_card.section_lines(results[memorisation_card.KIND])
     for kind, title in (("control", "Control of what is asked for"), ("coherence", "Coherence of slices")):
         if kind in results:
             lines += [f"### {title}", "", *markdown(*table(results[kind])), ""]
@@ -373,6 +376,8 @@ def quality_measures(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]
     }
     if adherence.get("others"):
         measures["adherence_targets"] = {o["target"]: _dice_measures(o) for o in adherence["others"]}
+    if memorisation_card.KIND in results:
+        measures[memorisation_card.KIND] = memorisation_card.quality(results[memorisation_card.KIND])
     if "coherence" in results:
         from SynthDiffusionLib.evaluation.coherence import STEPS
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from SynthDiffusionLib.models import ModelPackage
 
 FORMAT = "synthdiffusion-evaluation-1"
-KINDS = ("adherence", "fidelity", "memorisation", "performance", "control", "coherence")
+KINDS = ("adherence", "fidelity", "memorisation", "memorisation_embedding", "performance", "control", "coherence")
 NOTHING = "-"
 
 
@@ -143,12 +143,13 @@ def with_interval(estimate: Mapping[str, float | None] | None, digits: int = 2) 
 
 def table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Column titles and cells of the main table of a result, as in the console and the model card."""
-    from SynthDiffusionLib.evaluation import coherence, control
+    from SynthDiffusionLib.evaluation import coherence, control, memorisation_card
 
     return {
         "adherence": _adherence_table,
         "fidelity": _fidelity_table,
         "memorisation": _memorisation_table,
+        "memorisation_embedding": memorisation_card.table,
         "performance": _performance_table,
         "control": control.table,
         "coherence": coherence.table,
@@ -313,6 +314,8 @@ def verdict_lines(result: Mapping[str, Any]) -> list[str]:
     """Verdicts in words, a line each."""
     from SynthDiffusionLib.evaluation import coherence, control
 
+    if result["kind"] == "memorisation_embedding":
+        return [s for part in ("copies", "controls", "membership", "limits") for s in result["sentences"].get(part, ())]
     if result["kind"] in ("control", "coherence"):
         return {"control": control, "coherence": coherence}[result["kind"]].verdict_lines(result)
     if result.get("others"):

@@ -1,0 +1,331 @@
+"""`evaluate memorisation` of folders: planted copies are found, fresh cases are not, nonsense is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from SynthDiffusionLib import cli
+from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.evaluation.sets import copies, embedding, image_set, memorisation, registered
+from SynthDiffusionLib.evaluation.sets.thresholds import threshold_of
+from SynthDiffusionLib.volumes import Volume, write_volume
+
+LIMITS = (-1000.0, 400.0)
+SIDE = 20
+COUNTS = {"training": 24, "validation": 19, "real": 10}
+AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def vessels(number: int, side: int = SIDE) -> np.ndarray:
+    """Vessels of their own course in lung."""
+    rough = np.random.default_rng([9, number]).standard_normal((side,) * 3)
+    smooth = ndimage.gaussian_filter(rough, 1.5)
+    return np.where(smooth > 0.8 * smooth.std(), -200, -850).astype(np.float32)
+
+
+def write(folder: Path, name: str, image: np.ndarray) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_volume(Volume(np.rint(image).astype(np.int16), AFFINE, "HU"), folder / f"{name}.nii.gz")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> Path:
+    """Real sets, and two generators: one that copies six of ten times, and one that is perfect."""
+    root = tmp_path_factory.mktemp("sets")
+    number = 0
+    for role, count in COUNTS.items():
+        for n in range(count):
+            write(root / role, f"{role}{n}", vessels(number))
+            number += 1
+    rng = np.random.default_rng(0)
+    for n in range(10):
+        write(root / "perfect", f"other{n}_tiny-ct_seed{n}", vessels(number + n))
+        image = vessels(n) if n < 6 else vessels(number + n)
+        made = np.roll(np.flip(image, n % 3), (1, -1, 0), (0, 1, 2)) + 30 * rng.standard_normal(image.shape)
+        write(root / "copying", f"other{n}_tiny-ct_seed{n}", np.clip(made, *LIMITS))
+    return root
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Little of everything, so that a run takes seconds."""
+    monkeypatch.setattr(memorisation, "MOST_PLANTED", 4)
+    monkeypatch.setattr(copies.mean_images, "__defaults__", (3,))
+    quick = embedding.EmbeddingSettings(steps=40, batch=16, channels=(8, 16), features=16)
+    monkeypatch.setattr(memorisation.Settings, "__init__", _settings(memorisation.Settings.__init__, quick))
+
+
+def _settings(original, quick):
+    def init(self, *args, **named):
+        original(self, *args, **({"embedding": quick} | named))
+
+    return init
+
+
+def command(folders: Path, out: Path, synthetic: str, *more: str, real: bool = True) -> int:
+    words = ["evaluate", "memorisation", "--range=-1000,400", "--out", str(out)]
+    for role in ("training", "validation", *(["real"] if real else [])):
+        words += [f"--{role}", str(folders / role)]
+    return cli.main([*words, "--synthetic", str(folders / synthetic), *more])
+
+
+def read(out: Path) -> dict:
+    return json.loads((out / "memorisation.json").read_text(encoding="utf-8"))
+
+
+def tables(result: dict) -> dict[str, list[dict]]:
+    return {t["id"]: t["rows"] for s in result["sections"] for t in s["tables"]}
+
+
+def row(result: dict, table: str, label: str, space: str) -> dict:
+    return next(r for r in tables(result)[table] if r["label"] == label and r["space"] == space)
+
+
+@pytest.fixture(scope="module")
+def copied(folders, tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    patch.setattr(memorisation, "MOST_PLANTED", 4)
+    patch.setattr(copies.mean_images, "__defaults__", (3,))
+    quick = embedding.EmbeddingSettings(steps=40, batch=16, channels=(8, 16), features=16)
+    patch.setattr(memorisation.Settings, "__init__", _settings(memorisation.Settings.__init__, quick))
+    out = tmp_path_factory.mktemp("copied")
+    assert command(folders, out, "copying", "--pairs", "3") == 0
+    patch.undo()
+    return out
+
+
+def test_a_generator_that_copies_is_found(copied):
+    result = read(copied)
+    found = row(result, "distances", "synthetic", "voxels")
+    assert 6 <= found["flagged"] <= 7 and found["far_below"] >= 5 and found["p_holm"] < 0.01
+    assert any("copying of training cases is suspected" in s for s in result["sections"][0]["sentences"])
+    for planted in ("exact copies", "with noise", "shifted", "mirrored", "mirrored, shifted, with noise"):
+        control = row(result, "controls", f"planted: {planted}", "voxels")
+        assert control["flagged"] == control["right"] == 4, planted
+    for space in ("voxels", "embedding"):
+        assert row(result, "controls", "planted: exact copies", space)["flagged"] == 4
+        assert row(result, "distances", "fresh real", space)["flagged"] <= 3
+        fresh = row(result, "distances", "fresh real", space)
+        assert fresh["low"] <= fresh["expected"] <= fresh["high"]
+    # A copied case is the nearest one, and the pictures show it.
+    pairs = tables(result)["pairs"]
+    assert len(pairs) == 3 and all(p["flagged"] for p in pairs if p["space"] == "registered voxels")
+    assert {(p["synthetic"], p["training"]) for p in pairs if p["space"] == "registered voxels"} <= {
+        (f"other{n}_tiny-ct_seed{n}", f"training{n}") for n in range(6)
+    }
+    assert "kept like them" in (copied / "memorisation.html").read_text(encoding="utf-8")
+    assert len([p for s in result["sections"] for p in s["plots"] if p["kind"] == "picture"]) == 3
+
+
+def test_who_was_copied_is_given_away(copied):
+    found = {r["name"]: r for r in tables(read(copied))["membership"]}
+    assert found["registered voxels"]["auc"] > 0.5 and found["registered voxels"]["training_patients"] == 24
+    assert 0.5 < found["registered voxels"]["smallest_found"] < 1
+
+
+def test_every_figure_has_its_number_interval_and_definition(copied):
+    result = read(copied)
+    for r in tables(result)["distances"] + tables(result)["controls"]:
+        assert r["volumes"] > 0
+    for name in ("Limit", "Flag rate", "Membership AUC", "Planted copies", "No skill"):
+        assert name in result["definitions"]
+    assert {s["role"] for s in result["sets"]} == {"training", "validation", "synthetic", "fresh real"}
+    assert result["settings"]["thresholds"]["voxels"]["paired"]
+    assert result["settings"]["thresholds"]["embedding"]["patients"] == 19
+
+
+def test_nothing_says_that_nothing_was_memorised(copied, folders):
+    for text in ((copied / "memorisation.html").read_text(encoding="utf-8"), json.dumps(read(copied))):
+        for claim in ("no memorisation", "No memorisation", "does not memorise", "anonymous", "is safe"):
+            assert claim not in text
+        assert str(folders) not in text
+
+
+def test_a_second_run_reads_the_cache_and_gives_the_same(folders, copied, tmp_path, monkeypatch):
+    shutil.copytree(copied / "cache", tmp_path / "cache")
+    monkeypatch.setattr(registered, "distances", lambda *a: pytest.fail("measured again"))
+    assert command(folders, tmp_path, "copying", "--pairs", "3", "--no-pictures") == 0
+    before, after = read(copied), read(tmp_path)
+    assert tables(before)["distances"] == tables(after)["distances"]
+    assert tables(before)["membership"] == tables(after)["membership"]
+    assert not [p for s in after["sections"] for p in s["plots"] if p["kind"] == "picture"]
+    assert "data:image/png" not in (tmp_path / "memorisation.html").read_text(encoding="utf-8")
+
+
+def test_a_perfect_generator_is_not_suspected(folders, copied, tmp_path):
+    shutil.copytree(copied / "cache", tmp_path / "cache")
+    assert command(folders, tmp_path, "perfect", "--no-pictures", real=False) == 0
+    result = read(tmp_path)
+    for space in ("voxels", "embedding"):
+        found = row(result, "distances", "synthetic", space)
+        assert found["flagged"] <= 3 and found["p_holm"] > 0.05 and found["far_below"] <= 1
+    said = " ".join(s for part in result["sections"] for s in part["sentences"])
+    assert "suspected" not in said and "No fresh real cases were given" in said and "not tested" in said
+
+
+def measured(folders: Path, tmp_path: Path, synthetic: str, validation: int = 19, **named):
+    frame = image_set.Frame("CT", None, LIMITS)
+    sets = {r: image_set.read_set(r, folders / r, frame, least=5) for r in ("training", "validation", "real")}
+    sets["validation"] = replace(sets["validation"], cases=sets["validation"].cases[:validation])
+    made = image_set.read_set("synthetic", folders / synthetic, frame)
+    renamed = tuple(replace(c, patient=f"training{n}") for n, c in enumerate(made.cases))
+    made = replace(made, cases=renamed) if named.pop("own", False) else made
+    settings = memorisation.Settings(**named)
+    return memorisation.measure_copies(
+        sets["training"], sets["validation"], made, sets["real"], tmp_path, settings
+    ), sets
+
+
+def test_volumes_of_training_masks_have_a_row_without_their_patient(folders, copied, tmp_path):
+    """Each copy was made for the mask of the very patient that it copies."""
+    from SynthDiffusionLib.evaluation.sets.memorisation_report import sections_of
+
+    shutil.copytree(copied / "cache", tmp_path / "cache")
+    found, sets = measured(folders, tmp_path / "cache", "copying", own=True, own_mask="leave-out", pairs=0)
+    rows = {r["row"]: r for r in found["rows"] if r["space"] == "voxels"}
+    assert rows["synthetic"]["flagged"] >= 6 > 3 >= rows["synthetic_other"]["flagged"]
+    assert found["masks"] == {"training": 10, "validation": 0, "fresh": 0, "others": 0}
+    assert {r["own_mask"] for r in found["membership"]} == {"left out", "kept"}
+    synthetic = image_set.read_set("synthetic", folders / "copying", image_set.Frame("CT", None, LIMITS))
+    sections = sections_of(found, sets["training"], sets["validation"], synthetic, sets["real"], pictures=False)
+    assert "of another patient than that of their mask" in sections[0].sentences[0]
+    assert any("10 synthetic volumes of 10 were made for masks of training" in s for s in sections[0].sentences)
+
+
+def test_too_few_validation_patients_give_ranks_and_no_limit(folders, copied, tmp_path):
+    from SynthDiffusionLib.evaluation.sets.memorisation_report import limit_sentences
+
+    shutil.copytree(copied / "cache", tmp_path / "cache")
+    found, _ = measured(folders, tmp_path / "cache", "copying", validation=9, pairs=0)
+    assert not found["thresholds"]["embedding"]["exists"] and not found["thresholds"]["voxels"]["exists"]
+    said = limit_sentences(found)
+    assert "no limit at 5 % exists with 9 held-out patients: at least 19 are needed" in said[0]
+    assert "only ranks are reported" in said[0] and "at least 39" in said[1]
+    both, _ = measured(folders, tmp_path / "cache", "copying", validation=9, pairs=0, reference="held-out")
+    assert both["thresholds"]["embedding"]["exists"] and both["thresholds"]["embedding"]["patients"] == 19
+
+
+def test_an_identical_file_is_named(folders, copied, tmp_path):
+    shutil.copytree(copied / "cache", tmp_path / "cache")
+    shutil.copytree(folders / "perfect", tmp_path / "synthetic")
+    shutil.copy(folders / "training" / "training3.nii.gz", tmp_path / "synthetic" / "zz.nii.gz")
+    found, _ = measured(folders, tmp_path / "cache", str(tmp_path / "synthetic"), pairs=0)
+    assert found["same_files"] == ["zz.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda f: {"--training": None}, "--training must be given with --synthetic"),
+        (lambda f: {"--training": None, "--validation": None}, "--training and --validation must be given"),
+        (lambda f: {"--validation": f / "training"}, "24 patients are in the training and in the validation set"),
+        (lambda f: {"--real": f / "training"}, "24 patients are in the training and in the fresh real set"),
+        (lambda f: {"--real": f / "validation"}, "19 patients are in the validation and in the fresh real set"),
+        (lambda f: {"--synthetic": f / "real"}, "of the synthetic set is the file"),
+        (lambda f: {"--synthetic": f / "nowhere"}, "does not exist"),
+        (lambda f: {"--pairs": "-1"}, "-1 pairs"),
+        (lambda f: {"--embedding-steps": "0"}, "0 steps"),
+        (lambda f: {"--reference": "held-out", "--real": None}, "no fresh real cases to take into the reference"),
+        (lambda f: {"--trained-on": f / "list.txt"}, "in the training list 'list.txt', first 'real3'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_measured(folders, tmp_path, capsys, change, said):
+    (folders / "list.txt").write_text("real3\n", encoding="utf-8")
+    options = {"--" + r: folders / r for r in COUNTS} | {"--synthetic": folders / "perfect"} | change(folders)
+    words = [str(w) for k, v in options.items() if v is not None for w in (k, v)]
+    assert cli.main(["evaluate", "memorisation", *words, "--out", str(tmp_path / "out")]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out" / "memorisation.json").exists()
+
+
+def test_the_same_file_under_another_name_is_no_other_patient(folders, tmp_path):
+    shutil.copytree(folders / "real", tmp_path / "real")
+    shutil.copy(folders / "training" / "training0.nii.gz", tmp_path / "real" / "somebody.nii.gz")
+    frame = image_set.Frame("CT", None, LIMITS)
+    sets = [image_set.read_set(r, folders / r, frame) for r in ("training", "validation", "perfect")]
+    with pytest.raises(BadInput, match=r"'somebody\.nii\.gz' of the real set holds the same image as 'training0"):
+        memorisation.check_sets(*sets, image_set.read_set("real", tmp_path / "real", frame))
+
+
+def test_two_volumes_are_laid_on_each_other():
+    """Moved by whole voxels of the search and mirrored: the search finds the way back."""
+    big = vessels(50, 44)
+    space = registered.voxel_space((32, 32, 32), LIMITS)
+    assert space.step == 1
+    image = big[6:38, 6:38, 6:38]
+    for flips, move in (((0, 0, 0), (0, 0, 0)), ((1, 0, 0), (2, -3, 1)), ((1, 1, 1), (-4, 0, 3))):
+        other = big[tuple(slice(6 + m, 38 + m) for m in move)]
+        other = np.flip(other, [a for a in range(3) if flips[a]])
+        found = registered.align(image, other, space)
+        assert found.correlation > 0.95
+        inner = (slice(6, 26),) * 3
+        np.testing.assert_array_equal(registered.laid_on(other, found, space)[inner], image[inner])
+
+
+def test_a_damaged_cache_of_distances_is_measured_again(tmp_path):
+    store = registered.DistanceCache(tmp_path, ["key"])
+    assert store.row("a", lambda: np.arange(3.0)).tolist() == [0, 1, 2]
+    store.save()
+    again = registered.DistanceCache(tmp_path, ["key"])
+    assert again.row("a", lambda: pytest.fail("measured")).tolist() == [0, 1, 2]
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:50])
+    assert registered.DistanceCache(tmp_path, ["key"]).row("a", lambda: np.ones(2)).tolist() == [1, 1]
+    assert registered.DistanceCache(tmp_path, ["other"]).row("a", lambda: np.zeros(1)).tolist() == [0]
+
+
+@pytest.mark.parametrize("kind", copies.CONTROLS)
+def test_planted_copies_stay_in_their_range_and_are_reproducible(kind):
+    images = [vessels(n) for n in range(3)]
+    one, again = (copies.planted(images, kind, LIMITS, 1) for _ in range(2))
+    for a, b, image in zip(one, again, images):
+        np.testing.assert_array_equal(a, b)
+        assert a.shape == image.shape and a.min() >= LIMITS[0] and a.max() <= LIMITS[1]
+        assert (kind == "exact") == bool(np.array_equal(a, image))
+
+
+def test_volumes_without_detail_have_none():
+    images = [vessels(n) for n in range(24)]
+    detail = lambda v: float(np.abs(np.diff(v, axis=0)).mean())  # noqa: E731
+    for made in (copies.mean_images(images, 0), copies.smoothed(images)):
+        assert all(detail(m) < 0.4 * detail(images[0]) for m in made)
+    assert all(len(np.unique(c)) <= copies.CARTOON_CLASSES for c in copies.cartoons(images, images, 0))
+
+
+def test_fresh_lung_nodules_are_flagged_no_more_often_than_they_may(shared_data):
+    """LIDC, split by patient as the shipped model's, in voxel space: 5 % lie in the exact interval, and copies are
+    found."""
+    from SynthDiffusionLib.evaluation.sets.thresholds import clopper_pearson
+    from SynthDiffusionLib.models import load_package
+    from SynthDiffusionLib.volumes import read_volume
+
+    split = load_package("lung-nodule-ct", verify=False).spec.training.split
+    images = shared_data / "lidc_nodules_51" / "images"
+
+    def volumes(part: str) -> list[np.ndarray]:
+        return [np.clip(read_volume(images / f"{n}.nii.gz").array, *LIMITS).astype(np.float32) for n in split[part]]
+
+    training = volumes("train")
+    space = registered.voxel_space((51, 51, 51), LIMITS)
+    gallery = registered.gallery_of({str(n): v for n, v in enumerate(training)}, space)
+
+    def nearest(images: list[np.ndarray], apart: bool = False) -> np.ndarray:
+        reduced = [space.reduced(v) for v in images]
+        found = np.stack([registered.distances(v, [n // 2 for n in v.shape], gallery) for v in reduced])
+        if apart:
+            np.fill_diagonal(found, np.inf)
+        return found.min(1)
+
+    limit = threshold_of(nearest(volumes("validation")), nearest(training, apart=True))
+    fresh = nearest(volumes("test"))
+    low, high = clopper_pearson(int((fresh < limit.value).sum()), len(fresh))
+    assert limit.exists and limit.patients == 87 and low <= 0.05 <= high
+    planted = copies.planted(training[:6], "all_three", LIMITS, 0)
+    assert (nearest(planted) < 0.2 * limit.value).all()
