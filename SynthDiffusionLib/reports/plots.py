@@ -137,6 +137,8 @@ def _intervals(figure: Figure, plot: Mapping[str, Any]) -> None:
         axes.plot([], [], mark, color=colour, ms=5, label=short(group))
     axes.set_yticks(range(len(rows)), [short(row["name"]) for row in reversed(rows)])
     axes.set(xlabel=plot["label"], ylim=(-0.6, len(rows) - 0.4))
+    if plot.get("scale") == "symlog":  # values of several orders of magnitude, some of them below 0
+        _several_orders(axes, [row[k] for row in rows for k in ("value", "low", "high") if row.get(k) is not None])
     title(axes, plot)
     if groups or lines:
         legend_below(figure, axes)
@@ -200,8 +202,17 @@ def _times(figure: Figure, plot: Mapping[str, Any]) -> None:
     _legend(axes, len(readers))
 
 
+def _several_orders(axes: Axes, values: Sequence[float]) -> None:
+    """Logarithmic but for the part round 0, which is linear, where the values need it."""
+    sizes = np.sort(np.abs(values))
+    if len(sizes) and sizes[-1] > 30 * max(np.median(sizes), 1e-12):
+        linear = 10.0 ** np.floor(np.log10(max(np.median(sizes), 1e-9)))
+        axes.set_xscale("symlog", linthresh=linear)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
 def _name(row: Mapping[str, Any]) -> str:
-    return str(row["label"] if "label" in row else row["reader"])
+    return str(next(row[key] for key in ("label", "reader", "name") if key in row))
 
 
 def _said(row: Mapping[str, Any]) -> str:
