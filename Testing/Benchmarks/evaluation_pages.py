@@ -27,12 +27,15 @@ def block(result: Mapping[str, Any]) -> list[str]:
     with_versions = ", ".join(f"{n} {v}" for n, v in libraries.items() if n in ("torch", "monai", "numpy", "scipy"))
     lines = [f"`{result['command']}` ({result['seconds']:.0f} s; {with_versions})", ""]
     for section in result["sections"]:
-        lines += [f"- {sentence}" for sentence in section["sentences"]]
+        if section["label"] != "data":
+            lines += [f"- {sentence}" for sentence in section["sentences"]]
         for table in section["tables"]:
             if 0 < len(table["rows"]) <= MOST_ROWS:
                 lines += ["", f"{table['title']}:", "", *markdown(table)]
         lines.append("")
-    return lines
+    while lines[-1:] == [""]:
+        lines.pop()
+    return [*lines, ""]
 
 
 def markdown(table: Mapping[str, Any]) -> Iterator[str]:

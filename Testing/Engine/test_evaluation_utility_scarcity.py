@@ -94,7 +94,7 @@ def test_empty_masks_are_counted_and_drawn_again(experiment, tmp_path, monkeypat
         make_jointly(package, data, 2, 1, tmp_path / "pairs", sampling)
 
 
-def scored(arms, parts, patients=6, networks=2, gains=None):
+def scored(arms, parts, patients=20, networks=2, gains=None):
     rng = np.random.default_rng(0)
     base = rng.uniform(0.4, 0.7, patients)
 

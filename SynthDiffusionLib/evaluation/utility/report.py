@@ -14,6 +14,7 @@ from SynthDiffusionLib.evaluation.utility.networks import Recipe
 from SynthDiffusionLib.evaluation.utility.pairs import Data
 from SynthDiffusionLib.reports.sections import Section, Table, columns, with_holm
 
+LEVEL = 0.05
 KHADRA = "Khadra and Türkbey, arXiv:2410.12542 (abstract and figures; the paper's numbers were not at hand)"
 KEBAILI = "Kebaili et al., ISBI 2024, arXiv:2406.05421"
 LSDM = "Tang, Seyam and Yang, Med-LSDM, arXiv:2507.00206"
@@ -25,6 +26,7 @@ DEFINITIONS = {
     "was trained on is drawn anew only where there are several folds",
     "p": "Wilcoxon's signed-rank test of the patients' differences, each a mean over the arm's networks: of these "
     "networks, over patients. Holm's correction over the tests of one table",
+    "clear": "a difference whose interval leaves out 0 and whose corrected P is below 0.05; all others are not clear",
     "better, worse": "patients whose mean Dice is higher or lower than with the arm that it is compared with",
     "equal": "every network of every arm is trained with as many optimiser steps, crops and the same first weights "
     "(those of its seed), and its last weights are tested: nothing is chosen on validation or test cases",
@@ -261,7 +263,7 @@ def _gap(data: Data, settings: gap.Settings, found: Mapping[str, Any]) -> list[S
     shown = {r["set"]: r for r in rows[: len(gap.SETS)]}
     made, real = shown["synthetic"], shown[gap.REAL]
     best = max((shown["cartoons"], shown["unrelated"]), key=lambda r: r["dice"])
-    clearly = made["d_high"] < 0 or made["d_low"] > 0
+    clearly = _side({"low": made["d_low"], "high": made["d_high"], "p_holm": made["p_holm"]})
     sentences = (
         f"Networks that were trained on real images reach a Dice of {made['dice']:.3f} [{made['low']:.3f}, "
         f"{made['high']:.3f}] on synthetic images and {real['dice']:.3f} on the real images of the same masks: "
@@ -345,30 +347,24 @@ def _signed(test: Mapping[str, Any]) -> str:
     return f"{test['difference']:+.3f} [{test['low']:+.3f}, {test['high']:+.3f}]"
 
 
+def _side(test: Mapping[str, Any]) -> int:
+    """1 or -1 where a difference is clear: its interval leaves out 0, and P is below 0.05 after Holm's correction."""
+    if test["p_holm"] is None or test["p_holm"] >= LEVEL:
+        return 0
+    return int(test["low"] > 0) - int(test["high"] < 0)
+
+
 def _gain(what: str, test: Mapping[str, Any]) -> str:
     """A sentence: clearly raised, clearly lowered, or not clear."""
-    if test["low"] > 0:
-        word = "raises the Dice"
-    elif test["high"] < 0:
-        word = "lowers the Dice"
-    else:
-        word = "does not clearly change the Dice"
-    return f"{what} {word}: {_signed(test)}, {test['better']} patients better, {test['worse']} worse."
+    words = {1: "raises the Dice", -1: "lowers the Dice", 0: "does not clearly change the Dice"}
+    return f"{what} {words[_side(test)]}: {_signed(test)}, {test['better']} patients better, {test['worse']} worse."
 
 
 def _versus(what: str, test: Mapping[str, Any]) -> str:
-    if test["low"] > 0:
-        word = "clearly more than"
-    elif test["high"] < 0:
-        word = "clearly less than"
-    else:
-        word = "not clearly other than"
-    return f"That is {word} {what} do: {_signed(test)}."
+    words = {1: "clearly more than", -1: "clearly less than", 0: "not clearly other than"}
+    return f"That is {words[_side(test)]} {what} do: {_signed(test)}."
 
 
 def _clear(test: Mapping[str, Any], one: str = "synthetic", other: str = "real") -> str:
-    if test["low"] > 0:
-        return f"The difference ({one} minus {other}) is clear: {_signed(test)}."
-    if test["high"] < 0:
-        return f"The difference ({one} minus {other}) is clear: {_signed(test)}."
-    return f"The difference ({one} minus {other}) is not clear: {_signed(test)}."
+    word = "clear" if _side(test) else "not clear"
+    return f"The difference ({one} minus {other}) is {word}: {_signed(test)}."
