@@ -57,7 +57,7 @@ def add_segmenter_options(parser: argparse.ArgumentParser) -> None:
 def use_known_classes(args: argparse.Namespace) -> None:
     """Takes the names of classes from the `dataset.json` of a prepared data set, where none are given."""
     if args.classes is None:
-        for folder in (args.real_labels, args.synthetic_labels):
+        for folder in (args.real_labels, args.synthetic_labels, args.training_labels):
             classes = _description(folder).get("classes", {})
             if classes and not any("," in name or "=" in name for name in classes):
                 args.classes = ",".join(f"{value}={name}" for name, value in classes.items())
@@ -130,7 +130,7 @@ def make_segmenter(
         raise BadInput(f"--segmenter-values does not go with {kind}, which finds the classes by name", "Leave it out.")
     classes = {v: name for s in measured for v, name in s.classes.items()}
     values = list(mapped or classes)
-    if not values:
+    if not values and kind not in ("package", "train"):  # those know their own
         raise BadInput(
             "Nothing says which classes the segmenter finds", "Give label maps, or --classes 1=liver,2=spleen."
         )
@@ -140,7 +140,7 @@ def make_segmenter(
         shared = _seen_by_package(args, made.trained_on, measured)
         return made, [], shared
     elif kind == "command":
-        made = programs.command_segmenter(rest, values, args.segmenter_timeout)
+        made = programs.command_segmenter(rest, values, args.segmenter_timeout, others_dropped=bool(mapped))
     elif kind == "totalsegmentator":
         made = programs.totalsegmentator(rest, values, frame.modality, args.segmenter_timeout)
     elif kind == "nnunet":
@@ -213,7 +213,7 @@ def _trained(
     check_comparable(measured[0], training)
     steps = trained.STEPS if args.segmenter_steps is None else args.segmenter_steps
     recipe = trained.recipe_for(training, steps, args.seed)
-    wanted = only_values(args, measured) or values
+    wanted = only_values(args, measured) or values or list(training.classes)
     made = trained.TrainedSegmenter(training, wanted, recipe, args.out / "cache", on_event)
     return made, [training], shared
 

@@ -52,10 +52,11 @@ def measure(args: argparse.Namespace, on_event: Event) -> Measured:
     real, synthetic = sets[0], sets[1] if len(sets) > 1 else None
     whole = _whole(args, frame, sets)
     only = only_values(args, sets)
-    found, failures, more, shared, name, told = None, [], [], 0, None, {}
+    found, failures, more, shared, name, told, names = None, [], [], 0, None, {}, {}
     if args.segmenter is not None:
         segmenter, more, shared = make_segmenter(args, frame, sets, on_event)
         name, told = segmenter.name, segmenters.described(segmenter)
+        names = getattr(segmenter, "names", {}) | {v: n for s in more for v, n in s.classes.items()}
         found = {}
         for one in sets:
             found[one.role], failed = segmenters.segment_set(one, segmenter, args.out / "cache", on_event)
@@ -68,6 +69,7 @@ def measure(args: argparse.Namespace, on_event: Event) -> Measured:
         failures,
         whole,
         only=only,
+        names=names,
         permutations=permutations,
         seed=args.seed,
         on_event=on_event,

@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the table")
     parser.add_argument("--patients", type=int, default=30, help="of either set (default 30)")
     parser.add_argument("--every", type=int, default=2, help="take every so many voxels along each axis (default 2)")
+    parser.add_argument("--permutations", type=int, default=4999, help="of every test (default 4999)")
     parser.add_argument("--write", action="store_true", help="write label maps of a liver that is 20 %% larger, too")
     args = parser.parse_args()
     with (args.data / "label_names_total.csv").open() as stream:
@@ -114,20 +115,20 @@ def main() -> None:
                 there = {int(v) for v in np.unique(labels)}
                 spine = [v for v, n in names.items() if n.startswith("vertebrae") and v in there]
                 whole = Whole("classes", tuple(spine))
-            found = measure_sets(real, synthetic, None, [], whole, seed=2026, on_event=line)
+            found = measure_sets(
+                real, synthetic, None, [], whole, permutations=args.permutations, seed=2026, on_event=line
+            )
             called = [found.names[r["value"]] for r in found.rows if r.get("differs")]
             tested = sum(r.get("p") is not None for r in found.rows)
             change = "nothing" if name is None else f"{name} x {factor:g}"
-            rows.append(
-                {"change": change, "of": of, "compared": tested, "called": len(called), "which": " ".join(called)}
-            )
+            row = {"change": change, "of": of, "compared": tested, "called": len(called), "which": " ".join(called)}
+            rows.append(row)
+            print(f"| {change} | {of} | {tested} | {len(called)} | {row['which'][:200] or '-'} |", flush=True)
     line.close()
     with (args.out / "table.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    for row in rows:
-        print(f"| {row['change']} | {row['of']} | {row['compared']} | {row['called']} | {row['which'][:200] or '-'} |")
 
 
 if __name__ == "__main__":

@@ -324,6 +324,21 @@ def test_the_command_writes_a_report(folders, capsys):
     assert "3 real patients and 3 synthetic ones" in printed and "found in the images by the program" in printed
 
 
+def test_a_package_needs_no_masks_to_find_regions(folders, capsys):
+    options = {k: v for k, v in folders.items() if k not in ("--real-labels", "--synthetic-labels", "--classes")}
+    options |= {"--segmenter": "package:lung-nodule-ct", "--of": "body"}
+    code = main(arguments("volumes", options))
+    told = capsys.readouterr()  # it finds no nodule in these boxes, or one somewhere: both are answers
+    assert (code == 0 and "nodule" in told.out) or (code == 2 and "No volume has any of the regions" in told.err)
+
+
+def test_values_that_are_not_mapped_are_left_out(folders, capsys):
+    options = folders | {"--segmenter-values": "2=2"}
+    assert main(arguments("adherence", options)) == 0
+    out = capsys.readouterr().out
+    assert "spleen: Dice 1.00" in out and "does not know them: liver" in out
+
+
 def test_patients_of_a_packages_training_are_refused(folders, capsys, monkeypatch):
     from SynthDiffusionLib.models import load_package
 

@@ -139,6 +139,12 @@ def test_one_result_alone_needs_no_comparison_of_sets(tmp_path):
     assert overview["notes"] == [] and summary_notes(overview)[0] == "No file of the sets was left out."
 
 
+def test_a_set_that_was_compared_with_itself(tmp_path):
+    path = examples.write_json(tmp_path, "fidelity", real="a", synthetic="a")
+    told = "Fidelity: the real and the synthetic volumes are the very same files."
+    assert combine(find_results([path]))["notes"] == [told] and told in show(path).sentences
+
+
 def test_a_result_without_an_answer():
     assert first_sentence({"sections": [{"label": "data", "sentences": ["x"]}, {"label": "a", "sentences": []}]}) == "x"
     assert first_sentence({"sections": []}) == ""

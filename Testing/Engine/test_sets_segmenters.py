@@ -278,10 +278,10 @@ def test_values_of_a_segmenter_are_mapped():
 def test_a_mapping_does_not_change_what_is_in_the_cache(tmp_path):
     volume = [("a", Volume(IMAGE.image, AFFINE, "HU"))]
     plain = Thresholds()
-    segment_images("x", volume, plain, tmp_path)
-    (found,), _ = segment_images("x", volume, segmenters.MappedSegmenter(plain, {2: 1}), tmp_path)
+    segment_images("x", volume, 1, plain, tmp_path)
+    (found,), _ = segment_images("x", volume, 1, segmenters.MappedSegmenter(plain, {2: 1}), tmp_path)
     assert plain.calls == 1 and np.array_equal(found.mask(1), IMAGE.labels == 2)
-    (found,), _ = segment_images("x", volume, plain, tmp_path)
+    (found,), _ = segment_images("x", volume, 1, plain, tmp_path)
     assert np.array_equal(found.mask(2), IMAGE.labels == 2)
 
 

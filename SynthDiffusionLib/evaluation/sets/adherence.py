@@ -6,7 +6,7 @@ no model. Figures are per class and patient; what is missing or failed is counte
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -150,20 +150,17 @@ def score_sets(
     add("other_patient", masks, others)
     knowledge = cartoons.real_knowledge(real, sorted(drawn))
     limits = real.frame.intensity_range
-    painted: dict[str, list[np.ndarray | None]] = {
-        "means_noise": [cartoons.class_means(c, knowledge, limits, seed + i) for i, c in enumerate(masks)],
-        "blobs": [cartoons.blobs(c, knowledge, limits) for c in masks],
-        "painted_real": [
-            None if n is None else cartoons.painted_real(c, real.cases[n].image, known, knowledge, limits)
-            for n, c in zip(given, masks)
-        ],
+    painters: dict[str, Callable[[int, SetCase], np.ndarray]] = {
+        "means_noise": lambda i, c: cartoons.class_means(c, knowledge, limits, seed + i),
+        "blobs": lambda i, c: cartoons.blobs(c, knowledge, limits),
+        "painted_real": lambda i, c: cartoons.painted_real(c, real.cases[given[i]].image, known, knowledge, limits),
     }
-    for row, images in painted.items():
-        there = [(c, image) for c, image in zip(masks, images) if image is not None]
-        volumes = [(c.name, image_of(image, c.affine, real.frame)) for c, image in there]
-        found, failed = segment_images(ROWS[row], volumes, segmenter, cache, on_event)
+    for row, paint in painters.items():
+        there = [(i, c) for i, c in enumerate(masks) if row != "painted_real" or given[i] is not None]
+        volumes = ((c.name, image_of(paint(i, c), c.affine, real.frame)) for i, c in there)
+        found, failed = segment_images(ROWS[row], volumes, len(there), segmenter, cache, on_event)
         scores.failures += failed
-        add(row, [c for c, _ in there], found)
+        add(row, [c for _, c in there], found)
     return scores
 
 

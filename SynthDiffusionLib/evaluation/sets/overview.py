@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -315,15 +316,19 @@ def _sets_section(found: Found, names: Sequence[str]) -> dict[str, Any]:
         tuple(rows),
         "The same letter stands for the very same files.",
     )  # fmt: skip
-    section = Section("sets", "What was measured on what?", "data", tuple(_notes(found, names)), (table,))
-    return section.to_json()
+    return Section("sets", "What was measured on what?", "data", tables=(table,)).to_json()
 
 
 def _notes(found: Found, names: Sequence[str]) -> list[str]:
     """Whether the results are about the same volumes, read in the same way; in sentences."""
+    notes = [
+        f"{name}: the {one['role']} and the {other['role']} volumes are the very same files."
+        for name, (_, result) in zip(names, found.results, strict=True)
+        for one, other in combinations(result["sets"], 2)
+        if one["sha256"] == other["sha256"]
+    ]
     if len(found.results) < 2:
-        return []
-    notes: list[str] = []
+        return notes
     roles = list(dict.fromkeys(s["role"] for _, result in found.results for s in result["sets"]))
     agreed = []
     for role in roles:

@@ -124,7 +124,9 @@ class ProgramSegmenter:
         return array
 
 
-def command_segmenter(text: str, values: Sequence[int] | None, timeout_s: float = TIMEOUT_S) -> ProgramSegmenter:
+def command_segmenter(
+    text: str, values: Sequence[int] | None, timeout_s: float = TIMEOUT_S, *, others_dropped: bool = False
+) -> ProgramSegmenter:
     """`command:PROGRAM ARGUMENTS`; quotes hold arguments with blanks together, and nothing else is special.
 
     Raises:
@@ -137,7 +139,8 @@ def command_segmenter(text: str, values: Sequence[int] | None, timeout_s: float 
                 f"The command '{shortened(text)}' has no {placeholder}",
                 'Give --segmenter "command:PROGRAM {input} {output}"; both are replaced by paths.',
             )
-    return ProgramSegmenter(f"the program {Path(arguments[0]).name}", arguments, values, timeout_s)
+    name = f"the program {Path(arguments[0]).name}"
+    return ProgramSegmenter(name, arguments, values, timeout_s, others_dropped=others_dropped)
 
 
 def totalsegmentator(task: str, values: Sequence[int], modality: str, timeout_s: float = TIMEOUT_S) -> ProgramSegmenter:

@@ -138,6 +138,8 @@ def compare(
     one, two = sorted(set(first) - set(both)), sorted(set(second) - set(both))
     names = [*both, *one]
     pooled = np.array([first[p] for p in names] + [second[p] for p in (*both, *two)], np.float64)
+    if np.ptp(pooled) == 0:
+        return Distance(0.0, 0.0, 0.0, 1.0, 1.0, 1.0)
     n, pairs = len(names), len(both)
     observed = np.zeros((1, len(pooled)), bool)
     observed[:, :n] = True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -81,7 +81,7 @@ class PackageSegmenter:
         text: ID or folder of the package.
         frame: of the images that it will be given.
         classes: names of the label values of the masks; a class that the segmenter names the same has that value,
-            otherwise the one of the model's label scheme.
+            otherwise the one of the model's label scheme. Empty where nothing is known of them.
 
     Raises:
         BadInput: it has no segmenter, is of another modality, or finds none of the classes.
@@ -108,7 +108,8 @@ class PackageSegmenter:
         of_scheme = {c.name: c.value for c in spec.label_scheme.condition_classes}
         by_name = {name.lower(): value for value, name in classes.items()}
         found = {t: by_name.get(t.lower(), of_scheme[t]) for t in targets}
-        if not set(found.values()) & set(classes):
+        self.names = {value: target for target, value in found.items()}
+        if classes and not set(self.names) & set(classes):
             raise BadInput(
                 f"The segmenter of '{spec.id}' finds {', '.join(targets)}, of which the masks have nothing",
                 "Name the classes of the masks with --classes, or use another segmenter.",
@@ -194,7 +195,8 @@ def image_of(image: np.ndarray, affine: np.ndarray, frame: Frame) -> Volume:
 
 def segment_images(
     row: str,
-    images: Sequence[tuple[str, Volume]],
+    images: Iterable[tuple[str, Volume]],
+    total: int,
     segmenter: Segmenter,
     cache: Path,
     on_event: Event = lambda event: None,
@@ -203,7 +205,8 @@ def segment_images(
 
     Args:
         row: what they are, for progress and failures.
-        images: name of the case, and volume.
+        images: name of the case, and volume; one at a time.
+        total: their number.
         segmenter: see `Segmenter`.
         cache: folder; made if missing.
 
@@ -216,7 +219,7 @@ def segment_images(
     found: list[Segmented | None] = []
     failures: list[Failure] = []
     for number, (case, image) in enumerate(images):
-        on_event({"event": "progress", "stage": f"segmenting {row}", "step": number, "total": len(images)})
+        on_event({"event": "progress", "stage": f"segmenting {row}", "step": number, "total": total})
         path = cache / f"{_key(image, segmenter.identity)}.npz"
         layers = _stored(path, image.shape)
         if layers is None:
@@ -234,7 +237,7 @@ def segment_images(
         if isinstance(segmenter, MappedSegmenter):
             layers = tuple(segmenter.mapped(layer) for layer in layers)
         found.append(Segmented(layers))
-    if images and len(failures) == len(images):
+    if found and len(failures) == len(found):
         raise _all_failed(segmenter, failures)
     return found, failures
 
@@ -243,8 +246,8 @@ def segment_set(
     whole: ImageSet, segmenter: Segmenter, cache: Path, on_event: Event = lambda event: None
 ) -> tuple[list[Segmented | None], list[Failure]]:
     """`segment_images` of all cases of a set."""
-    images = [(c.name, image_of(c.image, c.affine, whole.frame)) for c in whole.cases]
-    return segment_images(f"{whole.role} images", images, segmenter, cache, on_event)
+    images = ((c.name, image_of(c.image, c.affine, whole.frame)) for c in whole.cases)
+    return segment_images(f"{whole.role} images", images, len(whole.cases), segmenter, cache, on_event)
 
 
 def described(segmenter: Segmenter) -> dict[str, Any]:

@@ -166,6 +166,7 @@ def measure_sets(
     whole: Whole,
     *,
     only: Sequence[int] | None = None,
+    names: Mapping[int, str] | None = None,
     permutations: int = regional.PERMUTATIONS,
     seed: int,
     on_event: Event = lambda event: None,
@@ -179,6 +180,7 @@ def measure_sets(
         failures: of the segmenter.
         whole: what shares are of.
         only: regions to measure; all that occur when None.
+        names: of values for which the sets have none: a segmenter's.
         permutations: of every test.
         seed: of what is drawn.
 
@@ -194,7 +196,7 @@ def measure_sets(
     values = tuple(v for v in (there if only is None else only) if v in there)
     if not values:
         raise BadInput("No volume has any of the regions", "Give label maps that have something in them.")
-    names = {v: name for s in sets for v, name in s.classes.items()}
+    names = {**(names or {}), **{v: name for s in sets for v, name in s.classes.items()}}
     names = {v: names.get(v, f"class {v}") for v in (*there, *whole.values)}
     if len(there) == 1 and whole.kind != "body":
         raise BadInput(
