@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 REAL = "real"
 ARMS = {
     REAL: "real images",
-    "synthetic": "synthetic images of the same masks, no real ones",
-    "real-synthetic": "real images and those synthetic ones",
-    "real-targeted": "real images and synthetic ones of the worst validation masks",
-    "real-untargeted": "real images and as many synthetic ones of other validation masks",
-    "real-cartoons": "real images and as many cartoons of the worst validation masks",
-    "cartoons": "cartoons of the training masks, no real images",
-    "real-worst": "real images and the real ones of the worst validation cases",
+    "synthetic": "synthetic only, same masks",
+    "real-synthetic": "real + synthetic, same masks",
+    "real-targeted": "real + synthetic of worst masks",
+    "real-untargeted": "real + synthetic of other masks",
+    "real-cartoons": "real + cartoons of worst masks",
+    "cartoons": "cartoons only, same masks",
+    "real-worst": "real + real images of worst cases",
 }
 CONTROLS = {"synthetic": "cartoons", "real-targeted": "real-cartoons"}
 FIRST_SEED = {"train": 10_000, "worst": 20_000, "others": 30_000}  # of synthetic volumes

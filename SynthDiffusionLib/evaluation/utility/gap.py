@@ -26,7 +26,7 @@ SETS = {
     REAL: "real test images",
     "synthetic": "synthetic images of the same masks",
     "cartoons": "cartoons of the same masks",
-    "unrelated": "real images of other patients, under the same masks",
+    "unrelated": "real images of other patients, same masks",
 }
 FIRST_SEED = 50_000
 

@@ -21,9 +21,9 @@ from SynthDiffusionLib.evaluation.utility.synthesis import Sampling, make_jointl
 REAL = "real"
 ARMS = {
     REAL: "real images",
-    "real-synthetic": "real images and synthetic pairs",
-    "real-cartoons": "real images and cartoons of the same masks",
-    "synthetic": "synthetic pairs alone",
+    "real-synthetic": "real + synthetic pairs",
+    "real-cartoons": "real + cartoons, same masks",
+    "synthetic": "synthetic pairs only",
 }
 FIRST_SEED = 40_000
 
