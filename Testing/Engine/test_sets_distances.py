@@ -79,6 +79,21 @@ def test_kernel_distance_agrees_with_monai():
     assert d.mmd2(x, y, lambda a, b: a @ b.T) == pytest.approx(theirs, rel=1e-9)
 
 
+def test_energy_distance_agrees_with_scipys_on_a_line():
+    """SciPy's is the root of the statistic in which a volume is a pair with itself."""
+    from scipy.stats import energy_distance
+
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(0, 1, (30, 1)), rng.normal(0.4, 2, (45, 1))
+    within = [np.abs(a - a.T).sum() / (len(a) * (len(a) - 1)) for a in (x, y)]
+    with_itself = d.mmd2(x, y, d.energy_kernel) + within[0] / 30 + within[1] / 45
+    assert energy_distance(x[:, 0], y[:, 0]) ** 2 == pytest.approx(with_itself, rel=1e-9)
+    # Of D copies of one feature it is the same.
+    assert d.mmd2(np.repeat(x, 7, 1), np.repeat(y, 7, 1), d.energy_kernel) == pytest.approx(
+        d.mmd2(x, y, d.energy_kernel), rel=1e-9
+    )
+
+
 def test_gaussian_kernel_agrees_with_the_other_implementation():
     from SynthDiffusionLib.evaluation import statistics
 

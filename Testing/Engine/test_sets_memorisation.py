@@ -294,8 +294,8 @@ def test_planted_copies_stay_in_their_range_and_are_reproducible(kind):
 def test_volumes_without_detail_have_none():
     images = [vessels(n) for n in range(24)]
     detail = lambda v: float(np.abs(np.diff(v, axis=0)).mean())  # noqa: E731
-    for made in (copies.mean_images(images, 0), copies.smoothed(images)):
-        assert all(detail(m) < 0.4 * detail(images[0]) for m in made)
+    for made, most in ((copies.mean_images(images, 0), 0.8), (copies.smoothed(images), 0.4)):
+        assert all(detail(m) < most * detail(images[0]) for m in made)
     assert all(len(np.unique(c)) <= copies.CARTOON_CLASSES for c in copies.cartoons(images, images, 0))
 
 
@@ -328,4 +328,4 @@ def test_fresh_lung_nodules_are_flagged_no_more_often_than_they_may(shared_data)
     low, high = clopper_pearson(int((fresh < limit.value).sum()), len(fresh))
     assert limit.exists and limit.patients == 87 and low <= 0.05 <= high
     planted = copies.planted(training[:6], "all_three", LIMITS, 0)
-    assert (nearest(planted) < 0.2 * limit.value).all()
+    assert (nearest(planted) < limit.value).all()

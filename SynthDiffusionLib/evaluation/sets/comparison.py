@@ -87,8 +87,9 @@ def compare(view: View, row: SetFeatures, floor: bool = True) -> dict[str, dict[
 
     Returns:
         part to {"volumes", "rows", "patients", "real_volumes", "real_rows", "features", "polynomial", "gaussian",
-        "frechet"}. A distance is {"value", "low", "high", "at", "floor": {"mean", "low", "high"}, "numbers"}: of all
-        volumes with its interval, and of parts, beside parts of the real set of the same numbers.
+        "frechet"}. A distance is {"value", "low", "high", "at", "at_low", "at_high", "floor": {"mean", "low",
+        "high"}, "numbers"}: of all volumes with its interval, and of parts with what 95 % of the draws give, beside
+        parts of the real set of the same numbers.
     """
     number = resampling.PARTS if floor else max(1, resampling.PARTS // DRAWS_WITHOUT_FLOOR)
     cut = resampling.splits(view.features.patients, row.patients, number, view.seed)
@@ -160,6 +161,8 @@ def _distance(estimate: Estimate, at: Sequence[float], floor: Sequence[float], c
     inner = resampling.spread(at)
     return estimate.to_json() | {
         "at": inner["mean"] if inner else None,
+        "at_low": inner["low"] if inner else None,
+        "at_high": inner["high"] if inner else None,
         "floor": resampling.spread(floor),
         "numbers": [len(cut[0].one), len(cut[0].other)] if cut else None,
     }

@@ -2,7 +2,7 @@
 
 `measure_fidelity_sets` measures, `fidelity_sections` writes down. Every row is set against the same real set in the
 same features: the synthetic set, a second real set (`--reference`) where there is one, and the no-skill sets of
-`cartoons`.
+`no_skill_sets`.
 """
 
 from __future__ import annotations

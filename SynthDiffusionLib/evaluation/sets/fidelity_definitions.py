@@ -29,7 +29,8 @@ DEFINITIONS = {
     "Interval: 200 parts of the patients, drawn without repetition (delete-d jackknife, Shao and Wu 1989)",
     "floor": "what real volumes differ by among themselves: the real set is cut at random into two parts of different "
     "patients, 200 times (classifier: 20 times). The first part holds half of the patients; the second as many as half "
-    "of the synthetic set has. 'At these numbers' is the first part against as many synthetic volumes (ours)",
+    "of the synthetic set has. 'At equal numbers' is the first part against as many synthetic volumes, one a patient "
+    "(ours)",
     "precision": "share of synthetic volumes that lie in the real cloud (within the distance of some real volume to "
     "its k-th nearest neighbour; Kynkäänniemi et al. 2019, arXiv:1904.06991)",
     "recall": "share of real volumes that lie in the synthetic cloud (the same paper)",

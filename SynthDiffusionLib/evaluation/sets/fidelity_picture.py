@@ -11,14 +11,14 @@ import numpy as np
 if TYPE_CHECKING:
     from SynthDiffusionLib.evaluation.sets.fidelity import Fidelity
 
-TILE, GAP, HEADING, NAME = 128, 6, 18, 16
+TILE, GAP, HEADING, NAME = 144, 6, 20, 18
 COLUMNS = 6
 SHORT = {"blurred": "blurred", "noisy": "noisy", "shuffled": "shuffled", "mean": "mean + noise"}
 
 
 def examples(found: Fidelity) -> str:
     """A PNG, base64: up to six real volumes, up to six synthetic ones, and what the no-skill sets are made of."""
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, ImageFont
 
     values = np.concatenate([c.image.ravel()[:: max(1, c.image.size // 20_000)] for c in found.real.cases])
     limits = tuple(float(v) for v in np.percentile(values, (0.5, 99.5)))
@@ -33,14 +33,15 @@ def examples(found: Fidelity) -> str:
     height = GAP + len(rows) * (HEADING + TILE + NAME + GAP)
     picture = Image.new("L", (width, height), 255)
     draw = ImageDraw.Draw(picture)
+    large, small = (ImageFont.load_default(size) for size in (14, 11))
     y = GAP
     for title, cells in rows:
-        draw.text((GAP, y), title, fill=0)
+        draw.text((GAP, y), title, fill=0, font=large)
         y += HEADING
         for column, (name, image, size) in enumerate(cells):
             x = GAP + column * (TILE + GAP)
             picture.paste(_tile(image, size, limits), (x, y))
-            draw.text((x, y + TILE + 2), _short(name), fill=70)
+            draw.text((x, y + TILE + 2), _short(name), fill=50, font=small)
         y += TILE + NAME + GAP
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True)

@@ -40,7 +40,7 @@ def verdict(own: Mapping[str, Any], what: str) -> str:
     )
     text += "the draws: "
     if at <= floor["high"]:
-        return f"{text}no more than real volumes differ among themselves."
+        return f"{text}no more than real volumes differ among themselves, as far as these numbers show."
     if floor["high"] > 0 and at >= 2 * floor["high"]:
         return f"{text}{at / floor['high']:.1f} times that limit."
     return f"{text}beyond that limit."
@@ -60,35 +60,44 @@ def _beside(found: Fidelity, table: Mapping[str, Mapping[str, Any]], key: str, l
     return f"{text} The synthetic set does better than all of them."
 
 
-def _best(found: Fidelity, table: Mapping[str, Mapping[str, Any]], key: str, lower: bool = True) -> dict[str, Any]:
-    others = {n: table[n][key]["value"] for n in _no_skill(found) if table[n][key]["value"] is not None}
+def _best(
+    found: Fidelity, table: Mapping[str, Mapping[str, Any]], key: str, lower: bool = True, of: str = "value"
+) -> dict[str, Any]:
+    others = {n: table[n][key][of] for n in _no_skill(found) if table[n][key].get(of) is not None}
     if not others:
         return {}
     name = (min if lower else max)(others, key=lambda n: others[n])
     return {"cartoon": others[name], "cartoon_name": found.labels[name]}
 
 
-def _headline(found: Fidelity, measure: str, own: Mapping[str, Any], table, key: str, better: str) -> dict[str, Any]:
+def _headline(found: Fidelity, measure: str, table, key: str, better: str, biased: bool = False) -> dict[str, Any]:
+    """Args: biased: the figure depends on the numbers, so that it is shown at those of the real parts, if there are."""
+    own = table[SYNTHETIC][key]
     floor = own.get("floor")
+    at = biased and floor
+    row = "synthetic against real"
+    if at:
+        row += ", {} and {} volumes".format(*own["numbers"])
+    value, low, high = ("at", "at_low", "at_high") if at else ("value", "low", "high")
     return {
         "measure": measure,
-        "row": "synthetic against real",
-        "value": own["value"],
-        "low": own.get("low"),
-        "high": own.get("high"),
+        "row": row,
+        "value": own[value],
+        "low": own.get(low),
+        "high": own.get(high),
         "reference": floor["mean"] if floor else None,
         "reference_name": "two parts of the real set",
         "better": better,
         "n": len(set(found.synthetic.patients)),
-    } | _best(found, table, key, better != "higher")
+    } | _best(found, table, key, better != "higher", value)
 
 
 def _row(label: str, result: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     row: dict[str, Any] = {"set": label, "volumes": result["volumes"], "patients": result["patients"]}
     for key in keys:
         own = result[key]
-        row |= {key: own["value"], f"{key}_low": own.get("low"), f"{key}_high": own.get("high")}
-        row |= {f"{key}_at": own.get("at"), f"{key}_reason": own.get("reason")}
+        row |= {key: own["value"], f"{key}_reason": own.get("reason")}
+        row |= {f"{key}_{k}": own.get(k) for k in ("low", "high", "at", "at_low", "at_high")}
     return row
 
 
@@ -96,11 +105,10 @@ def _floor_row(result: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]
     known = [k for k in keys if result[k].get("floor")]
     if not known:
         return None
-    one, two = result[known[0]]["numbers"]
-    row: dict[str, Any] = {"set": FLOOR, "volumes": f"{one} and {two}", "patients": None}
+    row: dict[str, Any] = {"set": FLOOR, "volumes": "{} and {}".format(*result[known[0]]["numbers"])}
     for key in known:
         floor = result[key]["floor"]
-        row |= {f"{key}_at": floor["mean"], f"{key}_floor_low": floor["low"], f"{key}_floor_high": floor["high"]}
+        row |= {f"{key}_at": floor["mean"], f"{key}_at_low": floor["low"], f"{key}_at_high": floor["high"]}
     return row
 
 
@@ -114,7 +122,7 @@ def _distance_table(id: str, title: str, rows: Mapping[str, Mapping[str, Any]], 
         columns(
             "set|Set, against the real one", "volumes|Volumes", "patients|Patients", f"{key}|All volumes|number",
             f"{key}_low|95 % from|number", f"{key}_high|to|number", f"{key}_at|At equal numbers|number",
-            f"{key}_floor_low|95 % of draws from|number", f"{key}_floor_high|to|number",
+            f"{key}_at_low|95 % of draws from|number", f"{key}_at_high|to|number",
         ),
         tuple([*shown, *([floor] if floor else [])]),
         f"Not given: {reason}." if reason else "",
@@ -122,12 +130,20 @@ def _distance_table(id: str, title: str, rows: Mapping[str, Mapping[str, Any]], 
 
 
 def _plot(id: str, title: str, rows: Mapping[str, Mapping[str, Any]], found: Fidelity, key: str, label: str) -> dict:
-    shown = [{"name": found.labels[n], **{k: rows[n][key].get(k) for k in ("value", "low", "high")}} for n in rows]
+    """Intervals of all rows, with the floor; of a Fréchet distance at equal numbers, where there is a floor."""
     floor = rows[SYNTHETIC][key].get("floor")
+    at = key == "frechet" and floor
+    keys = ("at", "at_low", "at_high") if at else ("value", "low", "high")
+    shown = [
+        {"name": found.labels[n], **{to: rows[n][key].get(k) for to, k in zip(("value", "low", "high"), keys)}}
+        for n in rows
+    ]
     if floor:
         shown.append({"name": FLOOR, "value": floor["mean"], "low": floor["low"], "high": floor["high"]})
+    if at:
+        title += ", {} real volumes against {} others".format(*rows[SYNTHETIC][key]["numbers"])
     return {"id": id, "kind": "intervals", "title": title, "rows": shown, "line": 0.0, "label": label,
-            "unit": "number", "scale": "symlog"}  # fmt: skip
+            "unit": "number", "scale": "symlog", "wide": True}  # fmt: skip
 
 
 def _distances(found: Fidelity) -> Section:
@@ -151,16 +167,15 @@ def _distances(found: Fidelity) -> Section:
             )
         else:
             sentences.append(verdict(own["frechet"], f"The Fréchet distance ({title})"))
-            headlines.append(_headline(found, f"Fréchet distance, {title}", own["frechet"], rows, "frechet", "lower"))
+            headlines.append(_headline(found, f"Fréchet distance, {title}", rows, "frechet", "lower", biased=True))
         for key, name in (("energy", "Energy distance"), ("polynomial", "Polynomial kernel distance, as KID (MMD²)"),
                           ("gaussian", "Gaussian kernel distance (MMD²)"),
                           ("frechet", "Fréchet distance")):  # fmt: skip
             if own[key]["value"] is not None:
                 tables.append(_distance_table(f"{kind}-{key}", f"{name}, {title}", rows, found, key))
         plots.append(_plot(f"{kind}-distance", f"Energy distance, {title}", rows, found, "energy",
-                           "Distance from the real set (0: of one kind)"))  # fmt: skip
-        headlines.insert(0, _headline(found, f"Energy distance, {title}", own["energy"], rows, "energy",
-                                      "lower"))  # fmt: skip
+                           "Distance from the real set (0 on average: of one kind)"))  # fmt: skip
+        headlines.insert(0, _headline(found, f"Energy distance, {title}", rows, "energy", "lower"))  # fmt: skip
     if found.copies:
         sentences.insert(0, f"{found.copies} synthetic files are the same as a real one, byte by byte.")
     return Section(
@@ -185,10 +200,10 @@ def _slices(found: Fidelity) -> Section:
     headlines = []
     if own["frechet"]["value"] is None:
         sentences.append(f"No Fréchet distance of {title}: {own['frechet']['reason']}.")
-        headlines.append(_headline(found, "Energy distance, slices", own["energy"], means, "energy", "lower"))
+        headlines.append(_headline(found, "Energy distance, slices", means, "energy", "lower"))
     else:
         sentences.append(verdict(own["frechet"], "The Fréchet distance (2.5D, mean of three planes)"))
-        headlines.append(_headline(found, "Fréchet distance, 2.5D", own["frechet"], means, "frechet", "lower"))
+        headlines.append(_headline(found, "Fréchet distance, 2.5D", means, "frechet", "lower", biased=True))
     per_plane = []
     for name in found.planes:
         for plane in extraction.PLANES:
@@ -274,7 +289,7 @@ def _clouds(found: Fidelity) -> Section:
         )
         if kind == "radiomics":
             headlines += [
-                _headline(found, k.capitalize(), own[k], rows, k, "higher") for k in ("precision", "coverage")
+                _headline(found, k.capitalize(), rows, k, "higher", biased=True) for k in ("precision", "coverage")
             ]
     return Section(
         "clouds",
@@ -365,8 +380,8 @@ def _classifiers(found: Fidelity) -> Section:
     ]
     if own["floor"]:
         floor = own["floor"]
-        rows.append({"classifier": "linear, radiomics", "set": FLOOR, "at": floor["mean"], "floor_low": floor["low"],
-                     "floor_high": floor["high"]})  # fmt: skip
+        rows.append({"classifier": "linear, radiomics", "set": FLOOR, "at": floor["mean"], "at_low": floor["low"],
+                     "at_high": floor["high"]})  # fmt: skip
     rows += [
         {"classifier": f"{recipe} network", "set": found.labels[n], **told}
         for recipe, table in found.networks.items()
@@ -383,7 +398,7 @@ def _classifiers(found: Fidelity) -> Section:
                 "Area under the ROC curve",
                 columns("classifier|Classifier", "set|Set, against the real one", "value|AUC|number",
                         "low|95 % from|number", "high|to|number", "at|At equal numbers|number",
-                        "floor_low|95 % of draws from|number", "floor_high|to|number"),
+                        "at_low|95 % of draws from|number", "at_high|to|number"),
                 tuple(rows),
             ),
         ),
@@ -394,7 +409,7 @@ def _classifiers(found: Fidelity) -> Section:
 
 def _auc_headline(found: Fidelity) -> dict[str, Any]:
     rows = {name: {"auc": told} for name, told in found.auc.items()}
-    return _headline(found, "AUC of a linear classifier", found.auc[SYNTHETIC], rows, "auc", "lower")
+    return _headline(found, "AUC of a linear classifier", rows, "auc", "lower")
 
 
 def _shifts(found: Fidelity) -> Section:
@@ -440,7 +455,8 @@ def _shifts(found: Fidelity) -> Section:
                 "rows": [{"name": r["feature"], **{k: r[k] for k in ("value", "low", "high")}}
                          for r in rows[:SHOWN_SHIFTS]],
                 "line": 0.0,
-                "label": "Difference of the means in standard deviations of the real set",
+                "label": "Difference of the means (standard deviations of the real set)",
+                "wide": True,
                 "unit": "number",
             },
         ),

@@ -20,11 +20,11 @@ BLOCKS = 4  # along each axis
 MOST = 100  # images of a cartoon
 
 LABELS = {
-    "blurred": f"real, blurred (Gaussian of {BLUR_VOXELS:g} voxel)",
-    "noisy": f"real, with white noise ({100 * NOISE_SHARE:g} % of the range)",
-    "shuffled": f"real, cut into {BLOCKS}x{BLOCKS}x{BLOCKS} blocks that are shuffled",
+    "blurred": f"blurred real (Gaussian of {BLUR_VOXELS:g} voxel)",
+    "noisy": f"noisy real ({100 * NOISE_SHARE:g} % of the range)",
+    "shuffled": f"shuffled real ({BLOCKS}x{BLOCKS}x{BLOCKS} blocks)",
     "mean": "mean real image plus noise",
-    "repeated": "one real volume, repeated",
+    "repeated": "one real volume repeated",
 }
 DEFINITIONS = {
     "blurred": f"each real volume, smoothed by a Gaussian of {BLUR_VOXELS:g} voxel standard deviation",
