@@ -13,6 +13,7 @@ class Evaluation:
     Args:
         sentences: the answers, one of each measure, and what is to be known about all of them.
         titles: of the columns.
+        valueColumn: which of them has the figures.
         cells: a row for each of the main figures.
         tips: the sentence behind each row.
         page: the HTML report, "" if there is none.
@@ -21,6 +22,7 @@ class Evaluation:
 
     sentences: tuple[str, ...] = ()
     titles: tuple[str, ...] = ()
+    valueColumn: int = 0
     cells: tuple[tuple[str, ...], ...] = ()
     tips: tuple[str, ...] = ()
     page: str = ""
@@ -41,6 +43,7 @@ def readEvaluation(path: str) -> Evaluation:
     return Evaluation(
         shown.sentences,
         tuple(column.label for column in used),
+        next((i for i, column in enumerate(used) if column.key == "value"), 0),
         tuple(tuple(row[column.key] for column in used) for row in shown.rows),
         tuple(row["sentence"] for row in shown.rows),
         str(shown.page or ""),

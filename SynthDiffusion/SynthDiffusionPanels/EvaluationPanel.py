@@ -11,6 +11,7 @@ from SynthDiffusionJobs.Session import Session
 from SynthDiffusionPanels.sentences import failureText, plainText
 
 _TYPING_MS = 400
+_WIDEST = 1.5  # of a column but that of the figures, in usual column widths
 
 
 class EvaluationPanel:
@@ -91,6 +92,11 @@ class EvaluationPanel:
                 item.setToolTip(plainText(evaluation.tips[row] or text))
                 table.setItem(row, column, item)
         table.resizeColumnsToContents()
+        # Long names take several lines: the figures are to be seen without scrolling.
+        most = int(_WIDEST * table.horizontalHeader().defaultSectionSize)
+        for column in range(len(evaluation.titles)):
+            if column != evaluation.valueColumn and table.columnWidth(column) > most:
+                table.setColumnWidth(column, most)
         table.setVisible(bool(evaluation.cells))
 
     def _onPath(self, path: str) -> None:

@@ -43,11 +43,13 @@ def card_result(
         command: that makes it again.
     """
     tables = {t["id"]: t["rows"] for s in result["sections"] for t in s["tables"]}
-    rows = next(s["detail"]["rows"] for s in result["sections"] if s["id"] == "copies")
+    rows, tests = (
+        next(s["detail"]["rows"] for s in result["sections"] if s["id"] == name) for name in ("copies", "membership")
+    )
     measured = {
         "kind": KIND,
         "rows": [dict(r) for r in rows],
-        "membership": tables["membership"],
+        "membership": [dict(r) for r in tests],
         "thresholds": tables["limits"],
         "sentences": {s["id"]: s["sentences"] for s in result["sections"] if s["id"] != "pairs"},
         "settings": dict(result["settings"]),

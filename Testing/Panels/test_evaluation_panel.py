@@ -207,6 +207,18 @@ def test_long_answers_do_not_widen_the_panel(standin, harness, ui, measured, tmp
     assert not any(widths(harness.panel, tmp_path, "evaluation").values())
 
 
+def test_long_names_leave_the_figures_in_sight(standin, harness, ui, tmp_path):
+    made = json.loads(changed())
+    made["sections"][1]["headlines"][0] |= {"measure": "Energy distance " * 5, "row": "synthetic against real " * 5}
+    (tmp_path / "fidelity.json").write_text(json.dumps(made), encoding="utf-8")
+    choose(standin, harness, tmp_path / "fidelity.json")
+    table = ui.figuresTable
+    usual = table.horizontalHeader().defaultSectionSize
+    assert max(table.columnWidth(0), table.columnWidth(1)) <= 1.5 * usual
+    standin.process_events(0.05)
+    assert table.rowHeight(0) > 2 * table.rowHeight(1)
+
+
 def test_reading_needs_nothing_that_slicer_lacks(measured):
     """The module behind the panel, in an interpreter of its own."""
     import subprocess

@@ -403,6 +403,7 @@ def _membership(found: Mapping[str, Any]) -> Section:
         tuple(membership_sentences(found)),
         (table,),
         family="The two searches are corrected together (Holm 1979)." if rows else "",
+        detail={"rows": rows},
     )
 
 
