@@ -184,8 +184,8 @@ def _sentences(scores: Scores, value: int, ratio: Ratio) -> list[str]:
     if rivals:
         told = [f"{LABELS[r]} ({number(mean_of(scores.by_patient(r, value, 'dice')).value, 2)})" for r in rivals]
         sentences.append(
-            f"{name}: no higher than what needs no model: {listing(told)}. By this figure the model cannot be told "
-            "from that, so a high Dice is no sign of a good image here."
+            f"{name}: not clearly higher than what needs no model: {listing(told)}. By this figure the model cannot be "
+            "told from that, so a high Dice is no sign of a good image here."
         )
     return sentences
 
