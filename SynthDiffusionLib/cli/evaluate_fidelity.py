@@ -12,7 +12,7 @@ from SynthDiffusionLib.errors import BadInput
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the measure."""
     add_set_options(parser)
-    group = parser.add_argument_group("fidelity of folders")
+    group = parser.add_argument_group("fidelity of folders", "networks are trained with --auc-steps above 0 only")
     group.add_argument(
         "--reference", type=path_arg, metavar="DIR", help="further real volumes, of other patients: a row of their own"
     )

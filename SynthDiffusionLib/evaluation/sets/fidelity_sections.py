@@ -46,18 +46,19 @@ def verdict(own: Mapping[str, Any], what: str) -> str:
     return f"{text}beyond that limit."
 
 
-def _beside(found: Fidelity, table: Mapping[str, Mapping[str, Any]], key: str, lower: bool = True) -> str:
-    """A sentence: which no-skill sets do better and which worse."""
-    own = table[SYNTHETIC][key]["value"]
-    others = {n: table[n][key]["value"] for n in _no_skill(found) if table[n][key]["value"] is not None}
-    if own is None or not others:
+def _beside(found: Fidelity, table: Mapping[str, Mapping[str, Any]], key: str) -> str:
+    """A sentence: which no-skill sets the synthetic one is clearly nearer to real than, by the intervals."""
+    own = table[SYNTHETIC][key]
+    others = {n: table[n][key] for n in _no_skill(found) if table[n][key]["value"] is not None}
+    if own["value"] is None or not others:
         return ""
-    told = listing(f"{found.labels[n]} {number(v)}" for n, v in others.items())
-    better = [n for n, v in others.items() if (v <= own if lower else v >= own)]
+    told = listing(f"{found.labels[n]} {number(v['value'])}" for n, v in others.items())
+    reach = own["value"] if own["high"] is None else own["high"]
+    near = [n for n, v in others.items() if (v["value"] if v["low"] is None else v["low"]) <= reach]
     text = f"No-skill sets: {told}."
-    if better:
-        return f"{text} The synthetic set is no better than {listing(found.labels[n] for n in better)}."
-    return f"{text} The synthetic set does better than all of them."
+    if near:
+        return f"{text} The synthetic set is not clearly nearer to real than {listing(found.labels[n] for n in near)}."
+    return f"{text} The synthetic set is nearer to real than all of them, interval and all."
 
 
 def _best(
@@ -141,9 +142,9 @@ def _plot(id: str, title: str, rows: Mapping[str, Mapping[str, Any]], found: Fid
     if floor:
         shown.append({"name": FLOOR, "value": floor["mean"], "low": floor["low"], "high": floor["high"]})
     if at:
-        title += ", {} real volumes against {} others".format(*rows[SYNTHETIC][key]["numbers"])
+        label += " ({} real volumes against {} others)".format(*rows[SYNTHETIC][key]["numbers"])
     return {"id": id, "kind": "intervals", "title": title, "rows": shown, "line": 0.0, "label": label,
-            "unit": "number", "scale": "symlog", "wide": True}  # fmt: skip
+            "unit": "number", "scale": "symlog"}  # fmt: skip
 
 
 def _distances(found: Fidelity) -> Section:
@@ -455,8 +456,7 @@ def _shifts(found: Fidelity) -> Section:
                 "rows": [{"name": r["feature"], **{k: r[k] for k in ("value", "low", "high")}}
                          for r in rows[:SHOWN_SHIFTS]],
                 "line": 0.0,
-                "label": "Difference of the means (standard deviations of the real set)",
-                "wide": True,
+                "label": "Difference of the means (in SD of the real set)",
                 "unit": "number",
             },
         ),
