@@ -42,7 +42,7 @@ def markdown(table: Mapping[str, Any]) -> Iterator[str]:
     """A table; the limits of an interval stand in the column before them."""
     columns: list[list[Mapping[str, Any]]] = []
     for column in table["columns"]:
-        if column["label"] in ("from", "to") and columns:
+        if (column["label"] == "to" or column["label"].endswith("from")) and columns:
             columns[-1].append(column)
         elif any(row.get(column["key"]) not in (None, "") for row in table["rows"]):
             columns.append([column])
