@@ -15,6 +15,7 @@ from tiny_label_sets import AFFINE, as_set, case, phantom_set
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.evaluation.sets import regional, volumes
 from SynthDiffusionLib.evaluation.sets.image_set import Frame, read_set
+from SynthDiffusionLib.evaluation.sets.radiomics import CODES, radiomics
 from SynthDiffusionLib.evaluation.sets.segmenters import Segmented
 from SynthDiffusionLib.evaluation.sets.volumes import Whole, measure_case, measure_sets
 from SynthDiffusionLib.evaluation.sets.volumes_report import build_sections
@@ -138,16 +139,16 @@ def test_texture_of_known_patterns():
     grid = np.indices((12, 12, 12)).sum(0)
     checks = np.where(grid % 2, 1.0, -1.0)
     everywhere = np.ones(checks.shape, bool)
-    mean, sd, local = regional.texture(checks * 7 + 1000, everywhere)
+    mean, sd, local, _ = regional.texture(checks * 7 + 1000, everywhere)
     assert mean == pytest.approx(1000) and sd == pytest.approx(7)
     # 13 or 14 of 27 voxels are of the one kind, and 9 of 18 or 6 of 12 at the ends: nearly the same everywhere.
     assert local == pytest.approx(7, rel=2e-3)
     halves = np.where(np.indices(checks.shape)[0] < 6, 0.0, 100.0)
-    mean, sd, local = regional.texture(halves, everywhere)
+    mean, sd, local, _ = regional.texture(halves, everywhere)
     assert sd == pytest.approx(50) and local < 10  # flat but for the plane where they meet
     inner = np.zeros(checks.shape, bool)
     inner[2:5] = True
-    assert regional.texture(halves, inner) == (0.0, 0.0, 0.0)  # what lies outside a region does not count
+    assert regional.texture(halves, inner) == (0.0, 0.0, 0.0, 1.0)  # what lies outside a region does not count
     line = np.zeros(checks.shape, bool)
     line[5, 5] = True
     assert np.isnan(regional.texture(checks, line)[2])
@@ -163,6 +164,21 @@ def test_texture_is_that_of_scipys_generic_filter():
     count = ndimage.uniform_filter(mask.astype(float), 3) * 27
     expected = local[mask & (np.rint(count) >= 14)].mean()
     assert regional.texture(image, mask)[2] == pytest.approx(expected, rel=1e-9)
+
+
+def test_neighbour_correlation_is_ibsis_of_grey_levels():
+    rng = np.random.default_rng(9)
+    rough = rng.normal(0, 1, (12, 10, 9))
+    mask = rng.random(rough.shape) < 0.8
+    for image in (rough, ndimage.gaussian_filter(rough, 1.0)):
+        levels = np.clip(np.round(image / image.std() * 6) + 16, 1, 32)
+        expected = radiomics(levels - 0.5, (0.0, 32.0), mask)[CODES.index("NI2N")]
+        found = regional.texture(40.0 * levels - 1000.0, mask)[3]  # whatever the brightness and contrast
+        assert found == pytest.approx(expected, rel=1e-9)
+    assert abs(regional.texture(rough, mask)[3]) < 0.1 and found > 0.5
+    corners = np.indices((5, 5, 5)).sum(0) % 2 == 0
+    corners[1::2] = corners[:, 1::2] = corners[:, :, 1::2] = False  # no two touch
+    assert np.isnan(regional.texture(rough[:5, :5, :5], corners)[3])
 
 
 def test_body_is_taken_from_the_image_with_its_lungs():

@@ -157,7 +157,7 @@ def _entropy(p: np.ndarray) -> float:
     return float(-np.sum(p * np.log2(p))) + 0.0
 
 
-def _shifted(array: np.ndarray, direction: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def shifted(array: np.ndarray, direction: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Views of an array's voxels that have a neighbour in a direction, and of those neighbours."""
     here = tuple(slice(max(0, -d), n - max(0, d)) for d, n in zip(direction, array.shape))
     there = tuple(slice(max(0, d), n - max(0, -d)) for d, n in zip(direction, array.shape))
@@ -168,7 +168,7 @@ def _co_occurrence(grey: np.ndarray, levels: int) -> np.ndarray:
     """Section 3.6, one symmetric matrix of all directions (merged: by volume IAZD, by slice SUJT)."""
     counts = np.zeros((levels + 1) ** 2)
     for direction in directions(grey.ndim):
-        a, b = _shifted(grey, direction)
+        a, b = shifted(grey, direction)
         counts += np.bincount((a * (levels + 1) + b).ravel(), minlength=len(counts))
     p = counts.reshape(levels + 1, levels + 1)[1:, 1:]
     p = p + p.T
@@ -222,7 +222,7 @@ def run_lengths(grey: np.ndarray, direction: Sequence[int]) -> tuple[np.ndarray,
         level and length of each run.
     """
     goes_on = np.zeros(grey.shape, bool)
-    a, b = _shifted(grey, direction)
+    a, b = shifted(grey, direction)
     here = tuple(slice(max(0, -d), n - max(0, d)) for d, n in zip(direction, grey.shape))
     there = tuple(slice(max(0, d), n - max(0, -d)) for d, n in zip(direction, grey.shape))
     goes_on[here] = (a == b) & (a > 0)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from SynthDiffusionLib.evaluation.sets.radiomics import directions, shifted
+
 PERMUTATIONS = 9999
 CHUNK = 2000  # permutations at once
 BODY_ABOVE = {"CT": -300.0, "MR": 100.0}  # HU; or a tenth of the MR scale of `training.mr_intensity`
@@ -42,12 +44,18 @@ def body_mask(image: np.ndarray, above: float) -> np.ndarray:
     return np.stack([ndimage.binary_fill_holes(bright[:, :, k]) for k in range(bright.shape[2])], axis=2)
 
 
-def texture(image: np.ndarray, mask: np.ndarray) -> tuple[float, float, float]:
-    """Mean, standard deviation and local standard deviation of a region, in the unit of the image.
+def texture(image: np.ndarray, mask: np.ndarray) -> tuple[float, float, float, float]:
+    """Mean, standard deviation, local standard deviation (in the unit of the image) and neighbour correlation of a
+    region.
 
     The local standard deviation is that of the voxels of the region in a neighbourhood of 3 x 3 x 3, averaged over all
     voxels of the region with at least 14 of the region's voxels in theirs: how rough the region is at the scale of a
     voxel. NaN where it has no such voxel.
+
+    The neighbour correlation is that of all pairs of the region's voxels that touch, by face, edge or corner: IBSI's
+    co-occurrence correlation (NI2N, arXiv:1612.07003, section 3.6) of the intensities as they are, without grey levels.
+    Noise has 0, and the smoother the texture, the nearer it comes to 1; brightness and contrast do not matter. 1 where
+    all voxels are alike, as IBSI sets it; NaN where no two touch.
 
     Args:
         image: (I, J, K).
@@ -57,10 +65,17 @@ def texture(image: np.ndarray, mask: np.ndarray) -> tuple[float, float, float]:
 
     values = image[mask].astype(np.float64)
     if len(values) == 0:
-        return np.nan, np.nan, np.nan
+        return np.nan, np.nan, np.nan, np.nan
     box = ndimage.find_objects(mask.astype(np.uint8))[0]
     inside, part = mask[box], image[box].astype(np.float64)
     centred = np.where(inside, part - values.mean(), 0.0)  # about the mean: no cancellation
+    grain = _local_sd(inside, centred), _neighbour_correlation(inside, centred)
+    return float(values.mean()), float(values.std()), *grain
+
+
+def _local_sd(inside: np.ndarray, centred: np.ndarray) -> float:
+    from scipy import ndimage
+
     size = LOCAL_SIDE**3
     count, first, second = (
         ndimage.uniform_filter(a, LOCAL_SIDE, mode="constant") * size
@@ -68,10 +83,26 @@ def texture(image: np.ndarray, mask: np.ndarray) -> tuple[float, float, float]:
     )
     used = inside & (np.rint(count) >= LEAST_OF_NEIGHBOURHOOD)
     if not used.any():
-        return float(values.mean()), float(values.std()), np.nan
+        return np.nan
     n = np.rint(count[used])
     variance = np.maximum(second[used] / n - (first[used] / n) ** 2, 0.0)
-    return float(values.mean()), float(values.std()), float(np.sqrt(variance).mean())
+    return float(np.sqrt(variance).mean())
+
+
+def _neighbour_correlation(inside: np.ndarray, centred: np.ndarray) -> float:
+    pairs = [  # both orders of a pair count, so that either side has the same mean and variance
+        (a[both], b[both])
+        for d in directions(3)
+        for (a, b), both in ((shifted(centred, d), np.logical_and(*shifted(inside, d))),)
+    ]
+    a, b = (np.concatenate(side) for side in zip(*pairs))
+    if not len(a):
+        return np.nan
+    ends = np.concatenate([a, b])
+    variance = ends.var()
+    if variance <= 1e-12 * max(float(np.abs(ends).max()) ** 2, 1e-12):
+        return 1.0
+    return float(np.mean((a - ends.mean()) * (b - ends.mean())) / variance)
 
 
 @dataclass(frozen=True)

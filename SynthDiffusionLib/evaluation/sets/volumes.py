@@ -19,7 +19,7 @@ from SynthDiffusionLib.evaluation.sets.segmenters import Event, Failure, Segment
 from SynthDiffusionLib.evaluation.statistics import mean_by_patient
 from SynthDiffusionLib.reports.sections import holm, with_holm
 
-TEXTURES = ("mean", "sd", "local_sd")
+TEXTURES = ("mean", "sd", "local_sd", "correlation")
 ALPHA = 0.05
 BODY = "body"
 
@@ -60,7 +60,7 @@ class CaseRegions:
         patient: its patient.
         whole_ml: what shares are of.
         ml: by label value; 0 where it has none of the region.
-        textures: by label value, (3,): mean, standard deviation, local standard deviation; see `regional.texture`.
+        textures: by label value, (4,), of `TEXTURES`; see `regional.texture`.
         drawn_ml: by label value, of the label map that was given, where a segmenter found `ml`.
     """
 
@@ -68,7 +68,7 @@ class CaseRegions:
     patient: str
     whole_ml: float
     ml: Mapping[int, float]
-    textures: Mapping[int, tuple[float, float, float]]
+    textures: Mapping[int, tuple[float, float, float, float]]
     drawn_ml: Mapping[int, float] | None = None
 
     def share(self, value: int, factor: float = 1.0, grows: bool = False) -> float:

@@ -144,7 +144,7 @@ def volumes_section(result: Regional) -> Section:
                 columns(
                     "set|Set", "case|Case", "patient|Patient", "region|Region", "ml|Volume (ml)|number",
                     "whole|Whole (ml)|number", "share|Share (%)|number", "drawn|Drawn (ml)|number", "mean|Mean|number",
-                    "sd|SD|number", "local_sd|Local SD|number",
+                    "sd|SD|number", "local_sd|Local SD|number", "correlation|Neighbour correlation|number",
                 ),
                 tuple(rows),
             ),

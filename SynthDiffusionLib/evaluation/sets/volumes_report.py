@@ -29,7 +29,12 @@ from SynthDiffusionLib.reports.sections import (
 
 REGIONS_IN_A_PLOT = 12
 SPOKEN = 8
-TEXTURE_NAMES = {"mean": "mean", "sd": "standard deviation", "local_sd": "local standard deviation"}
+TEXTURE_NAMES = {
+    "mean": "mean",
+    "sd": "standard deviation",
+    "local_sd": "local standard deviation",
+    "correlation": "neighbour correlation",
+}
 SOURCES = (
     "Wasserstein-1 distance: Villani, Optimal Transport, 2009, remark 6.5 (one dimension). Kolmogorov-Smirnov "
     "statistic: Massey, J Am Stat Assoc 1951;46:68. Permutation "
@@ -65,6 +70,9 @@ def definitions(result: Regional, unit: str, permutations: int) -> dict[str, str
         "local standard deviation": f"standard deviation of the region's voxels in neighbourhoods of {LOCAL_SIDE} x "
         f"{LOCAL_SIDE} x {LOCAL_SIDE} voxels, averaged over the region: its texture at the scale of a voxel. Ours; it "
         "depends on the spacing.",
+        "neighbour correlation": "correlation of the intensities of all pairs of the region's voxels that touch: 0 of "
+        "noise, near 1 of a smooth texture, whatever the brightness and contrast. IBSI's co-occurrence correlation "
+        "(NI2N, arXiv:1612.07003) without grey levels; it depends on the spacing.",
     }
     if not result.compared:
         for name in ("Wasserstein", "KS", "p", "differs", "floor", "found"):
