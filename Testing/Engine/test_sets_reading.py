@@ -428,6 +428,9 @@ def test_modalities(real, tmp_path):
     write_volume(Volume(mr_array(1), affine(), "arbitrary"), real / "p02.nii.gz")
     with pytest.raises(BadInput, match="look like CT in HU and some do not"):
         guess_modality(real)
+    write_volume(Volume(np.clip(ct_array(1), -120, 400), affine()), real / "p00.nii.gz")  # no air
+    with pytest.raises(BadInput, match="'p00.nii.gz' is CT or MR cannot be told"):
+        guess_modality(real)
 
 
 @pytest.mark.parametrize("values", [(1000, -1000), (0, 0), (float("nan"), 1), (0, float("inf"))])

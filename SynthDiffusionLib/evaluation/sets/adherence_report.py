@@ -94,7 +94,7 @@ def build_sections(scores: Scores, segmenter_name: str, tolerance_mm: float, sha
 
 
 def _main(scores: Scores, ratios: dict[int, dict[str, Ratio]], segmenter_name: str, shared_training: int) -> Section:
-    sentences = [f"The masks were compared with what was found by {segmenter_name}."]
+    sentences: list[str] = []
     if shared_training:
         sentences.append(
             f"Caution: {counted(shared_training, 'patient')} of the segmenter's training are among those measured, as "
@@ -114,6 +114,7 @@ def _main(scores: Scores, ratios: dict[int, dict[str, Ratio]], segmenter_name: s
             f"Not measured, since the segmenter does not know them: "
             f"{listing([scores.names[v] for v in scores.not_findable])}."
         )
+    sentences.append(f"The masks were compared with what was found by {segmenter_name}.")
     rows = [row for v in scores.values for row in _ratio_rows(scores, v, ratios[v])]
     return Section(
         "adherence",

@@ -193,7 +193,8 @@ def guess_modality(images: Path) -> str:
     """ "CT" or "MR", from the darkest percentile of up to five volumes of a folder: CT holds air, at -1000 HU.
 
     Raises:
-        BadInput: none can be read, or they disagree.
+        BadInput: none can be read, they disagree, or one has negative values and no air: a CT of the inside of the
+            body, or an MR that was standardised.
     """
     votes = []
     for path in _files(Path(images), "given")[0].values():
@@ -201,7 +202,13 @@ def guess_modality(images: Path) -> str:
             array = read_volume(path).array
         except (SynthDiffusionError, OSError, ValueError):
             continue
-        votes.append("CT" if first_percentile(array) < LOWEST_OF_CT else "MR")
+        darkest = first_percentile(array)
+        if LOWEST_OF_CT <= darkest < 0:
+            raise BadInput(
+                f"Whether '{path.name}' is CT or MR cannot be told: it has negative values, but no air",
+                "Say which with --modality CT or MR.",
+            )
+        votes.append("CT" if darkest < LOWEST_OF_CT else "MR")
         if len(votes) == 5:
             break
     if not votes:
