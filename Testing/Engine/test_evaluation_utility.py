@@ -210,33 +210,69 @@ def networks_of(values: dict[str, np.ndarray], folds: int = 1) -> list[dict]:
 
 
 def test_intervals_are_those_of_theory_where_theory_has_them():
-    """With one network, the bootstrap of a mean has the standard error sd / sqrt(P); with one patient's value for all,
-    that of the networks' means."""
+    """With one network, Student's interval of a mean over patients; with one value for all patients, that of the
+    networks' means; both by SciPy. A difference of one network each is the paired one."""
+    from scipy import stats
+
     rng = np.random.default_rng(0)
-    values = rng.normal(0.6, 0.1, (1, 200))
-    found = analysis.mean(analysis.scores_of(networks_of({"a": values}), "a"))
-    half = 1.96 * values.std() / np.sqrt(200)
-    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.08)
-    of_networks = np.repeat(rng.normal(0.6, 0.1, (50, 1)), 4, 1)
-    found = analysis.mean(analysis.scores_of(networks_of({"a": of_networks}), "a"))
-    assert (found.high - found.low) / 2 == pytest.approx(1.96 * of_networks[:, 0].std() / np.sqrt(50), rel=0.12)
+    values = {"a": rng.normal(0.6, 0.1, (1, 8)), "b": rng.normal(0.6, 0.1, (1, 8))}
+    of_networks = np.repeat(rng.normal(0.6, 0.01, (4, 1)), 6, 1)
+    for arm, x in ((values["a"], values["a"][0]), (of_networks, of_networks[:, 0])):
+        found = analysis.mean(analysis.scores_of(networks_of({"a": arm}), "a"))
+        expected = stats.ttest_1samp(x, 0.0).confidence_interval()
+        assert (found.low, found.high) == pytest.approx(tuple(expected))
+    found = analysis.difference(*(analysis.scores_of(networks_of(values), arm) for arm in "ab"))
+    expected = stats.ttest_rel(values["a"][0], values["b"][0]).confidence_interval()
+    assert (found.low, found.high) == pytest.approx(tuple(expected))
+    # Two arms that differ in their networks only: Welch's interval.
+    other = np.repeat(rng.normal(0.6, 0.05, (3, 1)), 6, 1)
+    networks = networks_of({"a": of_networks, "b": other})
+    found = analysis.difference(*(analysis.scores_of(networks, arm) for arm in "ab"))
+    expected = stats.ttest_ind(of_networks[:, 0], other[:, 0], equal_var=False).confidence_interval()
+    assert (found.low, found.high) == pytest.approx(tuple(expected))
 
 
-def test_the_interval_of_a_difference_covers_it():
-    """Two arms with patients in common, noise of patients and of networks: 95 % intervals hold the truth about as often
-    as they say."""
-    inside = 0
-    for trial in range(120):
+def test_networks_of_several_folds_differ_within_their_fold():
+    values = np.repeat([[0.5], [0.9], [0.52], [0.92]], 5, 1)  # folds 1, 2, 1, 2
+    apart = analysis.mean(analysis.scores_of(networks_of({"a": values}, folds=2), "a"))
+    together = analysis.mean(analysis.scores_of(networks_of({"a": values}), "a"))
+    assert apart.high - apart.low < 0.25 * (together.high - together.low)
+    assert (together.low, together.high) == pytest.approx((0.34, 1.0), abs=0.05)  # not above 1
+    one = analysis.mean(analysis.scores_of(networks_of({"a": np.array([[0.5]])}), "a"))
+    assert one.value == 0.5 and np.isnan(one.low)
+
+
+@pytest.mark.parametrize("networks, of_networks", [(3, 0.12), (3, 0.02), (5, 0.05)])
+def test_intervals_cover_what_they_are_of(networks, of_networks):
+    """Two arms with patients in common, noise of patients, of networks and of both: 95 % intervals hold the truth about
+    as often as they say, also with three networks that went unevenly."""
+    inside = np.zeros(3)
+    trials = 400
+    for trial in range(trials):
         rng = np.random.default_rng([1, trial])
         patient = rng.normal(0, 0.15, 20)
         arms = {}
-        for arm, mean in (("a", 0.6), ("b", 0.65)):
-            own = rng.normal(0, 0.05, (1, 20))
-            arms[arm] = mean + patient + own + rng.normal(0, 0.02, (5, 1)) + rng.normal(0, 0.03, (5, 20))
-        networks = networks_of(arms)
-        found = analysis.difference(*(analysis.scores_of(networks, arm) for arm in ("b", "a")))
-        inside += found.low <= 0.05 <= found.high
-    assert inside / 120 > 0.86  # few networks: a little too narrow, as the docs say
+        for arm, mean in (("a", 0.5), ("b", 0.55)):
+            own = rng.normal(0, 0.05, (1, 20)) + rng.normal(0, of_networks, (networks, 1))
+            arms[arm] = mean + patient + own + rng.normal(0, 0.05, (networks, 20))
+        a, b = (analysis.Scores(arms[arm], tuple(map(str, range(20))), np.ones(networks, int)) for arm in ("a", "b"))
+        shift = analysis.Scores(a.values + rng.normal(0.1, 0.05, (1, 20)), a.patients, a.folds)
+        for i, (found, truth) in enumerate(
+            ((analysis.mean(a), 0.5), (analysis.difference(b, a), 0.05), (analysis.difference_of_sets(shift, a), 0.1))
+        ):
+            inside[i] += found.low <= truth <= found.high
+    assert (inside / trials > 0.9).all() and (inside / trials < 0.995).all()
+
+
+def test_the_interval_of_a_ratio_is_that_of_the_difference_where_nothing_else_varies():
+    rng = np.random.default_rng(4)
+    bottom = analysis.Scores(np.full((3, 9), 0.5), tuple("abcdefghi"), np.ones(3, int))
+    top = analysis.Scores(bottom.values + rng.normal(0.1, 0.1, (3, 9)), bottom.patients, bottom.folds)
+    found, apart = analysis.ratio_of_sets(top, bottom), analysis.difference_of_sets(top, bottom)
+    for one, other in zip((found.value, found.low, found.high), (apart.value, apart.low, apart.high)):
+        assert one == pytest.approx(1 + 2 * other)
+    same = analysis.ratio_of_sets(top, top)
+    assert (same.value, same.low, same.high) == pytest.approx((1.0, 1.0, 1.0))
 
 
 def test_signed_rank_is_scipys():

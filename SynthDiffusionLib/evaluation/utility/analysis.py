@@ -1,9 +1,14 @@
 """Dice of several networks on the same test patients: means, paired differences, intervals, tests.
 
-What is drawn anew in a resample: patients, and the networks of each arm (within its fold), so that an interval holds
-both who was tested and how a training happened to go. Tests are of patients: each patient's Dice is averaged over the
-networks of an arm, and the differences of two arms go through Wilcoxon's signed-rank test (Biometrics Bulletin 1945);
-they say how sure a difference of *these* networks is over patients. The interval is the harder of the two.
+An interval holds both who was tested and how a training happened to go: Student's t about the mean, whose squared
+standard error is the variance between patients over their number plus that between an arm's networks (within a fold)
+over theirs, with the degrees of freedom of Satterthwaite (Biometrics Bulletin 1946;2:110) for such a sum. What a
+network does with a patient in particular is in both terms, so that the interval is rather a little too wide. With
+few networks a bootstrap over them would be far too narrow.
+
+Tests are of patients: each patient's Dice is averaged over the networks of an arm, and the differences of two arms go
+through Wilcoxon's signed-rank test (Biometrics Bulletin 1945); they say how sure a difference of *these* networks is
+over patients. The interval is the harder of the two.
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from SynthDiffusionLib.evaluation.statistics import CONFIDENCE, RESAMPLES, SEED, Estimate, interval
+from SynthDiffusionLib.evaluation.statistics import CONFIDENCE, Estimate
 
 
 @dataclass(frozen=True)
@@ -56,54 +61,93 @@ def scores_of(networks: Sequence[Mapping[str, Any]], arm: str, part: str = "test
     return Scores(np.array(rows), patients, np.array([n["fold"] for n in own]))
 
 
-def _draws(count: int, folds: np.ndarray | None, salt: int) -> np.ndarray:
-    """(RESAMPLES, count) weights that sum to 1; within folds where there are some."""
-    rng = np.random.default_rng([SEED, salt, count])
-    if folds is None:
-        return rng.multinomial(count, np.full(count, 1.0 / count), size=RESAMPLES) / count
-    weights = np.zeros((RESAMPLES, count))
-    for fold in np.unique(folds):
-        own = np.flatnonzero(folds == fold)
-        weights[:, own] = rng.multinomial(len(own), np.full(len(own), 1.0 / len(own)), size=RESAMPLES)
-    return weights / count
+def _between_patients(by_patient: np.ndarray) -> tuple[float, int]:
+    """Squared standard error of a mean over patients, and its degrees of freedom; 0 of one patient."""
+    n = len(by_patient)
+    return (float(by_patient.var(ddof=1)) / n, n - 1) if n > 1 else (0.0, 0)
 
 
-def _resampled(scores: Scores, salt: int) -> np.ndarray:
-    """(RESAMPLES,) means; patients are drawn alike for all arms, networks on their own."""
-    patients = _draws(len(scores.patients), None, 0)
-    return np.einsum("bn,np,bp->b", _draws(len(scores.values), scores.folds, salt), scores.values, patients)
+def _between_networks(scores: Scores) -> tuple[float, int]:
+    """The same of a mean over networks, which differ from others of their fold; 0 where each is alone in its own."""
+    means = scores.values.mean(1)
+    squared, freedom = 0.0, 0
+    for fold in np.unique(scores.folds):
+        own = means[scores.folds == fold]
+        if len(own) > 1:
+            squared += len(own) * float(own.var(ddof=1)) / len(means) ** 2
+            freedom += len(own) - 1
+    return squared, freedom
 
 
-def mean(scores: Scores, salt: int = 1) -> Estimate:
-    """Mean Dice with its interval over patients and networks."""
-    return interval(float(scores.values.mean()), _resampled(scores, salt))
+def _interval(value: float, parts: Sequence[tuple[float, int]]) -> Estimate:
+    """Student's t about a value; not defined where nothing says how it varies.
+
+    Args:
+        parts: squared standard errors that add up, with their degrees of freedom.
+    """
+    from scipy.stats import t
+
+    squared = sum(v for v, _ in parts)
+    if not any(freedom for _, freedom in parts):
+        return Estimate(value, float("nan"), float("nan"))
+    if squared <= 0:
+        return Estimate(value, value, value)
+    freedom = squared**2 / sum(v**2 / d for v, d in parts if d)
+    half = float(t.ppf((1.0 + CONFIDENCE) / 2.0, freedom)) * squared**0.5
+    return Estimate(value, value - half, value + half)
+
+
+def mean(scores: Scores) -> Estimate:
+    """Mean Dice with its interval over patients and networks, within 0 to 1."""
+    found = _interval(float(scores.values.mean()), [_between_patients(scores.by_patient), _between_networks(scores)])
+    return Estimate(found.value, *(float(np.clip(x, 0.0, 1.0)) for x in (found.low, found.high)))
 
 
 def difference(one: Scores, other: Scores) -> Estimate:
-    """`one` minus `other`, patients paired.
+    """`one` minus `other`, patients paired, networks of either arm on their own.
 
     Raises:
         ValueError: of different patients.
     """
-    if one.patients != other.patients:
-        raise ValueError("The two arms were tested on different patients")
-    return interval(float(one.values.mean() - other.values.mean()), _resampled(one, 1) - _resampled(other, 2))
-
-
-def ratio(one: Scores, other: Scores, same_networks: bool) -> Estimate:
-    """`one` divided by `other`, patients paired.
-
-    Args:
-        same_networks: both are scores of the same networks, drawn together.
-    """
-    top, bottom = _resampled(one, 1), _resampled(other, 1 if same_networks else 2)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return interval(float(one.values.mean() / other.values.mean()), top / bottom)
+    _check_paired(one, other)
+    gains = one.by_patient - other.by_patient
+    parts = [_between_patients(gains), _between_networks(one), _between_networks(other)]
+    return _interval(float(gains.mean()), parts)
 
 
 def difference_of_sets(one: Scores, other: Scores) -> Estimate:
-    """`one` minus `other` for two sets of images seen by the same networks."""
-    return interval(float(one.values.mean() - other.values.mean()), _resampled(one, 1) - _resampled(other, 1))
+    """`one` minus `other` for two sets of images seen by the same networks.
+
+    Raises:
+        ValueError: of different patients.
+    """
+    _check_paired(one, other)
+    both = Scores(one.values - other.values, one.patients, one.folds)
+    return _interval(float(both.values.mean()), [_between_patients(both.by_patient), _between_networks(both)])
+
+
+def ratio_of_sets(one: Scores, other: Scores) -> Estimate:
+    """`one` divided by `other` for two sets of images seen by the same networks; the interval is that of the first
+    order of the ratio in both means.
+
+    Raises:
+        ValueError: of different patients.
+    """
+    _check_paired(one, other)
+    bottom = float(other.values.mean())
+    if bottom == 0:
+        return Estimate(*[float("nan")] * 3)
+    value = float(one.values.mean()) / bottom
+    found = difference_of_sets(
+        Scores(one.values / bottom, one.patients, one.folds),
+        Scores(other.values * value / bottom, other.patients, other.folds),
+    )
+    return Estimate(value, value + found.low, value + found.high)
+
+
+def _check_paired(one: Scores, other: Scores) -> None:
+    if one.patients != other.patients:
+        raise ValueError("The two arms were tested on different patients")
 
 
 def signed_rank(one: Scores, other: Scores) -> float:
@@ -112,8 +156,3 @@ def signed_rank(one: Scores, other: Scores) -> float:
 
     differences = one.by_patient - other.by_patient
     return 1.0 if not differences.any() else float(wilcoxon(differences).pvalue)
-
-
-def settings() -> dict[str, Any]:
-    """For the results."""
-    return {"resamples": RESAMPLES, "confidence": CONFIDENCE, "bootstrap_seed": SEED}

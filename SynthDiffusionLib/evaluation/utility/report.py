@@ -15,15 +15,17 @@ from SynthDiffusionLib.evaluation.utility.pairs import Data
 from SynthDiffusionLib.reports.sections import Section, Table, columns, with_holm
 
 LEVEL = 0.05
+UNEVEN = 0.1  # of the Dice of two networks of one arm
 KHADRA = "Khadra and Türkbey, arXiv:2410.12542 (abstract and figures; the paper's numbers were not at hand)"
 KEBAILI = "Kebaili et al., ISBI 2024, arXiv:2406.05421"
 LSDM = "Tang, Seyam and Yang, Med-LSDM, arXiv:2507.00206"
 DEFINITIONS = {
     "Dice": "2 |A and B| / (|A| + |B|) of the target found and the target drawn, 1 where both are empty; over a "
     "patient's cases and the targets, then over the networks of the arm: each patient counts once",
-    "interval": f"95 % percentile bootstrap over patients and, within its fold, over the networks of each arm "
-    f"({analysis.RESAMPLES} resamples): who was tested, and how the trainings happened to go. Which patients an arm "
-    "was trained on is drawn anew only where there are several folds",
+    "interval": "95 %, Student's t: the squared standard error is the variance between patients over their number plus "
+    "that between the networks of an arm, within its fold, over theirs, with Satterthwaite's degrees of freedom: who "
+    "was tested, and how the trainings happened to go. With one network an arm it is of patients alone. That other "
+    "patients might have been trained on is not in it",
     "p": "Wilcoxon's signed-rank test of the patients' differences, each a mean over the arm's networks: of these "
     "networks, over patients. Holm's correction over the tests of one table",
     "clear": "a difference whose interval leaves out 0 and whose corrected P is below 0.05; all others are not clear",
@@ -56,7 +58,6 @@ def report(experiment: str, data: Data, recipe: Recipe, settings: Any, found: Ma
         "targets": list(data.targets),
         "test_patients": patients,
         "found": told,
-        **analysis.settings(),
     }
     return Measured(sections, chosen, DEFINITIONS, ())
 
@@ -75,8 +76,26 @@ def _row(arm: str, label: str, networks: Sequence[Mapping[str, Any]], part: str 
         "low": estimate.low,
         "high": estimate.high,
         "median": float(np.median(scores.by_patient)),
-        "network_sd": float(scores.values.mean(1).std(ddof=1)) if len(scores.values) > 1 else None,
+        **_networks(scores),
     }
+
+
+def _networks(scores: analysis.Scores) -> dict[str, float]:
+    """The worst and the best network of an arm."""
+    means = scores.values.mean(1)
+    return {"worst_network": float(means.min()), "best_network": float(means.max())}
+
+
+def _uneven(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence where networks of one arm differ much among themselves."""
+    apart = [r for r in rows if r["best_network"] - r["worst_network"] > UNEVEN]
+    if not apart:
+        return []
+    row = max(apart, key=lambda r: r["best_network"] - r["worst_network"])
+    return [
+        f"The trainings went unevenly: the networks of '{row['label']}' lie between {row['worst_network']:.2f} and "
+        f"{row['best_network']:.2f}. More steps or more networks would say more."
+    ]
 
 
 def _against(one: str, other: str, networks: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> dict[str, Any]:
@@ -98,7 +117,8 @@ def _against(one: str, other: str, networks: Sequence[Mapping[str, Any]], labels
 
 _ARMS = columns(
     "label|Trained on", "training|Cases", "networks|Networks|int", "patients|Test patients|int", "dice|Dice|number",
-    "low|from|number", "high|to|number", "median|Median|number", "network_sd|SD of networks|number",
+    "low|from|number", "high|to|number", "median|Median|number", "worst_network|Worst network|number",
+    "best_network|Best|number",
 )  # fmt: skip
 _TESTS = columns(
     "label|Trained on", "other|Compared with", "difference|Dice, difference|number", "low|from|number",
@@ -127,6 +147,7 @@ def _augmentation(data: Data, settings: augmentation.Settings, found: Mapping[st
         f"Synthetic images alone: Dice {value['synthetic']['dice']:.2f}, real ones {value['real']['dice']:.2f}, "
         f"cartoons alone {value['cartoons']['dice']:.2f}. " + _clear(test("synthetic", "real")),
         f"The real images of the worst cases themselves: {_signed(test('real-worst', 'real'))}.",
+        *_uneven(rows),
     ]
     headlines = tuple(
         {
@@ -181,6 +202,7 @@ def _scarcity(data: Data, settings: scarcity.Settings, found: Mapping[str, Any])
             f"{_gain(f'{number} real patients: adding {settings.pairs} synthetic pairs', with_pairs)} "
             f"Cartoons in their place: {_signed(with_cartoons)}. {_clear(against, 'pairs', 'cartoons')}"
         )
+    sentences += _uneven(rows)
     first = [t for t in tests if t["arm"].startswith("real-synthetic") and t["other"].endswith(scarcity.ARMS["real"])]
     painted = [t for t in tests if t["arm"].startswith("real-cartoons")]
     headlines = tuple(
@@ -239,7 +261,7 @@ def _gap(data: Data, settings: gap.Settings, found: Mapping[str, Any]) -> list[S
             own = analysis.scores_of(networks, gap.REAL, part, target)
             estimate = analysis.mean(own)
             change = analysis.difference_of_sets(own, real)
-            share = analysis.ratio(own, real, True)
+            share = analysis.ratio_of_sets(own, real)
             rows.append(
                 {
                     "set": part,
@@ -250,6 +272,7 @@ def _gap(data: Data, settings: gap.Settings, found: Mapping[str, Any]) -> list[S
                     "dice": estimate.value,
                     "low": estimate.low,
                     "high": estimate.high,
+                    **_networks(own),
                     "difference": None if part == gap.REAL else change.value,
                     "d_low": None if part == gap.REAL else change.low,
                     "d_high": None if part == gap.REAL else change.high,
@@ -270,6 +293,7 @@ def _gap(data: Data, settings: gap.Settings, found: Mapping[str, Any]) -> list[S
         f"{made['difference']:+.3f} [{made['d_low']:+.3f}, {made['d_high']:+.3f}], "
         + ("a clear difference." if clearly else "no clear difference."),
         f"{best['label'].capitalize()} reach {best['dice']:.3f}, the higher of the two rows without skill.",
+        *_uneven(rows),
         "A Dice as on real images says that what was drawn is found where it was drawn; it does not say that the "
         "image is realistic.",
     )
@@ -288,7 +312,8 @@ def _gap(data: Data, settings: gap.Settings, found: Mapping[str, Any]) -> list[S
     }
     table = columns(
         "label|Tested on", "target|Class", "networks|Networks|int", "patients|Patients|int", "dice|Dice|number",
-        "low|from|number", "high|to|number", "difference|Minus real|number", "d_low|from|number", "d_high|to|number",
+        "low|from|number", "high|to|number", "worst_network|Worst network|number", "best_network|Best|number",
+        "difference|Minus real|number", "d_low|from|number", "d_high|to|number",
         "ratio|Ratio to real|number", "r_low|from|number", "r_high|to|number", "p|P|p", "p_holm|P (Holm)|p",
     )  # fmt: skip
     return [
