@@ -26,7 +26,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def measure(args: argparse.Namespace, on_event: Event) -> Measured:
     """Reads the sets and measures."""
-    from SynthDiffusionLib.evaluation.sets import adherence, adherence_picture, adherence_report, overlap, segmenters
+    from SynthDiffusionLib.evaluation.sets import (
+        adherence,
+        adherence_definitions,
+        adherence_picture,
+        adherence_report,
+        overlap,
+        segmenters,
+    )
     from SynthDiffusionLib.evaluation.sets.image_set import check_comparable
 
     needed = ("real", "real_labels", "synthetic_labels", "segmenter")
@@ -73,4 +80,4 @@ def measure(args: argparse.Namespace, on_event: Event) -> Measured:
         "fewest_patients_for_an_interval": adherence.FEWEST_PATIENTS,
         "training_patients_measured": shared,
     }
-    return Measured(sections, settings, adherence_report.definitions(tolerance), [*sets, *more])
+    return Measured(sections, settings, adherence_definitions.definitions(tolerance), [*sets, *more])

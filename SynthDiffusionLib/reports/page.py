@@ -244,7 +244,9 @@ def _groups(columns: list[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[st
     for column in columns:
         if column["label"] == "to" and groups and groups[-1][0].endswith("from"):
             label, before = groups.pop()
-            groups.append((label.removesuffix("from").strip() or "Interval", [*before, column]))
+            of = label.removesuffix("from").strip(" ,")
+            told = f"{of}, interval" if of and groups and groups[-1][0] == of else of or "Interval"
+            groups.append((told, [*before, column]))
         else:
             groups.append((column["label"], [column]))
     return groups

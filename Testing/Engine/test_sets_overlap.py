@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import ndimage, stats
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.evaluation.sets.overlap import check_tolerance, default_tolerance, median_hd95, overlap
@@ -96,11 +96,21 @@ def test_single_voxels():
 
 
 def test_median_distance_takes_missed_ones_for_infinitely_far():
-    assert median_hd95([1.0, 3.0, math.inf], ["a", "b", "c"]) == 3.0
-    assert median_hd95([1.0, math.inf], ["a", "b"]) == math.inf
-    assert median_hd95([1.0, 2.0, math.nan], ["a", "b", "c"]) == 1.5
-    assert median_hd95([1.0, 9.0, 3.0], ["a", "a", "b"]) == 4.0  # of patients, not of volumes
-    assert math.isnan(median_hd95([math.nan], ["a"]))
+    assert median_hd95([1.0, 3.0, math.inf], ["a", "b", "c"]).value == 3.0
+    assert median_hd95([1.0, math.inf], ["a", "b"]).value == math.inf
+    assert median_hd95([1.0, 2.0, math.nan], ["a", "b", "c"]).value == 1.5
+    found = median_hd95([1.0, 9.0, 3.0], ["a", "a", "b"])
+    assert found.value == 4.0 and math.isnan(found.low)  # of patients, not of volumes; too few for an interval
+    assert math.isnan(median_hd95([math.nan], ["a"]).value)
+
+
+def test_the_interval_of_median_hd95_is_scipys():
+    values = np.random.default_rng(2).gamma(2.0, 3.0, 30)
+    found = median_hd95(values.tolist(), [str(i) for i in range(30)])
+    expected = stats.bootstrap((values,), np.median, n_resamples=9999, method="percentile", rng=1).confidence_interval
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.4)
+    missed = median_hd95([2.0] * 7 + [math.inf] * 6, [str(i) for i in range(13)])
+    assert (missed.value, missed.low, missed.high) == (2.0, 2.0, math.inf)
 
 
 def test_tolerance_is_checked():

@@ -181,6 +181,32 @@ def test_neighbour_correlation_is_ibsis_of_grey_levels():
     assert np.isnan(regional.texture(rough[:5, :5, :5], corners)[3])
 
 
+def test_the_interval_of_a_mean_difference_is_scipys():
+    rng = np.random.default_rng(10)
+    first = {f"a{i}": float(v) for i, v in enumerate(rng.normal(3, 1, 25))}
+    second = {f"b{i}": float(v) for i, v in enumerate(rng.normal(4, 2, 30))}
+    found = regional.difference_interval(first, second)
+    samples = np.array(list(first.values())), np.array(list(second.values()))
+    expected = stats.bootstrap(
+        samples, lambda a, b, axis: b.mean(axis) - a.mean(axis), n_resamples=4999, method="percentile", rng=1
+    ).confidence_interval
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.1)
+    # All patients alike by 0.5 more: paired, nothing else varies.
+    found = regional.difference_interval(first, {p: v + 0.5 for p, v in first.items()})
+    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_main_figures_stand_beside_the_floor_and_a_model_without_skill():
+    real, synthetic = phantom_set("real", 14, seed=1), phantom_set("synthetic", 14, seed=2, prefix="q")
+    found = measure_sets(real, synthetic, None, [], Whole(), permutations=199, seed=1)
+    mean, distance = build_sections(found, "HU", None, True)[0].headlines[:2]
+    row = next(r for r in found.rows if found.names[r["value"]] == mean["row"])
+    shares = np.array(list(volumes.by_patient(found.real, [c.share(row["value"]) for c in found.real]).values()))
+    alike = stats.wasserstein_distance(shares, np.full(len(shares), shares.mean()))
+    assert distance["cartoon"] == pytest.approx(100 * alike) and mean["cartoon"] == 0
+    assert mean["low"] <= mean["value"] <= mean["high"] and mean["n"] == 14
+
+
 def test_body_is_taken_from_the_image_with_its_lungs():
     image = np.full((20, 20, 8), -1000.0, np.float32)
     image[3:17, 3:17] = 40

@@ -18,9 +18,10 @@ from SynthDiffusionLib.evaluation.sets.adherence import (
     mean_of,
     ratio_of,
 )
-from SynthDiffusionLib.evaluation.sets.cartoons import BLUR_VOXELS, LABELS
+from SynthDiffusionLib.evaluation.sets.adherence_definitions import SOURCES
+from SynthDiffusionLib.evaluation.sets.cartoons import LABELS
 from SynthDiffusionLib.evaluation.sets.overlap import counted_states, median_hd95
-from SynthDiffusionLib.evaluation.statistics import CONFIDENCE, RESAMPLES, Estimate
+from SynthDiffusionLib.evaluation.statistics import CONFIDENCE, Estimate
 from SynthDiffusionLib.reports.sections import (
     Section,
     Table,
@@ -32,48 +33,10 @@ from SynthDiffusionLib.reports.sections import (
 )
 
 LEAST_REAL_DICE = 0.6  # as in `evaluation.adherence`
+HEADLINE_CLASSES = 3
 SPOKEN_CLASSES = 6  # each of so many has sentences and a plot; of more, only the worst
 MASKED = ("both", "missed")
 RIVAL, LOWER, LOWER_ON_AVERAGE = "cannot be told apart, or higher", "lower", "lower on average"
-SOURCES = (
-    "Dice: Dice, Ecology 1945;26:297. Surface Dice: Nikolov et al., J Med Internet Res 2021;23:e26151 (arXiv "
-    "1809.04430), voxels of the boundary counted, as MONAI does. HD95: the larger of the two directed 95th percentiles "
-    "of surface distances (Taha and Hanbury, BMC Med Imaging 2015;15:29).",
-    "Intervals: percentile bootstrap over patients (Efron and Tibshirani 1993, chapter 13).",
-    "That a re-segmented volume is compared with its mask, beside the same network on real images: our definition; the "
-    "MedLoRD paper (arXiv 2503.13211) names mask adherence without a formula.",
-)
-
-
-def definitions(tolerance_mm: float) -> dict[str, str]:
-    """How the figures are computed."""
-    return {
-        "Dice": "2 |A and B| / (|A| + |B|) of the segmenter's mask A and the drawn mask B, per class and volume; mean "
-        "of a patient's volumes, then mean over patients.",
-        "surface Dice": f"share of the boundary voxels of both masks that lie within {tolerance_mm:.3g} mm of the "
-        "other mask's boundary (MONAI compute_surface_dice).",
-        "HD95": "the larger of the two directed 95th percentiles of distances between the boundaries, in mm (MONAI "
-        "compute_hausdorff_distance); median over patients.",
-        "missed": "the class is drawn and the segmenter finds nothing: Dice and surface Dice 0, HD95 infinitely large. "
-        "Where at least half of the patients are missed, the median HD95 is therefore not defined.",
-        "not drawn": "a mask without the class has no figure for it; whether the segmenter finds the class there is "
-        "counted apart.",
-        "ratio": "mean over patients on synthetic images divided by the mean on real images. Above 1 the structure is "
-        "easier to find than in reality, which is no merit. Ours.",
-        "interval": f"{CONFIDENCE:.0%} percentile bootstrap over patients, {RESAMPLES} resamples, none with fewer than "
-        f"{FEWEST_PATIENTS} patients; paired: a patient of both sets is drawn with both values; two-sample: each set "
-        "is drawn by itself. Each class by itself: not corrected for the number of classes. The training of the "
-        "segmenter is not redrawn.",
-        LABELS["mean_mask"]: "the voxels that at least half of the real masks of other patients have, volumes laid "
-        "middle on middle; the most frequent ones, as many as their median mask has, where none reaches half.",
-        LABELS["other_patient"]: "what the segmenter finds in a real image of another patient, laid middle on middle "
-        "on this mask.",
-        LABELS["means_noise"]: "every class of the mask, and the background, at its mean in other patients' real "
-        "images plus independent noise of its standard deviation, segmented.",
-        LABELS["blobs"]: f"the same without noise, blurred by {BLUR_VOXELS:g} voxel, segmented.",
-        LABELS["painted_real"]: "the measured classes of the mask painted at these means into a real image "
-        f"of another patient, blurred by {BLUR_VOXELS:g} voxel, segmented.",
-    }
 
 
 def build_sections(scores: Scores, segmenter_name: str, tolerance_mm: float, shared_training: int) -> list[Section]:
@@ -109,6 +72,8 @@ def _main(scores: Scores, ratios: dict[int, dict[str, Ratio]], segmenter_name: s
         )
     for value in spoken:
         sentences += _sentences(scores, value, ratios[value]["dice"])
+    if len(scores.values) > 1:
+        sentences.insert(0, _answer(scores, ratios))
     if scores.not_findable:
         sentences.append(
             f"Not measured, since the segmenter does not know them: "
@@ -129,7 +94,7 @@ def _main(scores: Scores, ratios: dict[int, dict[str, Ratio]], segmenter_name: s
                     "class|Class", "figure|Figure", "synthetic|Synthetic|number", "real|Real|number",
                     "ratio|Ratio|number", "low|Ratio from|number", "high|to|number",
                     "synthetic_patients|Patients, synthetic|int", "real_patients|Patients, real|int",
-                    "shared|In both|int", "design|Interval",
+                    "shared|In both|int", "design|Patients drawn",
                 ),
                 tuple(rows),
                 "Ratio of the means over patients, synthetic to real.",
@@ -141,14 +106,74 @@ def _main(scores: Scores, ratios: dict[int, dict[str, Ratio]], segmenter_name: s
                     "class|Class", "row|What was segmented", "volumes|Volumes|int", "patients|Patients|int",
                     "dice|Dice|number", "dice_low|Dice from|number", "dice_high|to|number",
                     "surface|Surface Dice|number", "surface_low|Surface Dice from|number", "surface_high|to|number",
-                    "hd95|HD95 (mm), median|number", "missed|Missed|int",
+                    "hd95|HD95 (mm), median|number", "hd95_low|HD95 from|number", "hd95_high|to|number",
+                    "missed|Missed|int",
                 ),
                 tuple(_figure_row(scores, v, row) for v in scores.values for row in ROWS if scores.of(row, v)),
             ),
         ),
         tuple(_plot(scores, v) for v in spoken),
         sources=SOURCES,
+        headlines=tuple(_headlines(scores, spoken, ratios)),
     )  # fmt: skip
+
+
+def _answer(scores: Scores, ratios: dict[int, dict[str, Ratio]]) -> str:
+    """All classes in one sentence."""
+    found: dict[str, list[str]] = {"worse": [], "easier": [], "alike": [], "": []}
+    for value in scores.values:
+        e = ratios[value]["dice"].estimate
+        side = "worse" if e.high < 1 else "easier" if e.low > 1 else "alike" if np.isfinite(e.low) else ""
+        text = f"{scores.names[value]} ({number(e.value, 2)})" if np.isfinite(e.value) else scores.names[value]
+        found[side].append(text)
+    words = {
+        "worse": "found worse than in real images",
+        "easier": "easier to find than in real images",
+        "alike": "no difference from real images shown",
+        "": "no interval",
+    }
+    told = [f"{words[k]}: {_some(names)}" for k, names in found.items() if names]
+    rivals = [scores.names[v] for v in scores.values if any(_rivals(scores, v, row) for row in LABELS)]
+    if rivals:
+        told.append(f"not clearly above an answer that needs no model: {_some(rivals)}")
+    return f"Ratio of Dice on synthetic to Dice on real images, by class; {'; '.join(told)}."
+
+
+def _some(names: Sequence[str]) -> str:
+    return listing(names) if len(names) <= SPOKEN_CLASSES else f"{counted(len(names), 'class', 'classes')}"
+
+
+def _headlines(scores: Scores, values: Sequence[int], ratios: dict[int, dict[str, Ratio]]) -> list[dict[str, Any]]:
+    """Dice, and its ratio to real images, of the classes that have sentences; beside the best row without skill."""
+    entries = []
+    for value in values[:HEADLINE_CLASSES]:
+        synthetic, real = (mean_of(scores.by_patient(row, value, "dice")) for row in (SYNTHETIC, REAL))
+        without = {row: mean_of(scores.by_patient(row, value, "dice")).value for row in LABELS}
+        known = {row: dice for row, dice in without.items() if np.isfinite(dice)}
+        best = max(known, key=lambda row: known[row], default=None)
+        ratio = ratios[value]["dice"]
+        shared = {"row": scores.names[value], "n": ratio.paired + ratio.only_synthetic, "better": "near real"}
+        cartoon = {"cartoon_name": LABELS[best]} if best else {}
+        entries += [
+            {
+                "measure": "Dice",
+                **vars(synthetic),
+                "reference": real.value,
+                "reference_name": "same segmenter",
+                "cartoon": known[best] if best else None,
+                **cartoon,
+                **shared,
+            },
+            {
+                "measure": "Dice, ratio to real images",
+                **vars(ratio.estimate),
+                "reference": 1.0,
+                "cartoon": known[best] / real.value if best and real.value else None,
+                **cartoon,
+                **shared,
+            },
+        ]
+    return entries
 
 
 def _sentences(scores: Scores, value: int, ratio: Ratio) -> list[str]:
@@ -250,6 +275,7 @@ def _figure_row(scores: Scores, value: int, row: str) -> dict[str, Any]:
     own = scores.of(row, value)
     drawn = [s for s in own if s.figures["state"] in MASKED]
     dice, surface = (mean_of(scores.by_patient(row, value, figure)) for figure in ("dice", "surface_dice"))
+    hd95 = median_hd95([float(s.figures["hd95_mm"]) for s in drawn], [s.patient for s in drawn], FEWEST_PATIENTS)
     return {
         "class": scores.names[value],
         "row": ROWS[row],
@@ -261,7 +287,9 @@ def _figure_row(scores: Scores, value: int, row: str) -> dict[str, Any]:
         "surface": surface.value,
         "surface_low": surface.low,
         "surface_high": surface.high,
-        "hd95": median_hd95([float(s.figures["hd95_mm"]) for s in drawn], [s.patient for s in drawn]),
+        "hd95": hd95.value,
+        "hd95_low": hd95.low,
+        "hd95_high": hd95.high,
         "missed": counted_states([str(s.figures["state"]) for s in own])["missed"],
     }
 

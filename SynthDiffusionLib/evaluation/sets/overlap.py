@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.evaluation.statistics import CONFIDENCE, RESAMPLES, SEED, Estimate
 
 PERCENTILE = 95
 
@@ -83,13 +84,27 @@ def _cropped(found: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return np.pad(found, 1)[tuple(box)], np.pad(drawn, 1)[tuple(box)]
 
 
-def median_hd95(values: Sequence[float], patients: Sequence[str]) -> float:
-    """Median over patients of each one's median; infinite where at least half of it is missed."""
+def median_hd95(values: Sequence[float], patients: Sequence[str], fewest: int = 10) -> Estimate:
+    """Median over patients of each one's median, with its percentile bootstrap interval over patients; infinite where
+    at least half of it is missed.
+
+    Args:
+        values: HD95 of each volume, mm; NaN does not count.
+        patients: of each volume.
+        fewest: patients below which there is no interval.
+    """
     by_patient: dict[str, list[float]] = {}
     for value, patient in zip(values, patients):
         if not math.isnan(value):
             by_patient.setdefault(patient, []).append(value)
-    return _median([_median(v) for v in by_patient.values()])
+    own = [_median(v) for v in by_patient.values()]
+    if len(own) < fewest:
+        return Estimate(_median(own), math.nan, math.nan)
+    drawn = np.random.default_rng([SEED, len(own)]).integers(len(own), size=(RESAMPLES, len(own)))
+    medians = sorted(_median(np.array(own)[row].tolist()) for row in drawn)
+    tail = (1.0 - CONFIDENCE) / 2.0
+    low, high = (medians[round(q * (RESAMPLES - 1))] for q in (tail, 1.0 - tail))  # infinite ones cannot be averaged
+    return Estimate(_median(own), low, high)
 
 
 def _median(values: Sequence[float]) -> float:

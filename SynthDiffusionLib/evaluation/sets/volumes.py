@@ -235,6 +235,11 @@ def _compare(result: Regional, permutations: int, seed: int, on_event: Event) ->
             d = regional.compare(*shares, permutations, seed)
             row |= {"wasserstein": d.wasserstein, "ks": d.ks, "p": d.wasserstein_p, "ks_p": d.ks_p}
             row |= {"difference": d.difference, "mean_p": d.difference_p}
+            limits = regional.difference_interval(*shares, seed=seed)
+            row |= {"difference_low": limits.low, "difference_high": limits.high}
+            # What a model without skill has that gives everybody the real mean: its distance; its mean is right.
+            numbers = np.array(list(shares[0].values()))
+            row["everyone_alike"] = float(np.abs(numbers - numbers.mean()).mean())
             seen[value] = _sensitivity(result, value, seed)
         rows.append(row)
         presence.append({"value": value, **_presence(result, value)})
@@ -244,7 +249,10 @@ def _compare(result: Regional, permutations: int, seed: int, on_event: Event) ->
             if min(map(len, pair)) >= FEWEST_CASES:
                 d = regional.compare(*pair, permutations, seed)
                 entry |= {"wasserstein": d.wasserstein, "p": d.wasserstein_p, "mean_p": d.difference_p}
+                limits = regional.difference_interval(*pair, seed=seed)
+                entry |= {"difference": d.difference, "difference_low": limits.low, "difference_high": limits.high}
             for set_name, numbers in zip(("real", "synthetic"), pair):
+                entry[f"{set_name}_n"] = len(numbers)
                 entry[set_name] = float(np.mean(list(numbers.values()))) if numbers else None
                 entry[f"{set_name}_sd"] = float(np.std(list(numbers.values()), ddof=1)) if len(numbers) > 1 else None
             textures.append(entry)

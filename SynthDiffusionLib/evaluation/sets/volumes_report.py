@@ -29,6 +29,7 @@ from SynthDiffusionLib.reports.sections import (
 
 REGIONS_IN_A_PLOT = 12
 SPOKEN = 8
+HEADLINE_REGIONS = 3
 TEXTURE_NAMES = {
     "mean": "mean",
     "sd": "standard deviation",
@@ -58,7 +59,8 @@ def definitions(result: Regional, unit: str, permutations: int) -> dict[str, str
         "sets keeps both values together, which are exchanged or not. Not defined with fewer than "
         f"{FEWEST_CASES} patients.",
         "mean difference": "synthetic minus real, of the means over patients; its p-value by the same permutations, "
-        "two-sided. Where the same patients are in both sets it sees a small change that all have in common, which the "
+        "two-sided; its interval is a 95 % percentile bootstrap over patients, those of both sets drawn with both "
+        "values. Where the same patients are in both sets it sees a small change that all have in common, which the "
         "distances of the distributions hardly see.",
         "differs": f"the p-value of the Wasserstein distance or of the mean difference is below {ALPHA}, corrected by "
         "Holm for these two tests of all regions.",
@@ -106,11 +108,15 @@ def _shares(result: Regional, unit: str, segmenter_name: str | None, labels_give
         )
     else:
         n = len(tested)
+        caution = "" if segmenter_name else ", which are those of the label maps, whatever the images show"
+        if result.same_masks and not segmenter_name:
+            caution = f"; {result.same_masks} of the {len(result.synthetic)} synthetic label maps are real ones, so "
+            caution += "that this says nothing about the model"
         sentences.insert(
             0,
             f"Of {counted(n, 'region')} that could be compared, {len(differing)} "
-            f"{'has' if len(differing) == 1 else 'have'} "
-            f"shares that differ between real and synthetic volumes, after correction for {counted(2 * n, 'test')}.",
+            f"{'has' if len(differing) == 1 else 'have'} shares that differ between real and synthetic volumes, after "
+            f"correction for {counted(2 * n, 'test')}{caution}.",
         )
         sentences += [_difference(result, r) for r in differing[:SPOKEN]]
         if n > len(differing):
@@ -130,7 +136,41 @@ def _shares(result: Regional, unit: str, segmenter_name: str | None, labels_give
         tuple(_plots(result)),
         family=_family(len(tested)),
         sources=SOURCES,
+        headlines=tuple(_headlines(result, tested)),
     )
+
+
+def _headlines(result: Regional, tested: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean difference and distance of the regions that differ most, beside the floor and a model without skill."""
+    entries: list[dict[str, Any]] = []
+    for row in sorted(tested, key=lambda r: min(r["p"], r["mean_p"]))[:HEADLINE_REGIONS]:
+        floor = (result.sensitivity or {}).get(row["value"])
+        shared = {
+            "row": result.names[row["value"]],
+            "n": row["synthetic_n"],
+            "cartoon_name": "the real mean for everyone",
+        }
+        entries += [
+            {
+                "measure": "Share in %, mean difference",
+                "value": points(row["difference"]),
+                "low": points(row["difference_low"]),
+                "high": points(row["difference_high"]),
+                "cartoon": 0.0,
+                "better": "near 0",
+                **shared,
+            },
+            {
+                "measure": "Share in %, Wasserstein distance",
+                "value": points(row["wasserstein"]),
+                "reference": points(floor.floor) if floor else None,
+                "reference_name": "halves of the real patients",
+                "cartoon": points(row["everyone_alike"]),
+                "better": "lower",
+                **shared,
+            },
+        ]
+    return entries
 
 
 def _origin(result: Regional, segmenter_name: str | None) -> list[str]:
@@ -187,7 +227,7 @@ def _share_table(result: Regional) -> Table:
             row[name] = points(float(np.mean(shares))) if shares else None
         own = compared.get(value, {})
         row |= {k: own.get(k) for k in ("p", "p_holm", "mean_p", "mean_p_holm")}
-        row |= {k: points(own.get(k)) for k in ("wasserstein", "difference")}
+        row |= {k: points(own.get(k)) for k in ("wasserstein", "difference", "difference_low", "difference_high")}
         if own.get("p_holm") is not None:
             row["verdict"] = "differs" if own["differs"] else "not shown"
         rows.append(row)
@@ -198,7 +238,7 @@ def _share_table(result: Regional) -> Table:
             "region|Region", "real_n|Real, N|int", "real|Real|number", "real_sd|SD|number", "synthetic_n|Synth., N|int",
             "synthetic|Synthetic|number", "synthetic_sd|SD|number",
             "wasserstein|Wasserstein|number", "p|p|p", "p_holm|corrected|p", "difference|Mean difference|number",
-            "mean_p|p|p", "mean_p_holm|corrected|p",
+            "difference_low|from|number", "difference_high|to|number", "mean_p|p|p", "mean_p_holm|corrected|p",
             "verdict|Difference",
         ),
         tuple(rows),
@@ -224,15 +264,16 @@ def _ml_table(result: Regional) -> Table:
             own = list(by_patient(cases, [c.ml[value] or np.nan for c in cases]).values())
             if own:
                 row |= {name: float(np.mean(own)), f"{name}_sd": spread(own)}
-                row |= {f"{name}_low": min(own), f"{name}_high": max(own)}
+                row |= {f"{name}_low": min(own), f"{name}_high": max(own), f"{name}_n": len(own)}
         rows.append(row)
     return Table(
         "millilitres",
         "Volume in ml, over patients that have the region",
         columns(
-            "region|Region", "real|Real, mean|number", "real_sd|SD|number", "real_low|Real, from|number",
-            "real_high|to|number", "synthetic|Synthetic, mean|number", "synthetic_sd|SD|number",
-            "synthetic_low|Synthetic, from|number", "synthetic_high|to|number",
+            "region|Region", "real_n|Real, N|int", "real|Real, mean|number", "real_sd|SD|number",
+            "real_low|Smallest|number", "real_high|Largest|number", "synthetic_n|Synth., N|int",
+            "synthetic|Synthetic, mean|number", "synthetic_sd|SD|number", "synthetic_low|Smallest|number",
+            "synthetic_high|Largest|number",
         ),
         tuple(rows),
     )  # fmt: skip
@@ -275,8 +316,8 @@ def _sensitivity(result: Regional) -> Section:
         sentences = [
             f"A region that is 10 % larger in every patient would be noticed in at least 80 % of the trials for {ten} "
             f"of {counted(total, 'region')}, one that is 20 % larger for {twenty}. The trials are random halves of the "
-            "real patients, and not corrected for several tests: whole sets of the same patients see more, the "
-            "correction less.",
+            "real patients, each region tested by itself: whole sets of the same patients see more, and the "
+            f"correction for {counted(2 * total, 'test')} sees less.",
             f"Unchanged halves are called different in {percent(float(np.mean([s.false for s in known.values()])))} of "
             "the trials (nominal 5 %).",
         ]
@@ -346,6 +387,7 @@ def _textures(result: Regional, unit: str) -> Section:
                 for name, cases in (("real", result.real), ("synthetic", result.synthetic)):
                     own = list(by_patient(cases, [c.textures[value][i] for c in cases]).values())
                     row |= {name: float(np.mean(own)) if own else None, f"{name}_sd": spread(own)}
+                    row[f"{name}_n"] = len(own) if cases else None
                 rows.append(row)
     tested = [r for r in rows if r.get("p_holm") is not None]
     differing = [r for r in tested if r["differs"]]
@@ -374,8 +416,10 @@ def _textures(result: Regional, unit: str) -> Section:
                 "intensities",
                 f"Intensity and texture of regions ({unit}), mean and standard deviation over patients",
                 columns(
-                    "region|Region", "figure|Figure", "real|Real|number", "real_sd|SD|number",
-                    "synthetic|Synthetic|number", "synthetic_sd|SD|number", "wasserstein|Wasserstein|number",
+                    "region|Region", "figure|Figure", "real_n|Real, N|int", "real|Real|number", "real_sd|SD|number",
+                    "synthetic_n|Synth., N|int", "synthetic|Synthetic|number", "synthetic_sd|SD|number",
+                    "difference|Mean difference|number", "difference_low|from|number", "difference_high|to|number",
+                    "wasserstein|Wasserstein|number",
                     "p|p|p", "p_holm|corrected|p", "mean_p|p of the mean|p", "mean_p_holm|corrected|p",
                 ),
                 tuple(rows),
