@@ -136,7 +136,8 @@ def test_where_bright_and_dark_parts_lie(tmp_path, fault):
             elif k and fault == "marked":
                 array[0, 0, :] = 400
             write_volume(Volume(array, np.eye(4), "HU", {}), tmp_path / arm / f"p{i}.nii.gz")
-    built = build_study(design_from_folders(tmp_path / "real", tmp_path / "fake", suffix=None), tmp_path / "study")
+    design = design_from_folders(tmp_path / "real", tmp_path / "fake", suffix=None)
+    built = build_study(design, tmp_path / "study", permutations=39)
     told = any("Where bright and dark parts lie tells" in warning for warning in built.warnings)
     assert told == (fault != "none")
 
