@@ -99,6 +99,20 @@ def test_a_program_that_takes_too_long_is_ended_with_its_children(command, tmp_p
     assert not psutil.pid_exists(int(pid.read_text())) or psutil.Process(int(pid.read_text())).status() == "zombie"
 
 
+@pytest.mark.parametrize("apart", [False, True], ids=["child", "child in a session of its own"])
+def test_what_a_program_leaves_running_is_ended_when_it_has_ended_well(command, tmp_path, apart):
+    pid = tmp_path / "pid"
+    body = (
+        "import subprocess\n"
+        f"child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], start_new_session={apart})\n"
+        f"open({str(pid)!r}, 'w').write(str(child.pid))\n"
+        "save(labels)\n"
+    )
+    assert np.array_equal(run(command(body)), IMAGE.labels)
+    child = int(pid.read_text())
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == "zombie"
+
+
 @pytest.mark.skipif(os.name == "nt", reason="the interrupt is sent as a signal")
 def test_an_interrupt_ends_the_program(command, tmp_path):
     import signal
@@ -231,6 +245,61 @@ def test_totalsegmentator_and_nnunet_are_called_as_they_want(monkeypatch, tmp_pa
     # A value of TotalSegmentator's that no mask has is left out, and no error.
     assert np.array_equal(run(programs.totalsegmentator("fast", [1, 2], "CT")), IMAGE.labels)
     assert np.array_equal(run(programs.nnunet(str(model), [1, 2])), IMAGE.labels)
+
+
+def identity(*more: str) -> str:
+    return programs.command_segmenter(f'"{sys.executable}" {{input}} {{output}} ' + " ".join(more), [1]).identity
+
+
+def test_other_weights_are_another_segmenter(tmp_path, monkeypatch):
+    weights, model = tmp_path / "w.txt", tmp_path / "model"
+    weights.write_text("120")
+    (model / "fold_0").mkdir(parents=True)
+    (model / "fold_0" / "checkpoint.pth").write_text("120")
+    arguments = (f"--weights={weights}", f"-m {model}")
+    first = identity(*arguments)
+    (model / "__pycache__").mkdir()
+    (model / "__pycache__" / "x.pyc").write_text("made by running it")
+    assert identity(*arguments) == first
+    weights.write_text("300")
+    second = identity(*arguments)
+    (model / "fold_0" / "checkpoint.pth").write_text("3000")
+    third = identity(*arguments)
+    monkeypatch.setattr(programs, "HASHED_BYTES", 2)  # large files: their size, time, beginning and end
+    monkeypatch.setattr(programs, "END_BYTES", 1)
+    large = identity(*arguments)
+    assert identity(*arguments) == large
+    weights.write_text("301")
+    assert len({first, second, third, large, identity(*arguments)}) == 5
+
+
+def test_a_flipped_byte_in_a_cache_is_made_again_wherever_it_is(tmp_path):
+    """Every byte of both kinds of kept files in turn: nothing but what was kept, or nothing at all."""
+    from SynthDiffusionLib.evaluation.sets import extraction
+
+    layers = (np.random.default_rng(0).integers(0, 3, (4, 4, 4)).astype(np.uint16),)
+    path = tmp_path / "a.npz"
+    segmenters._store(path, layers)
+    packed = path.read_bytes()
+    features = np.random.default_rng(1).random((1, 5))
+    np.savez(path, volume=features)
+    plain = path.read_bytes()
+    extractor = extraction.Extractor("x", "x", (), 5, ("volume",), {}, lambda image: {})
+    remade = 0
+    for content, read, kept in (
+        (packed, lambda: segmenters._stored(path, (4, 4, 4)), layers[0]),
+        (plain, lambda: (extraction._kept(path, extractor) or {"volume": None})["volume"], features),
+    ):
+        for at in range(0, len(content)):
+            broken = bytearray(content)
+            broken[at] ^= 1 << at % 8
+            path.write_bytes(bytes(broken))
+            found = read()
+            remade += found is None
+            assert found is None or np.array_equal(np.squeeze(found), np.squeeze(kept))
+        np.save(path.open("wb"), kept)
+        assert read() is None
+    assert remade > 200
 
 
 def test_what_was_found_is_kept_and_gone_on_with(tmp_path):

@@ -20,6 +20,7 @@ from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.evaluation.sets import radiomics
 from SynthDiffusionLib.evaluation.sets.distances import check_features
 from SynthDiffusionLib.evaluation.sets.image_set import Frame
+from SynthDiffusionLib.evaluation.sets.segmenters import stored_arrays
 from SynthDiffusionLib.volumes.atomic import atomic_file
 
 PLANES = ("XY", "YZ", "ZX")
@@ -204,12 +205,11 @@ def _key(source: Source, extractor: Extractor, frame: Frame) -> str:
 
 
 def _kept(file: Path, extractor: Extractor) -> dict[str, np.ndarray] | None:
-    import zipfile
-
-    try:
-        with np.load(file, allow_pickle=False) as content:
-            parts = {part: content[part] for part in extractor.parts}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    parts = stored_arrays(file, extractor.parts)
+    if parts is None:
         return None
-    good = all(v.ndim == 2 and v.shape[1] == extractor.size and np.isfinite(v).all() for v in parts.values())
+    good = all(
+        v.ndim == 2 and v.shape[1] == extractor.size and v.dtype == np.float64 and np.isfinite(v).all()
+        for v in parts.values()
+    )
     return parts if good else None

@@ -13,9 +13,11 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,11 +26,17 @@ from SynthDiffusionLib.evaluation.sets.image_set import ORIENTATION
 from SynthDiffusionLib.evaluation.sets.segmenters import Event, SegmenterFailed
 from SynthDiffusionLib.volumes import Volume, read_volume, reorient, same_grid, write_volume
 
+if TYPE_CHECKING:
+    import psutil
+
 TIMEOUT_S = 3600.0
 POLL_S = 0.2
 END_S = 2.0  # that a program has to end by itself before it is ended
 TAIL = 200  # characters of what a program said last
-HASHED_BYTES = 64 << 20  # files among the arguments up to this size are part of the identity
+HASHED_BYTES = 64 << 20  # files among the arguments up to this size are part of the identity as a whole
+END_BYTES = 1 << 20  # of the beginning and of the end of larger ones, beside their size and the time of their change
+MOST_FILES = 10_000  # of a folder among the arguments
+MARK = "SYNTHDIFFUSION_PROGRAM"  # variable of the environment that all processes of a program inherit
 LARGEST_VALUE = np.iinfo(np.uint16).max
 
 
@@ -221,15 +229,21 @@ def run_program(
 ) -> int | None:
     """Runs a program, what it says going to a file; its exit code, or None where it took too long and was ended.
 
-    However this ends (time, an interrupt), the program's process tree is gone afterwards.
+    However this ends (by itself, time, an interrupt), all processes that the program has started are gone afterwards,
+    also those that it left in the background: they are known by a mark in their environment.
 
     Raises:
         SegmenterFailed: it cannot be started.
     """
+    mark = uuid.uuid4().hex
     with said.open("wb") as stream:
         try:
             process = subprocess.Popen(  # the arguments are a list: no shell
-                list(arguments), stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT
+                list(arguments),
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, MARK: mark},
             )
         except OSError as error:
             raise SegmenterFailed(f"the program could not be started ({error.strerror or error})") from error
@@ -241,26 +255,64 @@ def run_program(
                 if clock() - began > timeout_s:
                     return None
         finally:
-            end_tree(process)
+            end_tree(process, mark)
 
 
-def end_tree(process: subprocess.Popen) -> None:
-    """Ends a process with all that it has started."""
+def end_tree(process: subprocess.Popen, mark: str) -> None:
+    """Ends a process with all that it has started.
+
+    Args:
+        process: running or not.
+        mark: value of `MARK` in the environment of those whose parent has ended already.
+    """
     import psutil
 
-    with suppress(psutil.Error):
-        tree = psutil.Process(process.pid).children(recursive=True)
-        if process.poll() is None:
-            tree.append(psutil.Process(process.pid))
+    for _ in range(3):  # what was started while the others were being ended
+        tree = set(marked(mark))
+        with suppress(psutil.Error):
+            tree |= set(psutil.Process(process.pid).children(recursive=True))
+            if process.poll() is None:
+                tree.add(psutil.Process(process.pid))
+        if not tree:
+            break
         for one in tree:
             with suppress(psutil.Error):
                 one.terminate()
-        for one in psutil.wait_procs(tree, END_S)[1]:
+        for one in _still_running(tree):
             with suppress(psutil.Error):
                 one.kill()
+        _still_running(tree)
     if process.poll() is None:
         process.kill()
     process.wait()
+
+
+def _still_running(tree: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those that have not ended after `END_S`. One whose parent has gone may stay in the system's list as ended."""
+    import psutil
+
+    until = time.monotonic() + END_S
+    running = list(tree)
+    while True:
+        left = []
+        for one in running:
+            with suppress(psutil.Error):
+                if one.is_running() and one.status() != psutil.STATUS_ZOMBIE:
+                    left.append(one)
+        running = left
+        if not running or time.monotonic() > until:
+            return running
+        time.sleep(END_S / 100)
+
+
+def marked(mark: str) -> Iterator[psutil.Process]:
+    """The processes whose environment has the mark; those that do not show theirs are of others."""
+    import psutil
+
+    for one in psutil.process_iter():
+        with suppress(psutil.Error, OSError, ValueError):
+            if one.environ().get(MARK) == mark and one.status() != psutil.STATUS_ZOMBIE:
+                yield one
 
 
 def _filled(argument: str, files: dict[str, Path]) -> str:
@@ -270,14 +322,49 @@ def _filled(argument: str, files: dict[str, Path]) -> str:
 
 
 def _contents(arguments: Sequence[str]) -> list[str]:
-    """Checksums of the files among the arguments: a script that was changed is another segmenter."""
+    """Checksums of the files and folders among the arguments, also in `--weights=PATH`: a script or weights that were
+    changed are another segmenter."""
     sums = []
     for argument in arguments:
-        path = Path(argument)
-        with suppress(OSError, ValueError):
-            if path.is_file() and path.stat().st_size <= HASHED_BYTES:
-                sums.append(hashlib.sha256(path.read_bytes()).hexdigest())
+        for text in dict.fromkeys((argument, argument.partition("=")[2])):
+            path = Path(text)
+            with suppress(OSError, ValueError):
+                if text and path.is_file():
+                    sums.append(_sum_of_file(path))
+                elif text and path.is_dir() and text != os.sep:
+                    sums.append(_sum_of_folder(path))
     return sums
+
+
+def _sum_of_file(path: Path) -> str:
+    """Of its content; of a large file, of its size, the time of its change, its beginning and its end."""
+    about = path.stat()
+    if about.st_size <= HASHED_BYTES:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256(f"{about.st_size} {about.st_mtime_ns}".encode())
+    with path.open("rb") as stream:
+        digest.update(stream.read(END_BYTES))
+        stream.seek(-END_BYTES, os.SEEK_END)
+        digest.update(stream.read())
+    return digest.hexdigest()
+
+
+def _sum_of_folder(folder: Path) -> str:
+    """Of the names, sizes and times of change of all files below a folder, such as that of a trained model."""
+    digest = hashlib.sha256()
+    paths = (Path(root) / name for root, folders, names in _walked(folder) for name in sorted(names))
+    for _, path in zip(range(MOST_FILES), paths):
+        with suppress(OSError):
+            about = path.stat()
+            digest.update(f"{path.relative_to(folder).as_posix()} {about.st_size} {about.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _walked(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """`os.walk` in the order of the names; what Python and the system write by themselves is left out."""
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(f for f in folders if f != "__pycache__" and not f.startswith("."))
+        yield root, folders, [n for n in names if not n.startswith(".")]
 
 
 def _last_words(said: Path) -> str:

@@ -271,17 +271,31 @@ def _key(image: Volume, identity: str) -> str:
     return digest.hexdigest()
 
 
-def _stored(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, ...] | None:
-    """Layers of the cache; None where there are none, or a damaged file, which is made again."""
+def stored_arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray] | None:
+    """Arrays of an .npz of a cache (all of them where no names are given); None where it is missing or damaged, so
+    that it is made again."""
     import zipfile
     import zlib
 
     try:
-        with np.load(path) as file:
-            layers = tuple(file[name] for name in sorted(file.files))
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):  # a lone .npy, which has no names
+                return None
+            return {name: file[name] for name in (sorted(file.files) if names is None else names)}
+    except (
+        OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, SyntaxError, MemoryError, OverflowError,
+        RuntimeError, zipfile.BadZipFile, zlib.error,
+    ):  # fmt: skip
+        # A flipped byte of the archive can ask for another way of packing (NotImplementedError), a password
+        # (RuntimeError), or a header of NumPy that is none (SyntaxError, TypeError) or asks for terabytes.
         return None
-    return layers if layers and all(a.shape == tuple(shape) for a in layers) else None
+
+
+def _stored(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, ...] | None:
+    """Layers of the cache; None where there are none, or a damaged file, which is made again."""
+    layers = tuple((stored_arrays(path) or {}).values())
+    good = bool(layers) and all(a.shape == tuple(shape) and a.dtype == np.uint16 for a in layers)
+    return layers if good else None
 
 
 def _store(path: Path, layers: Sequence[np.ndarray]) -> None:
