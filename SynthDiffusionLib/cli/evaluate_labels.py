@@ -87,6 +87,7 @@ def read_part(
         whole = read_role(args, role, frame, on_event, labels=labels, least=1)
     finally:
         args.trained_on = trained_on
+    known: dict[str, str] = {}
     if args.patients is None and args.patient_pattern is None:
         known = _patients(args)
         whole = replace(
@@ -105,7 +106,9 @@ def read_part(
     if len(whole.cases) < least:
         raise BadInput(f"The {role} set has {len(whole.cases)} usable volumes", f"Give at least {least}.")
     if role == "real" and trained_on is not None:
-        check_unseen(whole, trained_on)
+        args.unseen = check_unseen(
+            whole, trained_on, args.patient_pattern, args.patients, known=known, on_event=on_event
+        )
     return whole
 
 
@@ -185,11 +188,10 @@ def _seen_by_package(args: argparse.Namespace, trained_on: set[str], measured: S
     Raises:
         BadInput: some, and nobody allowed it.
     """
-    from SynthDiffusionLib.evaluation.sets.image_set import base_name
+    from SynthDiffusionLib.evaluation.sets.training_lists import names_of, spellings
 
-    seen = [
-        (s.role, c.patient) for s in measured for c in s.cases if {c.patient, c.name, base_name(c.name)} & trained_on
-    ]
+    known = spellings(trained_on)
+    seen = [(s.role, c.patient) for s in measured for c in s.cases if names_of(c) & known]
     shared = {patient for _, patient in seen}
     if seen and not args.training_may_share:
         raise BadInput(

@@ -35,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="validation",
         help="who sets the limit: validation, or validation and --real together (default validation)",
     )
-    group.add_argument("--embedding-steps", type=int, metavar="N", help="training steps of the embedding")
+    group.add_argument("--embedding-steps", type=int, metavar="N", help="training steps of the embedding (default 400)")
     group.add_argument("--pairs", type=int, default=8, metavar="N", help="closest pairs in the report (default 8)")
     group.add_argument("--no-pictures", action="store_true", help="leave the pictures out: they show training patients")
 

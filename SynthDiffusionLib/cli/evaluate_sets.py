@@ -8,19 +8,56 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from SynthDiffusionLib.cli.paths import path_arg
-from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.errors import BadInput, Cancelled, shortened
 from SynthDiffusionLib.evaluation.sets.measured import Measured
 
 if TYPE_CHECKING:
     from SynthDiffusionLib.evaluation.sets.image_set import Frame, ImageSet
 
 Event = Callable[[dict], None]
-__all__ = ["Event", "Measured", "add_set_options", "command_of", "frame_from", "read_role", "run_sets"]
+LARGEST_SEED = 2**32 - 1
+__all__ = [
+    "Event",
+    "Measured",
+    "add_set_options",
+    "command_of",
+    "frame_from",
+    "kept_when_cancelled",
+    "read_role",
+    "run_sets",
+    "seed_arg",
+]
+
+
+def seed_arg(text: str) -> int:
+    """`--seed` of an option.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    if not (text.strip().isdecimal() and int(text) <= LARGEST_SEED):
+        raise argparse.ArgumentTypeError(
+            f"'{shortened(text)}' is no seed: give a whole number from 0 to {LARGEST_SEED}"
+        )
+    return int(text)
+
+
+@contextmanager
+def kept_when_cancelled(out: Path) -> Iterator[None]:
+    """Says, where the block is cancelled, that what was done until then is kept."""
+    try:
+        yield
+    except (KeyboardInterrupt, Cancelled) as error:
+        cancelled = Cancelled()
+        if out.is_dir():
+            cancelled.hint = "What was done is kept in --out: the same command goes on where it stopped."
+        raise cancelled from error
 
 
 def add_set_options(parser: argparse.ArgumentParser, *, labels: bool = False, classes: bool = False) -> None:
@@ -58,9 +95,11 @@ def add_set_options(parser: argparse.ArgumentParser, *, labels: bool = False, cl
         "--trained-on",
         type=path_arg,
         metavar="FILE",
-        help="model.json, dataset.json, CSV or text file of training patients; --real must have none of them",
+        help="model.json, dataset.json, JSON, CSV or text file of training patients; --real may have none of them",
     )
-    group.add_argument("--seed", type=int, default=2026, metavar="N", help="of everything that is drawn (default 2026)")
+    group.add_argument(
+        "--seed", type=seed_arg, default=2026, metavar="N", help="of everything that is drawn (default 2026)"
+    )
 
 
 def frame_from(args: argparse.Namespace, folders: dict[str, Path]) -> Frame:
@@ -101,7 +140,7 @@ def read_role(
         on_event=on_event,
     )
     if unseen:
-        check_unseen(found, args.trained_on, args.patient_pattern, args.patients)
+        args.unseen = check_unseen(found, args.trained_on, args.patient_pattern, args.patients, on_event=on_event)
     return found
 
 
@@ -117,14 +156,17 @@ def run_sets(args: argparse.Namespace, kind: str, measure: Callable[[argparse.Na
     line = ProgressLine(quiet=args.json)
     began = time.monotonic()
     try:
-        measured = measure(args, line)
+        with kept_when_cancelled(args.out):
+            measured = measure(args, line)
     finally:
         line.close()
+    unseen = getattr(args, "unseen", None)  # of `read_role`
+    told = {"trained_on": unseen.to_json()} if unseen is not None else {}
     result = results.assemble(
         kind,
         measured.sections,
         sets=[s.summary() for s in measured.sets],
-        settings=({"frame": measured.sets[0].frame.to_json()} if measured.sets else {}) | measured.settings,
+        settings=({"frame": measured.sets[0].frame.to_json()} if measured.sets else {}) | measured.settings | told,
         definitions=measured.definitions,
         command=command_of(),
         seconds=time.monotonic() - began,

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import sys
+from collections.abc import Sequence
+from typing import Any
 
 from SynthDiffusionLib import __version__
 
@@ -15,8 +18,28 @@ EPILOG = """Start with: synthdiffusion demo
 Exit codes: 0 done, 1 failed while running, 2 bad input or usage, 130 cancelled."""
 
 
+# Numbers with a comma, which argparse takes for an option where the first one is negative.
+_NEGATIVE_NUMBERS = re.compile(r"-[\d.][\d.eE+-]*(,[\d.eE+-]*)+")
+
+
+def numbers_joined(arguments: Sequence[str]) -> list[str]:
+    """Arguments in which `--range -1000,400` is `--range=-1000,400`; what follows a lone `--` is left as it is."""
+    joined: list[str] = []
+    for word in arguments:
+        before = joined[-1] if joined else ""
+        takes = before.startswith("--") and before != "--" and "=" not in before and "--" not in joined
+        if takes and _NEGATIVE_NUMBERS.fullmatch(word):
+            joined[-1] = f"{before}={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
 class _Parser(argparse.ArgumentParser):
-    """argparse, with errors on one line and the nearest match named."""
+    """argparse, with errors on one line, the nearest match named, and options that take negative numbers."""
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None) -> Any:
+        return super().parse_args(numbers_joined(sys.argv[1:] if args is None else args), namespace)
 
     def error(self, message: str) -> None:
         wrong = re.search(r"unrecognized arguments: (--?[\w-]+)", message)

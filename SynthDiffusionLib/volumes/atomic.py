@@ -59,7 +59,8 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 def files_together(paths: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
     """Temporary places for several files of one folder, which get their final names together when the block ends well.
 
-    When it does not, files that had these names before are as they were.
+    When it does not, files that had these names before are as they were, and folders below the first file's that were
+    made for some of them and hold nothing go.
 
     Raises:
         BadInput, RunFailed: as `atomic_path`.
@@ -75,6 +76,11 @@ def files_together(paths: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
         staged = {name: staging / "new" / path.name for name, path in paths.items()}
         yield staged
         _exchange([(staged[name], path, staging / path.name) for name, path in paths.items()])
+    except BaseException:
+        for inner in {path.parent for path in paths.values()} - {folder}:
+            with suppress(OSError):  # something is in it
+                inner.rmdir()
+        raise
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)

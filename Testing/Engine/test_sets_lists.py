@@ -62,6 +62,13 @@ DECATHLON = {"training": [{"image": "./imagesTr/p03.nii.gz", "label": "./labelsT
         ("semicolons.csv", "Fold;Case\n1;p03.nii.gz\n"),
         ("list.txt", "q\n\n p03 \n"),
         ("files.txt", "images/q.nii.gz\r\nC:\\data\\p03.nii.gz\r\n"),
+        ("objects.json", json.dumps([{"image": "imagesTr/q.nii.gz"}, {"image": "a/p03.nii.gz", "label": "b/p03.nii"}])),
+        ("channels.json", json.dumps([{"image": ["i/p03_0000.nii.gz", "i/p03_0001.nii.gz"]}])),
+        ("nnunet.txt", "imagesTr/p03_0000.nii.gz\n"),
+        ("letters.txt", "Q\nP03\n"),
+        ("columns.txt", "# who was trained on\n p03 , train\nq , train\n"),
+        ("ids.csv", "id,age\nq,50\np03,60\n"),
+        ("cases.csv", "case,patient\nsomething,p03\n"),
     ],
 )
 def test_every_kind_of_training_list(real, tmp_path, name, content):
@@ -69,8 +76,8 @@ def test_every_kind_of_training_list(real, tmp_path, name, content):
     (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(BadInput, match=f"1 patient of the real set is in the training list '{name}', first 'p03'"):
         check_unseen(tested, tmp_path / name)
-    (tmp_path / name).write_text(content.replace("p03", "z03"), encoding="utf-8")
-    assert check_unseen(tested, tmp_path / name) >= 1  # p04 is a test case: no leak
+    (tmp_path / name).write_text(content.replace("p03", "z03").replace("P03", "z03"), encoding="utf-8")
+    assert check_unseen(tested, tmp_path / name).entries >= 1  # p04 is a test case: no leak
 
 
 def test_another_scan_of_a_training_patient_is_a_leak(tmp_path):
@@ -78,7 +85,8 @@ def test_another_scan_of_a_training_patient_is_a_leak(tmp_path):
     folder = write_set(tmp_path / "s", 10, names="p{:02d}_scan2")
     tested = read_set("real", folder, CT, patient_pattern="(p\\d+)_")
     (tmp_path / "list.txt").write_text("p03_scan1\n")
-    assert check_unseen(tested, tmp_path / "list.txt") == 1
+    found = check_unseen(tested, tmp_path / "list.txt")
+    assert (found.entries, found.perhaps) == (1, (("p03_scan2", "p03_scan1"),))
     with pytest.raises(BadInput, match="first 'p03'"):
         check_unseen(tested, tmp_path / "list.txt", patient_pattern="(p\\d+)_")
     table = tmp_path / "t.csv"
@@ -87,6 +95,35 @@ def test_another_scan_of_a_training_patient_is_a_leak(tmp_path):
         csv.writer(stream).writerows(rows)
     with pytest.raises(BadInput, match="first 'p03'"):
         check_unseen(read_set("real", folder, CT, patients=table), tmp_path / "list.txt", patients=table)
+
+
+def test_upper_case_and_channels_in_the_set_are_the_same_patient_too(tmp_path):
+    tested = read_set("real", write_set(tmp_path / "s", 10, names="STS_{:03d}_0000"), CT)
+    (tmp_path / "list.txt").write_text("sts_003\n")
+    with pytest.raises(BadInput, match="first 'STS_003_0000'"):
+        check_unseen(tested, tmp_path / "list.txt")
+
+
+def test_a_list_that_names_cases_by_their_patient_tells_other_cases_of_it(tmp_path):
+    tested = read_set("real", write_set(tmp_path / "s", 10, names="x{}_scan2"), CT)
+    (tmp_path / "list.csv").write_text("case,patient\nx3_scan1,x3\n")
+    with pytest.raises(BadInput, match="first 'x3_scan2'"):
+        check_unseen(tested, tmp_path / "list.csv")
+    (tmp_path / "list.csv").write_text("case,patient\nx_scan1,x\n")  # x is not the beginning of x3_scan2 up to a _
+    assert check_unseen(tested, tmp_path / "list.csv").perhaps == ()
+
+
+@pytest.mark.parametrize("names, listed", [("STS_{:03d}_MR", "STS_003"), ("STS_{:03d}", "STS_003_CT")])
+def test_what_may_be_the_same_patient_is_told_by_name(tmp_path, names, listed):
+    tested = read_set("real", write_set(tmp_path / "s", 10, names=names), CT)
+    (tmp_path / "list.txt").write_text(f"{listed}\nother\n")
+    events: list[dict] = []
+    found = check_unseen(tested, tmp_path / "list.txt", on_event=events.append)
+    assert found.perhaps == ((names.format(3), listed),)
+    told = " ".join(e["message"] for e in events)
+    assert f"Perhaps the same patient under another name: '{names.format(3)}' ('{listed}' on the list)" in told
+    # What was compared, so that names of different kinds are seen.
+    assert "'list.txt' has 2 entries" in told and f"'{listed}', those of the set like '{names.format(0)}'" in told
 
 
 @pytest.mark.parametrize(

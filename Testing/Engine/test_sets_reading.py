@@ -96,10 +96,10 @@ def test_any_orientation_and_an_oblique_axis_give_the_same_voxels(tmp_path):
 
 def test_resampling_keeps_image_and_labels_on_one_grid(tmp_path):
     folder = write_set(tmp_path / "i", 3, labels=tmp_path / "l")
-    found = read_set("real", folder, Frame("CT", (2.0, 2.0, 2.0), (-1000, 1000)), labels=tmp_path / "l", least=3)
+    found = read_set("real", folder, Frame("CT", (0.5, 0.5, 0.5), (-1000, 1000)), labels=tmp_path / "l", least=3)
     case = found.cases[0]
-    assert case.image.shape == case.labels.shape == (4, 5, 5) and case.labels.dtype == np.uint16
-    np.testing.assert_allclose(case.spacing, 2)
+    assert case.image.shape == case.labels.shape == (16, 18, 20) and case.labels.dtype == np.uint16
+    np.testing.assert_allclose(case.spacing, 0.5)
     assert set(np.unique(case.labels)) <= {0, 1, 2}
 
 
@@ -448,7 +448,7 @@ def test_no_spacing(real, spacing):
 def test_memory_is_asked_before_it_is_taken(real, monkeypatch):
     """A spacing of a micron, a file that unpacks to gigabytes, and a folder larger than the memory."""
     texts = [f"p{i:02d}.nii.gz: " for i in range(10)]
-    with pytest.raises(BadInput, match="0 usable volumes") as caught:
+    with pytest.raises(BadInput, match="spacing of 0.001 x 0.001 x 0.001 mm leaves 0 usable volumes") as caught:
         read_set("real", real, Frame("CT", (0.001,) * 3, (-1000, 1000)))
     assert "GiB of memory" in caught.value.one_line() and texts[0] in caught.value.one_line()
     free = type("Free", (), {"available": 10_000})()

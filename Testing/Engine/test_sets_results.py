@@ -248,6 +248,102 @@ def test_a_training_patient_is_refused(tmp_path, measured, capsys):
     assert "1 patient of the real set is in the training list 'list.txt', first 'p03'" in capsys.readouterr().err
 
 
+def test_what_a_training_list_was_compared_with_is_in_console_and_report(tmp_path, measured, capsys):
+    real, synthetic = write_set(tmp_path / "real"), write_set(tmp_path / "made", names="q{}")
+    (tmp_path / "list.txt").write_text("sub-17\nsub-18\n")
+    options = ("--trained-on", tmp_path / "list.txt")
+    assert run("--real", real, "--synthetic", synthetic, "--out", tmp_path / "out", *options) == 0
+    told = "The training list 'list.txt' has 2 entries; by their names none is in the real set."
+    result = read_result(tmp_path / "out" / "volumes.json")
+    assert told in capsys.readouterr().out and result["settings"]["trained_on"]["entries"] == 2
+    page = (tmp_path / "out" / "volumes.html").read_text(encoding="utf-8")
+    assert "Names on the list are like &#x27;sub-17&#x27;, those of the set like &#x27;p00&#x27;" in page
+
+
+@pytest.mark.parametrize("measure", ["volumes", "adherence"])
+@pytest.mark.parametrize("by", ["--patient-pattern", "--patients"])
+def test_another_scan_of_a_training_patient_is_refused_by_measures_with_labels(tmp_path, capsys, measure, by):
+    real = write_set(tmp_path / "real", names="p{:02d}_scan2", labels=tmp_path / "labels")
+    table = tmp_path / "table.csv"
+    table.write_text("case,patient\np03_scan1,A3\n" + "".join(f"p{i:02d}_scan2,A{i}\n" for i in range(10)))
+    (tmp_path / "list.txt").write_text("p03_scan1\n")
+    words = ["evaluate", measure, "--real", real, "--real-labels", tmp_path / "labels", "--synthetic", real]
+    words += ["--synthetic-labels", tmp_path / "labels", "--out", tmp_path / "out", "--trained-on"]
+    words += [tmp_path / "list.txt", by, r"(p\d+)_" if by == "--patient-pattern" else table]
+    words += ["--segmenter", "package:lung-nodule-ct"] if measure == "adherence" else []
+    assert main(list(map(str, words))) == 2
+    first = "p03" if by == "--patient-pattern" else "A3"
+    assert f"1 patient of the real set is in the training list 'list.txt', first '{first}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("measure", ["fidelity", "adherence", "volumes", "memorisation"])
+@pytest.mark.parametrize("seed", ["-1", "1.5", "4294967296", "x"])
+def test_a_seed_that_is_none_is_refused_when_it_is_read(capsys, measure, seed):
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", measure, "--out", "x", "--seed", seed])
+    assert ended.value.code == 2 and f"'{seed}' is no seed: give a whole number from 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [("--range", "-1000,400"), ("--range=-1000,400",), ("--range", "-1e3,4e2"), ("--range", "-1000,-400.5")]
+)
+def test_a_range_that_begins_below_0_is_written_as_the_help_says(tmp_path, measured, words):
+    real, synthetic = write_set(tmp_path / "real"), write_set(tmp_path / "made", names="q{}")
+    assert run("--real", real, "--synthetic", synthetic, "--out", tmp_path / "out", *words) == 0
+    low, high = read_result(tmp_path / "out" / "volumes.json")["settings"]["frame"]["intensity_range"]
+    assert (low, high) == (-1000, -400.5 if "-400.5" in words[-1] else 400)
+
+
+def test_the_help_names_the_default_of_the_embedding(capsys):
+    from SynthDiffusionLib.evaluation.sets.embedding import EmbeddingSettings
+
+    with pytest.raises(SystemExit):
+        main(["evaluate", "memorisation", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"training steps of the embedding (default {EmbeddingSettings().steps})" in text
+
+
+def test_a_cancelled_measure_says_that_it_can_go_on(tmp_path, capsys, monkeypatch):
+    def interrupted(args, on_event):
+        args.out.mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate_command.evaluate_volumes, "measure", interrupted)
+    assert run("--real", "x", "--out", tmp_path / "out") == 130
+    error = capsys.readouterr().err
+    assert error == (
+        "synthdiffusion: error: Cancelled. What was done is kept in --out: the same command goes on where it stopped.\n"
+    )
+
+
+def test_what_would_drive_a_terminal_is_spelled_in_csv_files_and_on_the_console(tmp_path):
+    name = "new\x1b[31m\u202ename"
+    result = examples.result("volumes")
+    result["sections"][1]["tables"][0]["rows"] = [{"what": name, "value": 1.0}]
+    result["sets"][0]["skipped"] = [{"file": name, "reason": "x"}]
+    paths = results.write_result(result, tmp_path)
+    text = paths["scores"].read_text(encoding="utf-8")
+    console = "\n".join(results.console_lines(result))
+    assert "new\\x1b[31m\\u202ename" in text and "new\\x1b[31m\\u202ename" in console
+    assert "\x1b" not in text + console and "\u202e" not in text + console
+    assert read_result(paths["json"])["sections"][1]["tables"][0]["rows"][0]["what"] == name  # the JSON has it all
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    import errno
+
+    from SynthDiffusionLib.errors import RunFailed
+    from SynthDiffusionLib.volumes import atomic
+
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(atomic.tempfile, "mkdtemp", full)
+    with pytest.raises(RunFailed, match="No space left"):
+        results.write_result(examples.result("volumes"), tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_what_to_install_is_said_before_the_work(tmp_path, measured, capsys, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     real = write_set(tmp_path / "real")

@@ -31,6 +31,12 @@ LARGEST_LABEL = np.iinfo(np.uint16).max
 _BYTES = {"CT": 12, "MR": 24}
 _MEMORY_SHARE = 0.5  # of the free memory that one volume may take while it is read
 _SAMPLED = 4_000_000  # voxels that are enough for a percentile
+LARGEST_VALUE = float(np.finfo(np.float32).max) / 1e6  # of an image: what is computed with it must stay in float32
+FEWEST_VOXELS = 8  # along an axis of a resampled volume; fewer show no anatomy
+
+
+class SpacingFault(BadInput):
+    """A volume that cannot be used because of `--spacing`, and could without."""
 
 
 @dataclass(frozen=True)
@@ -108,13 +114,14 @@ def read_case(name: str, patient: str, path: Path, label_file: Path | None, fram
     """Reads a volume and its label map, and brings them to the frame.
 
     Raises:
-        BadInput: either cannot be read, they have different grids, or they do not fit into memory.
+        BadInput: either cannot be read, they have different grids, values too large, or do not fit into memory.
+        SpacingFault: at the frame's spacing it has too few voxels, or does not fit into memory.
     """
     image = read_volume(path, UNITS[frame.modality])
-    shape = image.shape
+    check_fits(np.prod(image.shape, dtype=float) * _BYTES[frame.modality], path.name)
+    check_values(image.array, path.name)
     if frame.spacing_mm is not None:
-        shape = grid_with_spacing(*_along_axes(image), frame.spacing_mm)[0]
-    check_fits(max(np.prod(image.shape, dtype=float), np.prod(shape, dtype=float)) * _BYTES[frame.modality], path.name)
+        _check_resampled(image, frame, path.name)
     darkest = float(image.array.min()), first_percentile(image.array)
     labels, names = _read_labels(label_file, image) if label_file is not None else (None, {})
     image = image.with_array(image.array.astype(np.float32))
@@ -147,6 +154,35 @@ def check_fits(wanted_bytes: float, name: str) -> None:
             f"{free / 2**30:.1f} GiB free",
             "Crop the volume, or give a coarser --spacing.",
         )
+
+
+def check_values(array: np.ndarray, name: str) -> None:
+    """Refuses values that float32 has no room for.
+
+    Raises:
+        BadInput: naming the largest.
+    """
+    largest = max(abs(float(array.min())), abs(float(array.max())))
+    if largest > LARGEST_VALUE:
+        raise BadInput(
+            f"{name}: it has values beyond float32, up to {largest:.3g}", "Save it in HU, or in its scanner's units."
+        )
+
+
+def _check_resampled(image: Volume, frame: Frame, name: str) -> None:
+    own, affine = _along_axes(image)
+    shape = grid_with_spacing(own, affine, frame.spacing_mm)[0]
+    told = " x ".join(f"{mm:g}" for mm in frame.spacing_mm)
+    if any(n < FEWEST_VOXELS and n < m for n, m in zip(shape, own, strict=True)):
+        raise SpacingFault(
+            f"{name}: at a spacing of {told} mm it has {' x '.join(map(str, shape))} voxels, fewer than "
+            f"{FEWEST_VOXELS} along an axis",
+            "Give a finer --spacing.",
+        )
+    try:
+        check_fits(np.prod(shape, dtype=float) * _BYTES[frame.modality], name)
+    except BadInput as error:
+        raise SpacingFault(f"{error.message}, at a spacing of {told} mm", "Give a coarser --spacing.") from error
 
 
 def first_percentile(array: np.ndarray) -> float:

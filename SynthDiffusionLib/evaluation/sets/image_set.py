@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +23,13 @@ from SynthDiffusionLib.evaluation.sets.case_file import (
     Frame,
     Read,
     SetCase,
+    SpacingFault,
+    check_values,
     first_percentile,
     read_case,
 )
-from SynthDiffusionLib.evaluation.sets.lists import parse_classes, patient_table, training_list
+from SynthDiffusionLib.evaluation.sets.lists import base_name, parse_classes, patient_of_case, patient_table
+from SynthDiffusionLib.evaluation.sets.training_lists import check_unseen
 from SynthDiffusionLib.reports.sections import counted
 from SynthDiffusionLib.training.prepare import READABLE_SUFFIXES, case_name
 from SynthDiffusionLib.volumes import read_volume
@@ -56,9 +57,8 @@ FEWEST_CASES = 10
 SAME_SPACING = 0.01  # relative difference up to which two spacings are one
 LOWEST_OF_CT = -200.0  # of the first percentile: images of the body that reach below are taken for CT
 MEMORY_SHARE = 0.5  # of the free memory that one set may take
+SPACINGS = (0.0001, 1000.0)  # mm, that can be asked for
 SEGMENTATION = ".seg.nrrd"  # never an image
-# What `synthdiffusion generate` adds to the name of a case.
-MADE = re.compile(r"^(?P<case>.+?)_[A-Za-z0-9.-]+_seed\d+(?:_inpainted)?$")
 
 
 @dataclass(frozen=True)
@@ -137,17 +137,18 @@ def read_set(
         same = Path(labels).resolve() == images.resolve()
         of_labels = _files(Path(labels), f"{role} label maps", labels=True, only_segmentations=same)[0]
     for entry in skipped:
-        on_event({"event": "warning", "message": f"{entry['file']} is left out: {entry['reason']}"})
+        on_event({"event": "warning", "message": f"{escaped(entry['file'])} is left out: {entry['reason']}"})
     table = patient_table(patients) if patients is not None else None
-    whose = {name: _patient(name, patient_pattern, table) for name in files}
+    whose = {name: patient_of_case(name, patient_pattern, table) for name in files}
     found: dict[str, Read] = {}
 
     def leave_out(name: str, reason: str) -> None:
         found.pop(name, None)
         skipped.append({"file": files[name].name, "reason": reason})
-        on_event({"event": "warning", "message": f"{files[name].name} is left out: {reason}"})
+        on_event({"event": "warning", "message": f"{escaped(files[name].name)} is left out: {reason}"})
 
     size = 0
+    of_spacing: dict[str, SpacingFault] = {}
     for number, (name, path) in enumerate(files.items()):
         on_event({"event": "progress", "stage": f"reading {role}", "step": number, "total": len(files)})
         try:
@@ -161,12 +162,22 @@ def read_set(
             raise
         except (SynthDiffusionError, OSError, ValueError, MemoryError) as error:
             leave_out(name, _reason(error, path))
+            if isinstance(error, SpacingFault):
+                of_spacing[name] = error
             continue
         case = found[name].case
         size += case.image.nbytes + (case.labels.nbytes if case.labels is not None else 0)
         _check_memory(role, size / len(found) * len(files), size)
     for name, reason in _of_another_modality(found, frame).items():
         leave_out(name, reason)
+    if len(found) < least <= len(found) + len(of_spacing):
+        told = " x ".join(f"{mm:g}" for mm in frame.spacing_mm or ())
+        name, fault = next(iter(of_spacing.items()))
+        raise BadInput(
+            f"The spacing of {told} mm leaves {counted(len(found), 'usable volume')} of the {role} set, of which "
+            f"{least} are needed; first left out: {files[name].name}: {_reason(fault, files[name])}",
+            fault.hint,
+        )
     if len(found) < least:
         left = f" ({len(skipped)} left out)" if skipped else ""
         raise BadInput(
@@ -183,12 +194,6 @@ def read_set(
     return whole
 
 
-def base_name(name: str) -> str:
-    """A case's name without what `synthdiffusion generate` adds to it (`_MODEL_seedN`)."""
-    made = MADE.match(name)
-    return made["case"] if made else name
-
-
 def guess_modality(images: Path) -> str:
     """ "CT" or "MR", from the darkest percentile of up to five volumes of a folder: CT holds air, at -1000 HU.
 
@@ -200,6 +205,7 @@ def guess_modality(images: Path) -> str:
     for path in _files(Path(images), "given")[0].values():
         try:
             array = read_volume(path).array
+            check_values(array, path.name)
         except (SynthDiffusionError, OSError, ValueError):
             continue
         darkest = first_percentile(array)
@@ -249,8 +255,9 @@ def frame_of(
     low, high = intensity_range or RANGES[modality]
     if not (np.isfinite([low, high]).all() and low < high):
         raise BadInput(f"{low:g} to {high:g} is no intensity range", "Give --range LOW,HIGH with LOW below HIGH.")
-    if spacing_mm is not None and not all(0 < s < 1000 for s in spacing_mm):
-        raise BadInput("The spacing must be above 0 mm", "Give --spacing 1 or 1x1x2.")
+    if spacing_mm is not None and not all(SPACINGS[0] <= s < SPACINGS[1] for s in spacing_mm):
+        low, high = SPACINGS
+        raise BadInput(f"The spacing must be above 0 mm, from {low:g} up to {high:g}", "Give --spacing 1 or 1x1x2.")
     return Frame(modality, tuple(spacing_mm) if spacing_mm is not None else None, (low, high), normalise)
 
 
@@ -294,41 +301,6 @@ def check_apart(one: ImageSet, other: ImageSet) -> None:
                 f"'{case.file.name}' of the {other.role} set holds the same image as '{same}' of the {one.role} set",
                 "Give sets of different patients.",
             )
-
-
-def check_unseen(
-    tested: ImageSet, trained_on: Path, patient_pattern: str | None = None, patients: Path | None = None
-) -> int:
-    """Refuses patients that a generator or segmenter was trained on.
-
-    Args:
-        tested: the set that figures are measured on.
-        trained_on: see `lists.training_list`.
-        patient_pattern, patients: as in `read_set`: a list of cases then excludes other cases of the same patients too.
-
-    Returns:
-        how many names the list has.
-
-    Raises:
-        BadInput: one of them is in `tested`, or the file cannot be read.
-    """
-    seen = training_list(Path(trained_on))
-    table = patient_table(patients) if patients is not None else {}
-    whose = set(seen)
-    for name in seen:
-        whose.add(base_name(name))
-        whose.add(table.get(name, name))
-        if patient_pattern is not None:
-            with suppress(BadInput):  # a name that is a patient already
-                whose.add(_patient(name, patient_pattern, None))
-    leaked = sorted({c.patient for c in tested.cases if {c.patient, c.name, base_name(c.name)} & whose})
-    if leaked:
-        raise BadInput(
-            f"{counted(len(leaked), 'patient')} of the {tested.role} set {'is' if len(leaked) == 1 else 'are'} in the "
-            f"training list '{Path(trained_on).name}', first '{leaked[0]}'",
-            "Evaluate on patients that no training has seen.",
-        )
-    return len(seen)
 
 
 def only_patients(whole: ImageSet, patients: Sequence[str]) -> ImageSet:
@@ -417,19 +389,6 @@ def _class_names(found: Mapping[str, Read], given: Mapping[int, str] | None) -> 
 def _voxels(case: SetCase) -> str:
     """Digest of the voxels in the frame: the same image in another file format has it too."""
     return hashlib.sha256(f"{case.image.shape}".encode() + case.image.tobytes()).hexdigest()
-
-
-def _patient(name: str, pattern: str | None, table: Mapping[str, str] | None) -> str:
-    if table is not None:
-        found = table.get(name) or table.get(base_name(name))
-        if not found:
-            raise BadInput(f"The table of patients has no case '{name}'", "Add it to the file given with --patients.")
-        return found
-    if pattern is None:
-        return base_name(name)
-    from SynthDiffusionLib.training.prepare import patient_of
-
-    return patient_of(base_name(name), pattern)
 
 
 def _check_spacing(sets: Sequence[ImageSet]) -> None:

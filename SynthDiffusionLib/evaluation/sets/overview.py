@@ -24,6 +24,7 @@ from SynthDiffusionLib.evaluation.sets.results import (
     sections_problem,
     sets_html,
     shape_problem,
+    shown_tables,
 )
 from SynthDiffusionLib.reports.headlines import headline_rows, headlines_table
 from SynthDiffusionLib.reports.page import figure_html, render_page, text_of, write_page
@@ -153,7 +154,7 @@ def write_overview(overview: Mapping[str, Any], out: Path, page: str | None = No
     if page is None:
         overview, page = drawn(overview)
     tables = [*overview["sections"], *headlines_table(overview["sections"])]
-    return write_page(page, overview, tables, Path(out), "report", "report-tables")
+    return write_page(page, overview, shown_tables(tables), Path(out), "report", "report-tables")
 
 
 def render_overview(overview: Mapping[str, Any]) -> str:

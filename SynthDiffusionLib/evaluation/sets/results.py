@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from SynthDiffusionLib.errors import BadInput, shortened
+from SynthDiffusionLib.errors import BadInput, escaped, shortened
 from SynthDiffusionLib.reports.headlines import COLUMNS, headline_rows, headlines_table
 from SynthDiffusionLib.reports.page import LONGEST_TABLE, formatted, render_page, text_of, write_page
 from SynthDiffusionLib.reports.sections import NUMBERS, Section, counted, headline, plain
@@ -75,7 +75,28 @@ def write_result(result: Mapping[str, Any], out: Path) -> dict[str, Path]:
     if wrong := problem_of(result):
         raise ValueError(f"The result of {result.get('kind')} is wrong: {wrong}")
     tables = [*result["sections"], *headlines_table(result["sections"])]
-    return write_page(render(result), result, tables, Path(out), result["kind"], f"{result['kind']}-tables")
+    return write_page(
+        render(result), result, shown_tables(tables), Path(out), result["kind"], f"{result['kind']}-tables"
+    )
+
+
+def shown_tables(sections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The tables of sections with control characters of names from outside spelled (\\x1b), since a terminal that shows
+    a CSV file would obey them."""
+    return [
+        {
+            "tables": [
+                {**t, "rows": [{k: spelled(v) if isinstance(v, str) else v for k, v in r.items()} for r in t["rows"]]}
+                for t in s["tables"]
+            ]
+        }
+        for s in sections
+    ]
+
+
+def spelled(text: str) -> str:
+    """Text with its control characters spelled."""
+    return _CONTROL.sub(lambda found: escaped(found[0]), text)
 
 
 def render(result: Mapping[str, Any]) -> str:
@@ -116,9 +137,17 @@ def frame_line(result: Mapping[str, Any]) -> str:
     return f"Read as {frame.get('modality')}{at}{scaled}, intensities clipped to {limits} ({frame.get('unit')})."
 
 
+def trained_on_lines(result: Mapping[str, Any]) -> list[str]:
+    """What was compared with a training list, as sentences; none where no list was given."""
+    told = result["settings"].get("trained_on")
+    sentences = told.get("sentences") if isinstance(told, Mapping) else None
+    return [s for s in sentences if isinstance(s, str)] if isinstance(sentences, list) else []
+
+
 def sets_html(result: Mapping[str, Any]) -> str:
     """The sets of a result, and what was left out of them."""
-    rows = "".join(f"<li>{text_of(line)}</li>" for line in [*sets_lines(result), frame_line(result)] if line)
+    lines = [*sets_lines(result), frame_line(result), *trained_on_lines(result)]
+    rows = "".join(f"<li>{text_of(line)}</li>" for line in lines if line)
     skipped = [(s["role"], f) for s in result["sets"] for f in s["skipped"]]
     left = "".join(f"<li>{text_of(f['file'])} ({text_of(role)}): {text_of(f['reason'])}</li>" for role, f in skipped)
     title = f"<summary>Left out: {counted(len(skipped), 'file')}</summary>"
@@ -188,6 +217,8 @@ RESULT_SHAPE = {
         {"role": str, "volumes": int, "patients": int, "sha256": str, "skipped": [{"file": str, "reason": str}]}
     ],
 }  # fmt: skip
+# Control characters, and marks that turn the direction of what follows.
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _NO_FILE_NAME = re.compile(r'[<>:"/\\|?*\x00-\x1f]|^\.|[. ]$')
 
 
@@ -249,7 +280,7 @@ def console_lines(result: Mapping[str, Any]) -> list[str]:
     lines = [result["title"]]
     for s, line in zip(result["sets"], sets_lines(result), strict=True):
         lines += [line, *(f"  left out: {f['file']}: {f['reason']}" for f in s["skipped"])]
-    lines += [line for line in (frame_line(result),) if line]
+    lines += [line for line in (frame_line(result), *trained_on_lines(result)) if line]
     figures = headline_rows(result["sections"])
     if figures:
         used = [c for c in COLUMNS if any(row[c.key] for row in figures)]
@@ -269,4 +300,4 @@ def console_lines(result: Mapping[str, Any]) -> list[str]:
             text = console(titles, cells)
             if max(map(len, text)) <= max(width, 160):
                 lines += ["", table["title"], *text]
-    return lines
+    return [spelled(line) for line in lines]

@@ -1,0 +1,154 @@
+"""Whether patients that are measured were trained on, by the names in a training list.
+
+Names are compared as people write them: folders, suffixes, upper and lower case, and the channel of nnU-Net's file
+names (`_0000`) do not count. What only looks like the same patient is told, not refused.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from SynthDiffusionLib.errors import BadInput, shortened
+from SynthDiffusionLib.evaluation.sets.lists import Listed, base_name, patient_of_case, patient_table, training_list
+from SynthDiffusionLib.reports.sections import counted
+
+if TYPE_CHECKING:
+    from SynthDiffusionLib.evaluation.sets.image_set import ImageSet, SetCase
+
+CHANNEL = "_0000"  # of the file names of nnU-Net
+MOST_TOLD = 5  # names in a sentence
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """A set of which no patient is on the training list.
+
+    Args:
+        role: of the set.
+        file: name of the list.
+        entries: of the list.
+        example: a name on the list.
+        own: a name in the set.
+        perhaps: names in the set, each with the one on the list that it may be of.
+    """
+
+    role: str
+    file: str
+    entries: int
+    example: str
+    own: str
+    perhaps: tuple[tuple[str, str], ...]
+
+    @property
+    def sentences(self) -> list[str]:
+        """For console and report: what was compared, so that names of different kinds are seen."""
+        told = [
+            f"The training list '{shortened(self.file)}' has {counted(self.entries, 'entry', 'entries')}; by their "
+            f"names none is in the {self.role} set. Names on the list are like '{shortened(self.example)}', those of "
+            f"the set like '{shortened(self.own)}': this says something only where they are of one kind."
+        ]
+        if self.perhaps:
+            pairs = [f"'{shortened(a)}' ('{shortened(b)}' on the list)" for a, b in self.perhaps[:MOST_TOLD]]
+            more = f" and {len(self.perhaps) - MOST_TOLD} more" if len(self.perhaps) > MOST_TOLD else ""
+            told.append(
+                f"Perhaps the same patient under another name: {', '.join(pairs)}{more}. --patients or "
+                "--patient-pattern says who is whose."
+            )
+        return told
+
+    def to_json(self) -> dict[str, Any]:
+        """For the settings of a result."""
+        return {
+            "file": self.file,
+            "entries": self.entries,
+            "perhaps_the_same": len(self.perhaps),
+            "sentences": self.sentences,
+        }
+
+
+def spellings(names: Iterable[str]) -> set[str]:
+    """All names that stand for the same case, in lower case."""
+    whole = {unicodedata.normalize("NFC", n) for name in names for n in (name, base_name(name)) if n}
+    return {n.casefold() for name in whole for n in (name, name.removesuffix(CHANNEL)) if n}
+
+
+def names_of(case: SetCase) -> set[str]:
+    """All names of a case of a set and of its patient."""
+    return spellings((case.name, case.patient))
+
+
+def check_unseen(
+    tested: ImageSet,
+    trained_on: Path,
+    patient_pattern: str | None = None,
+    patients: Path | None = None,
+    known: Mapping[str, str] | None = None,
+    on_event: Callable[[dict], None] = lambda event: None,
+) -> Unseen:
+    """Refuses patients that a generator or segmenter was trained on.
+
+    Args:
+        tested: the set that figures are measured on.
+        trained_on: see `lists.training_list`.
+        patient_pattern, patients: as in `read_set`: a list of cases then excludes other cases of the same patients too.
+        known: patient by case, of a prepared data set.
+        on_event: told what was compared.
+
+    Raises:
+        BadInput: one of them is in `tested`, or the file cannot be read.
+    """
+    listed = training_list(Path(trained_on))
+    table = {**(known or {}), **(patient_table(patients) if patients is not None else {})}
+    by_spelling = {s: patient for case, patient in table.items() for s in spellings([case])}
+    whose: dict[str, str] = {}  # spelling to the name on the list
+    begins: dict[str, str] = {}  # of patients that the list names its cases by
+    for entry in listed:
+        for spelling in spellings(_all_names(entry, patient_pattern, by_spelling)):
+            whose.setdefault(spelling, entry.names[0])
+        patient = entry.patient.casefold()
+        if patient and any(n.casefold().startswith((f"{patient}_", f"{patient}-")) for n in entry.names):
+            begins[patient] = entry.names[0]
+    leaked = {c.patient for c in tested.cases if (own := names_of(c)) & set(whose) or _prefixes(own) & set(begins)}
+    if leaked:
+        raise BadInput(
+            f"{counted(len(leaked), 'patient')} of the {tested.role} set {'is' if len(leaked) == 1 else 'are'} in the "
+            f"training list '{Path(trained_on).name}', first '{min(leaked)}'",
+            "Evaluate on patients that no training has seen.",
+        )
+    longer = {part: name for spelling, name in whose.items() for part in _prefixes([spelling])}
+    perhaps = {}
+    for case in tested.cases:
+        own = names_of(case)
+        found = sorted(_prefixes(own) & set(whose)) or sorted(own & set(longer))
+        if found:
+            perhaps[case.name] = whose.get(found[-1]) or longer[found[-1]]
+    example = listed[0].names[0]
+    own_example = tested.cases[0].name if tested.cases else ""
+    unseen = Unseen(
+        tested.role, Path(trained_on).name, len(listed), example, own_example, tuple(sorted(perhaps.items()))
+    )
+    for sentence in unseen.sentences:
+        on_event({"event": "warning", "message": sentence})
+    return unseen
+
+
+def _all_names(entry: Listed, pattern: str | None, table: Mapping[str, str]) -> list[str]:
+    """The names of an entry, and the patients that they are of by what is known here."""
+    names = [*entry.names, entry.patient]
+    names += [table[s] for s in spellings(entry.names) if s in table]
+    if pattern is not None:
+        for name in entry.names:
+            with suppress(BadInput):  # a name that is a patient already
+                names.append(patient_of_case(name, pattern, None))
+    return names
+
+
+def _prefixes(names: Iterable[str]) -> set[str]:
+    """What stands before each `_` and `-` of names."""
+    return {name[: m.start()] for name in names for m in re.finditer(r"[_-]", name) if m.start()}
