@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from SynthDiffusionLib.cli.evaluate_sets import Event, command_of
+from SynthDiffusionLib.cli.evaluate_sets import Event, command_of, kept_when_cancelled, seed_arg
 from SynthDiffusionLib.cli.paths import path_arg
 from SynthDiffusionLib.errors import BadInput
 
@@ -65,7 +65,7 @@ def add_parser(actions: argparse._SubParsersAction) -> None:
         p.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's)")
         p.add_argument("--guidance", type=float, metavar="X", help="default: the model's")
         p.add_argument("--device", default="cpu", metavar="NAME", help="of networks and generator (default cpu)")
-        p.add_argument("--seed", type=int, default=2026, metavar="N", help="of all draws (default 2026)")
+        p.add_argument("--seed", type=seed_arg, default=2026, metavar="N", help="of all draws (default 2026)")
         p.add_argument("--minutes", type=float, metavar="N", help="stop after this time; exit code 1 until all is done")
 
 
@@ -91,20 +91,22 @@ def run(args: argparse.Namespace) -> int:
     from SynthDiffusionLib.cli.progress import ProgressLine
     from SynthDiffusionLib.evaluation.sets import results
     from SynthDiffusionLib.evaluation.utility.report import report
+    from SynthDiffusionLib.evaluation.utility.store import sets_of
     from SynthDiffusionLib.output_folders import check_writable
 
     _check(args)
     check_writable(args.out)
     line = ProgressLine(quiet=args.json)
     try:
-        store, settings, found = _carry_out(args, line)
+        with kept_when_cancelled(args.out):
+            store, settings, found = _carry_out(args, line)
     finally:
         line.close()
     measured = report(args.experiment, store.data, store.recipe, settings, found)
     result = results.assemble(
         "utility",
         measured.sections,
-        sets=[],
+        sets=sets_of(store.data),
         settings=measured.settings,
         definitions=measured.definitions,
         command=command_of(),
@@ -152,12 +154,16 @@ def _carry_out(args: argparse.Namespace, on_event: Event) -> tuple[Store, Any, d
         {"experiment": args.experiment, "settings": vars(settings), "model": package.id if package else None}
         | {"sampling": {"steps": args.steps, "guidance": args.guidance}}
     )
-    if args.experiment == "augmentation":
-        found = augmentation.run_augmentation(data, package or args.generator, store, settings, sampling)
-    elif args.experiment == "gap":
-        found = gap.run_gap(data, package, store, settings, sampling)
-    else:
-        found = scarcity.run_scarcity(data, args.generator, store, settings, sampling)
+    try:
+        if args.experiment == "augmentation":
+            found = augmentation.run_augmentation(data, package or args.generator, store, settings, sampling)
+        elif args.experiment == "gap":
+            found = gap.run_gap(data, package, store, settings, sampling)
+        else:
+            found = scarcity.run_scarcity(data, args.generator, store, settings, sampling)
+    except BadInput:
+        store.undo()
+        raise
     return store, settings, found
 
 
@@ -169,6 +175,8 @@ def _check(args: argparse.Namespace) -> None:
         "folds": (1, 100),
         "share": (0.0, 1.0),
         "learning_rate": (1e-8, 1.0),
+        "steps": (1, 1000),
+        "guidance": (0.0, 20.0),
     }
     for name, (low, high) in ranges.items():
         value = getattr(args, name, None)

@@ -1,20 +1,30 @@
-"""The course of an experiment on disk: what it was begun with, and every network's scores. Interrupted, it goes on."""
+"""The course of an experiment on disk: what it was begun with, and every network's weights and scores. Interrupted, it
+goes on.
+
+A network is kept by a checksum of what it learnt from, its scores by one of what it was tested on: where test images or
+class maps were changed, the kept weights are scored again.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from SynthDiffusionLib.errors import BadInput, RunFailed
 from SynthDiffusionLib.evaluation.utility.networks import Recipe, scores, train_network
 from SynthDiffusionLib.evaluation.utility.pairs import Data, Pair
 
+if TYPE_CHECKING:
+    import torch
+
 PLAN = "plan.json"
+TESTED = "tests_sha256"
 
 
 class Unfinished(RunFailed):
@@ -44,6 +54,7 @@ class Store:
     on_event: Callable[[dict], None] = lambda event: None
     began: float = field(default_factory=time.monotonic)
     trained: int = 0
+    _new: bool = False  # the plan is of this call
 
     def begin(self, plan: Mapping[str, Any]) -> None:
         """Writes what the experiment is, or checks that the folder holds the same one.
@@ -61,8 +72,10 @@ class Store:
         if path.is_file():
             try:
                 earlier = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise BadInput(f"'{path}' is damaged", "Give another --out.") from error
+            except (OSError, ValueError, RecursionError) as error:
+                raise BadInput(f"'{path}' is damaged: it cannot be read", "Give another --out.") from error
+            if not isinstance(earlier, dict):
+                raise BadInput(f"'{path}' is damaged: it is no plan of an experiment", "Give another --out.")
             differing = [k for k in content if earlier.get(k) != content[k]]
             if differing:
                 raise BadInput(
@@ -72,6 +85,15 @@ class Store:
             return
         self.out.mkdir(parents=True, exist_ok=True)
         write_json(path, content)
+        self._new = True
+
+    def undo(self) -> None:
+        """Takes the plan back where nothing was done by it, so that a corrected command finds the folder free."""
+        if self._new and [p for p in self.out.rglob("*") if not p.is_dir()] == [self.out / PLAN]:
+            (self.out / PLAN).unlink()
+            for folder in (*sorted((p for p in self.out.rglob("*")), reverse=True), self.out):
+                with suppress(OSError):  # not of this experiment
+                    folder.rmdir()
 
     def check_time(self) -> None:
         """Raises `Unfinished` when the minutes of this call are over."""
@@ -83,9 +105,12 @@ class Store:
             )
 
     def seconds(self) -> float:
-        """Of training all networks, in this call and earlier ones."""
-        files = sorted((self.out / "networks").glob("*.json"))
-        return sum(json.loads(f.read_text(encoding="utf-8")).get("seconds", 0.0) for f in files)
+        """Of training all networks, in this call and earlier ones; damaged files do not count."""
+        total = 0.0
+        for file in sorted((self.out / "networks").glob("*.json")):
+            with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+                total += float(json.loads(file.read_text(encoding="utf-8"))["seconds"])
+        return total
 
     def network(
         self,
@@ -106,36 +131,49 @@ class Store:
         Returns:
             {"arm", "fold", "seed", "training": [[cases], ...], "scores": {part: [{"case", "patient", "dice"}]}}.
         """
-        training = [[p.case for p in g] for g in groups if g]
-        digest = hashlib.sha256()
-        for pair in (p for g in groups for p in g):
-            digest.update(pair.image.tobytes())
-            digest.update(pair.target.tobytes())
-        key = {"training_sha256": digest.hexdigest(), "shares": list(shares) if shares is not None else None}
+        key = {
+            "training_sha256": _digest(p for g in groups for p in g),
+            "shares": list(shares) if shares is not None else None,
+        }
+        tested = {part: _digest(pairs, named=True) for part, pairs in tests.items()}
         path = self.out / "networks" / f"{arm}-fold{fold}-seed{seed}.json"
         earlier = self._earlier(path, key, tests)
-        if earlier is not None:
+        if earlier is not None and all(earlier[TESTED].get(part) == d for part, d in tested.items()):
             return earlier
-        self.check_time()
-        began = time.monotonic()
-        name = f"network {arm}, fold {fold}, seed {seed}"
-        network = train_network(
-            groups,
-            shares,
-            len(self.data.targets),
-            self.recipe,
-            seed,
-            self.device,
-            lambda event: self.on_event(event | {"stage": name}),
-        )
-        found = {
-            "arm": arm,
-            "fold": fold,
-            "seed": seed,
-            "steps": self.recipe.steps,
-            "seconds": round(time.monotonic() - began, 1),
-            "training": training,
-            **key,
+        weights = path.with_suffix(".safetensors")
+        network = self._kept(weights, earlier) if earlier is not None else None
+        if earlier is not None:
+            what = "scored" if network is not None else "trained and scored"
+            changed = ", ".join(part for part, digest in tested.items() if earlier[TESTED].get(part) != digest)
+            self.on_event(
+                {"event": "warning", "message": f"{path.stem}: the examples of {changed} have changed; {what} again"}
+            )
+        if network is None:
+            self.check_time()
+            began = time.monotonic()
+            name = f"network {arm}, fold {fold}, seed {seed}"
+            network = train_network(
+                groups,
+                shares,
+                len(self.data.targets),
+                self.recipe,
+                seed,
+                self.device,
+                lambda event: self.on_event(event | {"stage": name}),
+            )
+            earlier = {
+                "arm": arm,
+                "fold": fold,
+                "seed": seed,
+                "steps": self.recipe.steps,
+                "seconds": round(time.monotonic() - began, 1),
+                "training": [[p.case for p in g] for g in groups if g],
+                **key,
+                "weights_sha256": _keep(network, weights),
+            }
+            self.trained += 1
+        found = earlier | {
+            TESTED: tested,
             "scores": {
                 part: scores(network, pairs, self.data.targets, self.recipe, self.device)
                 for part, pairs in tests.items()
@@ -143,19 +181,113 @@ class Store:
         }
         from SynthDiffusionLib.jobs.provenance import write_json
 
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, found)
-        self.trained += 1
         return found
 
-    @staticmethod
-    def _earlier(path: Path, key: Mapping[str, Any], tests: Mapping[str, Sequence[Pair]]) -> dict[str, Any] | None:
+    def _earlier(
+        self, path: Path, key: Mapping[str, Any], tests: Mapping[str, Sequence[Pair]]
+    ) -> dict[str, Any] | None:
+        """What the folder has of a network that learnt the same.
+
+        Raises:
+            BadInput: it has no checksums of what it was tested on, and files of the data set are newer than it.
+        """
         if not path.is_file():
             return None
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             same = all(found[k] == v for k, v in key.items())
-            whole = all([s["case"] for s in found["scores"][part]] == [p.case for p in t] for part, t in tests.items())
-        except (OSError, ValueError, KeyError, TypeError):
+            cases = {part: [s["case"] for s in found["scores"][part]] for part in tests}
+            if not isinstance(found.get(TESTED, {}), dict):
+                return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None  # damaged: trained again
-        return found if same and whole else None
+        if not same or TESTED not in found and any([p.case for p in t] != cases[part] for part, t in tests.items()):
+            return None
+        if TESTED in found:
+            return found
+        newer = self._newer_file(path.stat().st_mtime)
+        if newer is not None:
+            raise BadInput(
+                f"'{path.name}' does not say which images the network was tested on, and '{newer.name}' of the data "
+                "set is newer",
+                f"Remove '{path}' to have it trained again, or give another --out.",
+            )
+        from SynthDiffusionLib.jobs.provenance import write_json
+
+        found[TESTED] = {part: _digest(pairs, named=True) for part, pairs in tests.items()}
+        write_json(path, found)  # from now on, changes are seen
+        return found
+
+    def _newer_file(self, moment: float) -> Path | None:
+        """A file of the data set that was written after a moment (s since 1970)."""
+        for path in case_files(self.data, ("train", "validation", "test")):
+            if path.is_file() and path.stat().st_mtime > moment:
+                return path
+        return None
+
+    def _kept(self, path: Path, entry: Mapping[str, Any]) -> torch.nn.Module | None:
+        """The network of an entry; None where its weights are not there, or damaged."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        from SynthDiffusionLib.networks.segmenter import build_segmenter
+        from SynthDiffusionLib.networks.small_grids import exact_on_small_grids
+
+        try:
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() != entry.get("weights_sha256"):
+                return None
+            network = exact_on_small_grids(build_segmenter(self.recipe.channels, len(self.data.targets)))
+            network.load_state_dict(load(content))
+        except (OSError, SafetensorError, RuntimeError):
+            return None
+        return network.to(self.device).eval()
+
+
+def case_files(data: Data, parts: Sequence[str]) -> list[Path]:
+    """Images and class maps of parts of a prepared data set."""
+    names = [c.name for part in parts for c in data.parts[part]]
+    return [data.folder / kind / f"{name}.nii.gz" for name in names for kind in ("images", "classes")]
+
+
+def sets_of(data: Data) -> list[dict[str, Any]]:
+    """The parts of the data set, as results have the sets that they are of (`ImageSet.summary`)."""
+    told = []
+    for part, role in (("train", "training"), ("validation", "validation"), ("test", "test")):
+        cases = data.parts[part]
+        sums = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in case_files(data, [part]))
+        told.append(
+            {
+                "role": role,
+                "volumes": len(cases),
+                "patients": len({c.patient for c in cases}),
+                "skipped": [],
+                "spacing_mm": [round(float(mm), 4) for mm in cases[0].image.spacing] if cases else None,
+                "sha256": hashlib.sha256("".join(sums).encode()).hexdigest(),
+            }
+        )
+    return told
+
+
+def _digest(pairs: Sequence[Pair] | Iterator[Pair], named: bool = False) -> str:
+    digest = hashlib.sha256()
+    for pair in pairs:
+        if named:
+            digest.update(f"{pair.case} {pair.patient} {pair.image.shape}".encode())
+        digest.update(pair.image.tobytes())
+        digest.update(pair.target.tobytes())
+    return digest.hexdigest()
+
+
+def _keep(network: torch.nn.Module, path: Path) -> str:
+    """Writes the weights; returns the checksum of the file."""
+    from safetensors.torch import save
+
+    from SynthDiffusionLib.volumes.atomic import atomic_file
+
+    content = save({name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as stream:
+        stream.write(content)
+    return hashlib.sha256(content).hexdigest()

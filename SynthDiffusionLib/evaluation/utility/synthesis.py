@@ -55,9 +55,10 @@ def make_for_masks(
     index = _read(out, package)
     pairs = []
     for number, (name, seed) in enumerate(wanted):
-        on_event({"event": "progress", "stage": f"synthetic {part} volumes", "step": number, "total": len(wanted)})
         entry = index["made"].get(f"{name}-{seed}")
         if entry is None or not _intact(out, entry):
+            # Those that are there are counted, and not told one by one.
+            on_event({"event": "progress", "stage": f"synthetic {part} volumes", "step": number, "total": len(wanted)})
             check_time()
             values = {str(v): n for n, v in data.description["classes"].items()}
             drawn = {str(int(v)) for v in set(cases[name].classes.array.ravel().tolist())}
@@ -102,7 +103,6 @@ def make_jointly(
     empty = 0
     seed = first_seed
     while len(pairs) < number:
-        on_event({"event": "progress", "stage": "synthetic pairs", "step": len(pairs), "total": number})
         if empty > MOST_EMPTY * number:
             raise BadInput(
                 f"The model '{package.id}' left {empty} of {empty + len(pairs)} masks empty",
@@ -111,6 +111,7 @@ def make_jointly(
         key = f"joint-{seed}"
         entry = index["made"].get(key)
         if entry is None or not _intact(out, entry):
+            on_event({"event": "progress", "stage": "synthetic pairs", "step": len(pairs), "total": number})
             check_time()
             request = GenerateRequest(
                 segmentation=None,
