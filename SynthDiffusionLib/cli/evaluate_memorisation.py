@@ -55,7 +55,8 @@ def measure(args: argparse.Namespace, on_event: Event) -> Measured:
             f"{args.embedding_steps} steps were asked for", "Give --embedding-steps a number from 1 to 100000."
         )
     from SynthDiffusionLib.evaluation.sets.memorisation import Settings, check_sets, measure_copies
-    from SynthDiffusionLib.evaluation.sets.memorisation_report import definitions_of, sections_of
+    from SynthDiffusionLib.evaluation.sets.memorisation_definitions import definitions_of
+    from SynthDiffusionLib.evaluation.sets.memorisation_report import sections_of
 
     roles = ["training", "validation", "synthetic", *(["real"] if args.real is not None else [])]
     frame = frame_from(args, {role: getattr(args, role) for role in roles})

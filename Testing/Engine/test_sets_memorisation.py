@@ -13,7 +13,8 @@ from scipy import ndimage
 
 from SynthDiffusionLib import cli
 from SynthDiffusionLib.errors import BadInput
-from SynthDiffusionLib.evaluation.sets import copies, embedding, image_set, memorisation, registered
+from SynthDiffusionLib.evaluation.sets import copies, embedding, image_set, leaks, memorisation, registered
+from SynthDiffusionLib.evaluation.sets.memorisation_report import NAMES
 from SynthDiffusionLib.evaluation.sets.thresholds import threshold_of
 from SynthDiffusionLib.volumes import Volume, write_volume
 
@@ -199,6 +200,114 @@ def test_volumes_of_training_masks_have_a_row_without_their_patient(folders, cop
     assert any("10 synthetic volumes of 10 were made for masks of training" in s for s in sections[0].sentences)
 
 
+class Blocks:
+    """Means of blocks in the place of a trained embedding: the search of voxels is what is tested then."""
+
+    def points(self, volumes: np.ndarray, **named) -> np.ndarray:
+        coarse = volumes.reshape(len(volumes), 5, 4, 5, 4, 5, 4).mean((2, 4, 6)).reshape(len(volumes), 1, -1)
+        coarse = coarse - coarse.mean(-1, keepdims=True)
+        return coarse / np.linalg.norm(coarse, axis=-1, keepdims=True)
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    monkeypatch.setattr(memorisation, "train_embedding", lambda *args, **named: Blocks())
+
+
+def test_copies_among_the_later_seeds_of_a_mask_are_found(folders, copied, untrained, tmp_path):
+    """The first volume of every patient is fresh; six of ten second ones are copies."""
+    from SynthDiffusionLib.evaluation.sets.memorisation_report import sections_of
+
+    shutil.copytree(copied / "cache", tmp_path / "cache")
+    for n in range(10):
+        for seed, source in ((1, "perfect"), (2, "copying")):
+            name = f"other{n}_tiny-ct_seed{n}.nii.gz"
+            (tmp_path / "several").mkdir(exist_ok=True)
+            shutil.copy(folders / source / name, tmp_path / "several" / f"other{n}_tiny-ct_seed{seed}.nii.gz")
+    found, sets = measured(folders, tmp_path / "cache", str(tmp_path / "several"), pairs=0)
+    made = image_set.read_set("synthetic", tmp_path / "several", image_set.Frame("CT", None, LIMITS))
+    sections = sections_of(found, sets["training"], sets["validation"], made, sets["real"], pictures=False)
+    voxels = next(r for r in found["rows"] if r["row"] == "synthetic" and r["space"] == "voxels")
+    assert voxels["volumes"] == 20 and voxels["patients"] == 10 and voxels["patients_flagged"] >= 6
+    assert 0.3 <= voxels["rate"] <= 0.4 and voxels["low"] < voxels["rate"] < voxels["high"]
+    assert [t["patients"] for t in voxels["places"]] == [10, 10]
+    assert voxels["places"][0]["flagged"] <= 1 and voxels["places"][1]["flagged"] >= 6
+    assert voxels["p"] == pytest.approx(2 * voxels["places"][1]["p"]) and voxels["p_holm"] < 0.01
+    said = next(s for s in sections[0].sentences if s.startswith("In registered voxel space"))
+    assert "on average" in said and "of 10 patients have any flagged volume" in said and "is suspected" in said
+
+
+def test_held_out_cases_that_are_in_the_training_set_are_named_and_left_out(folders, copied, untrained, tmp_path):
+    """Two validation images and a fresh one are mirrored training images with noise: copies are found all the same."""
+    from SynthDiffusionLib.evaluation.sets.memorisation_report import limit_sentences, sections_of
+
+    shutil.copytree(copied / "cache", tmp_path / "cache")
+    rng = np.random.default_rng(7)
+    for role in COUNTS:
+        shutil.copytree(folders / role, tmp_path / role)
+    for role, n, source in (("validation", 3, 20), ("validation", 9, 21), ("real", 4, 22)):
+        image = vessels(source)[:, ::-1] + 10 * rng.standard_normal((SIDE,) * 3)
+        write(tmp_path / role, f"{role}{n}", image)
+    clean, _ = measured(folders, tmp_path / "cache", str(folders / "copying"), pairs=0)
+    found, sets = measured(tmp_path, tmp_path / "cache", str(folders / "copying"), pairs=0)
+    assert clean["leaks"] == [] and "No held-out case lies as near" in limit_sentences(clean)[-1]
+    assert "No held-out case lies as near" not in str(limit_sentences(found))
+    assert {(x["role"], x["case"], x["nearest"]) for x in found["leaks"]} == {
+        ("validation", "validation3", "training20"),
+        ("validation", "validation9", "training21"),
+        ("real", "real4", "training22"),
+    }
+    before, after = ({(r["row"], r["space"]): r for r in f["rows"]} for f in (clean, found))
+    assert after["validation", "voxels"]["volumes"] == 17 and after["fresh", "voxels"]["volumes"] == 9
+    assert after["synthetic", "voxels"]["flagged"] == before["synthetic", "voxels"]["flagged"] >= 6
+    assert found["thresholds"]["voxels"]["patients"] == clean["thresholds"]["voxels"]["patients"] - 2
+    assert {r["fresh_patients"] for r in found["membership"]} == {9}
+    made = image_set.read_set("synthetic", folders / "copying", image_set.Frame("CT", None, LIMITS))
+    section = sections_of(found, sets["training"], sets["validation"], made, sets["real"], pictures=False)[0]
+    assert section.sentences[0].startswith("2 validation cases (validation3 and validation9) are as near")
+    assert section.sentences[1].startswith("1 real case (real4) is as near")
+    assert "training20" not in str(section.sentences)
+    assert [r["nearest"] for r in section.tables[0].rows].count("training22") == 1
+
+
+def test_a_training_case_that_is_in_twice_does_not_set_the_limit(folders, copied, untrained, tmp_path):
+    for role in COUNTS:
+        shutil.copytree(folders / role, tmp_path / role)
+    for n in (1, 2):
+        write(tmp_path / "training", f"training{n + 10}", np.rint(vessels(n)[::-1]) + n)
+    found, _ = measured(tmp_path, tmp_path / "cache", str(folders / "copying"), pairs=0)
+    assert {x["case"] for x in found["leaks"]} == {"training1", "training2", "training11", "training12"}
+    rows = {r["row"]: r for r in found["rows"] if r["space"] == "voxels"}
+    assert rows["synthetic"]["flagged"] >= 6 and found["thresholds"]["voxels"]["patients"] == 24 + 19 - 4
+
+
+def test_too_few_held_out_cases_that_are_not_in_the_training_set_are_refused(folders, copied, untrained, tmp_path):
+    shutil.copytree(copied / "cache", tmp_path / "cache")
+    for role in COUNTS:
+        shutil.copytree(folders / role, tmp_path / role)
+    for n in range(16):
+        write(tmp_path / "validation", f"validation{n}", vessels(n)[:, :, ::-1] + 1)
+    with pytest.raises(BadInput, match=r"16 patients of the validation set are probably in the training set too"):
+        measured(tmp_path, tmp_path / "cache", str(folders / "copying"), pairs=0)
+
+
+def test_the_main_figures_stand_at_the_top_with_what_they_must_be_read_against(copied):
+    result = read(copied)
+    figures = [h for s in result["sections"] for h in s["headlines"]]
+    assert [h["measure"] for h in figures] == [
+        f"{m}, {n}" for m in ("Volumes flagged as near-copies", "Membership AUC") for n in NAMES.values()
+    ]
+    for h in figures:
+        assert None not in (h["value"], h["low"], h["high"], h["reference"], h["cartoon"], h["n"]) and h["sentence"]
+        assert h["low"] <= h["value"] <= h["high"] and h["better"] == "lower"
+    rate, auc = figures[1], figures[3]
+    assert rate["value"] == row(result, "distances", "synthetic", "voxels")["rate"] and rate["n"] == 10
+    assert rate["reference"] == row(result, "distances", "fresh real", "voxels")["rate"]
+    assert "expected" in rate["reference_name"] and auc["cartoon"] == 0.5 and auc["n"] == 34
+    assert abs(auc["reference"] - 0.5) < 0.3  # validation volumes know neither set
+    assert "Volumes flagged as near-copies" in (copied / "memorisation.html").read_text(encoding="utf-8")
+
+
 def test_too_few_validation_patients_give_ranks_and_no_limit(folders, copied, tmp_path):
     from SynthDiffusionLib.evaluation.sets.memorisation_report import limit_sentences
 
@@ -323,9 +432,16 @@ def test_fresh_lung_nodules_are_flagged_no_more_often_than_they_may(shared_data)
             np.fill_diagonal(found, np.inf)
         return found.min(1)
 
-    limit = threshold_of(nearest(volumes("validation")), nearest(training, apart=True))
+    held_out, between = nearest(volumes("validation")), nearest(training, apart=True)
+    limit = threshold_of(held_out, between)
     fresh = nearest(volumes("test"))
     low, high = clopper_pearson(int((fresh < limit.value).sum()), len(fresh))
     assert limit.exists and limit.patients == 87 and low <= 0.05 <= high
     planted = copies.planted(training[:6], "all_three", LIMITS, 0)
     assert (nearest(planted) < limit.value).all()
+    # No real patient is taken for a double of another; a mirrored training image with noise of 10 HU is.
+    mild = [copies.planted(training[:2], kind, LIMITS, 0) for kind in leaks.MILD]
+    doubles = leaks.leak_limit(between, nearest([image for made in mild for image in made]))
+    assert doubles < min(held_out.min(), between.min(), fresh.min()) / 2
+    noise = 10 * np.random.default_rng(0).standard_normal(training[7].shape)
+    assert nearest([training[7][:, ::-1] + noise])[0] < doubles

@@ -19,6 +19,8 @@ import numpy as np
 from SynthDiffusionLib.evaluation.sets.thresholds import smallest_auc
 from SynthDiffusionLib.evaluation.statistics import bootstrap_auc
 
+ALPHA = 0.05
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -62,6 +64,7 @@ def membership(
     allowed: Candidates,
     training_patients: Sequence[str],
     fresh_patients: Sequence[str],
+    tests: int = 1,
 ) -> dict[str, Any] | None:
     """AUC of telling training cases by being near a synthetic volume.
 
@@ -69,6 +72,7 @@ def membership(
         to_training: (T, S) distances of training cases to synthetic volumes.
         to_fresh: (F, S) those of fresh real cases.
         allowed: which of them count.
+        tests: that are corrected together: the smallest AUC is that which the strictest of them finds.
 
     Returns:
         AUC (0.5: not told apart) with an interval over patients, p of the exact or asymptotic test of Mann and Whitney
@@ -89,7 +93,7 @@ def membership(
         "p": float(mannwhitneyu(-first_near, -first_far, alternative="two-sided").pvalue),
         "training_patients": len(first_near),
         "fresh_patients": len(first_far),
-        "smallest_found": smallest_auc(len(first_near), len(first_far)),
+        "smallest_found": smallest_auc(len(first_near), len(first_far), ALPHA / tests),
         "median_training": float(np.median(near)),
         "median_fresh": float(np.median(far)),
     }

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
-from SynthDiffusionLib.evaluation.memorisation import rank_test
 from SynthDiffusionLib.evaluation.sets import copies
 from SynthDiffusionLib.evaluation.sets.embedding import (
     EmbeddingSettings,
@@ -25,7 +24,9 @@ from SynthDiffusionLib.evaluation.sets.embedding import (
     prepared,
     train_embedding,
 )
+from SynthDiffusionLib.evaluation.sets.flags import flag_figures
 from SynthDiffusionLib.evaluation.sets.image_set import ImageSet, check_apart, check_comparable
+from SynthDiffusionLib.evaluation.sets.leaks import MILD, Leak, leak_limit, leaks_of, without
 from SynthDiffusionLib.evaluation.sets.membership import candidates, membership
 from SynthDiffusionLib.evaluation.sets.registered import (
     DistanceCache,
@@ -38,7 +39,6 @@ from SynthDiffusionLib.evaluation.sets.registered import (
 from SynthDiffusionLib.evaluation.sets.thresholds import (
     LEVEL,
     Threshold,
-    clopper_pearson,
     fewest,
     threshold_of,
 )
@@ -48,6 +48,11 @@ OWN_MASK = ("keep", "leave-out")
 REFERENCES = ("validation", "held-out")
 MOST_PLANTED = 20
 FAR_BELOW = 0.5  # of the limit
+LABELS = {
+    "validation": "validation, real",
+    "fresh real": "fresh real",
+    "training": "training cases, to the other patients",
+}
 
 
 Event = Callable[[dict], None]
@@ -150,8 +155,16 @@ def measure_copies(
     limits = training.frame.intensity_range
     space = voxel_space(box, limits)
     key = keys_of([c.sha256 for c in training.cases]) + f"{training.frame.to_json()}{box}"
-    groups = _groups(training, validation, synthetic, fresh, box, limits, settings)
     trained = {f"{c.sha256}-{n}": central(c.image, box) for n, c in enumerate(training.cases)}
+    gallery, store = gallery_of(trained, space), DistanceCache(cache, [key, space.to_json()])
+
+    def in_voxels(group: Group) -> np.ndarray:
+        return voxel_distances(group.images, gallery, space, store, f"voxel space: {group.label}", on_event)
+
+    leaks = _leaks(training, validation, fresh, box, limits, settings, in_voxels)
+    validation = without(validation, leaks)
+    fresh = fresh if fresh is None else without(fresh, leaks)
+    groups = _groups(training, validation, synthetic, fresh, box, limits, settings)
 
     def points(group: Group) -> np.ndarray:
         volumes = prepared(list(group.images.values()), box, limits, settings.embedding.longest)
@@ -160,7 +173,6 @@ def measure_copies(
     volumes = prepared(list(trained.values()), box, limits, settings.embedding.longest)
     network = train_embedding(volumes, key, settings.embedding, cache, on_event=on_event)
     of_training = network.points(volumes, searched=True)
-    gallery, store = gallery_of(trained, space), DistanceCache(cache, [key, space.to_json()])
     rows: list[dict[str, Any]] = []
     thresholds: dict[str, Threshold] = {}
     per_volume: list[dict[str, Any]] = []
@@ -171,11 +183,10 @@ def measure_copies(
             if space_name == "embedding":
                 found[group.name] = cosine_distances(points(group), of_training)
             else:
-                stage = f"voxel space: {group.label}"
-                found[group.name] = voxel_distances(group.images, gallery, space, store, stage, on_event)
+                found[group.name] = in_voxels(group)
         apart = next(g.hidden for g in groups if g.name == "training")
         others = np.where(apart, np.inf, found["training"]) if space_name == "voxels" else None
-        threshold = _threshold(groups, found, others, settings)
+        threshold = _threshold(groups, found, others, {x.patient for x in leaks}, settings)
         thresholds[space_name] = threshold
         for group in groups:
             shown = found[group.name] if group.hidden is None else np.where(group.hidden, np.inf, found[group.name])
@@ -185,6 +196,7 @@ def measure_copies(
     return {
         "rows": rows,
         "thresholds": {k: t.to_json() for k, t in thresholds.items()},
+        "leaks": [leak.to_json() for leak in leaks],
         "fewest": fewest(settings.level),
         "fewest_paired": fewest(settings.level / 2),
         "pairs": _pairs(per_volume, thresholds, settings),
@@ -199,6 +211,62 @@ def measure_copies(
     }
 
 
+def _leaks(
+    training: ImageSet,
+    validation: ImageSet,
+    fresh: ImageSet | None,
+    box: tuple[int, int, int],
+    limits: tuple[float, float],
+    settings: Settings,
+    search: Callable[[Group], np.ndarray],
+) -> tuple[Leak, ...]:
+    """Held-out cases that are in the training set too, and training cases that are in it twice."""
+    own = _of_set("training", LABELS["training"], "real", training, box)
+    between = np.where(_own(training, training), np.inf, search(own))
+    planted = [search(g).min(1) for g in _planted(training, box, limits, settings) if g.name in MILD]
+    healthy = _first_of_patients(between.min(1), training.patients)
+    healthy = [v for v in healthy if np.isfinite(v)]
+    if not healthy:
+        return ()
+    limit, median = leak_limit(healthy, np.concatenate(planted)), float(np.median(healthy))
+    found: tuple[Leak, ...] = ()
+    for cases in (validation, fresh):
+        if cases is not None:
+            distances = search(_of_set(cases.role, LABELS.get(cases.role, cases.role), "real", cases, box))
+            found += leaks_of(cases, distances, training, limit, median)
+    return found + leaks_of(training, between, training, limit, median)
+
+
+def _own(cases: ImageSet, training: ImageSet) -> np.ndarray:
+    """(N, T) bool: whether a case is of the training case's patient."""
+    return np.array(cases.patients)[:, None] == np.array(training.patients)[None]
+
+
+def _of_set(
+    name: str, label: str, kind: str, cases: ImageSet, box: tuple[int, int, int], hidden: np.ndarray | None = None
+) -> Group:
+    images = {c.sha256: central(c.image, box) for c in cases.cases}
+    if len(images) < len(cases.cases):  # equal files are volumes of their own
+        images = {f"{c.sha256}-{n}": central(c.image, box) for n, c in enumerate(cases.cases)}
+    return Group(name, label, kind, images, cases.patients, hidden)
+
+
+def _planted(
+    training: ImageSet, box: tuple[int, int, int], limits: tuple[float, float], settings: Settings
+) -> list[Group]:
+    """Copies of training cases, of each kind."""
+    chosen = training.cases[:MOST_PLANTED]
+    originals = [central(c.image, box) for c in chosen]
+    groups = []
+    for kind, control in copies.CONTROLS.items():
+        made = copies.planted(originals, kind, limits, settings.seed)
+        keys = [f"{c.sha256}-{kind}-{settings.seed}-{n}-{copies.VERSION}" for n, c in enumerate(chosen)]
+        of = [c.patient for c in chosen]
+        images, sources = dict(zip(keys, made)), list(range(len(chosen)))
+        groups.append(Group(kind, f"planted: {control.label}", "control", images, of, None, sources))
+    return groups
+
+
 def _groups(
     training: ImageSet,
     validation: ImageSet,
@@ -209,34 +277,19 @@ def _groups(
     settings: Settings,
 ) -> list[Group]:
     """All rows, those that set the limit first."""
-
-    def of(name: str, label: str, kind: str, cases: ImageSet, hidden: np.ndarray | None = None) -> Group:
-        images = {c.sha256: central(c.image, box) for c in cases.cases}
-        if len(images) < len(cases.cases):  # equal files are volumes of their own
-            images = {f"{c.sha256}-{n}": central(c.image, box) for n, c in enumerate(cases.cases)}
-        return Group(name, label, kind, images, cases.patients, hidden)
-
-    owners = np.array(training.patients)
-    groups = [of("validation", "validation, real", "reference", validation)]
+    groups = [_of_set("validation", LABELS["validation"], "reference", validation, box)]
     if fresh is not None:
         kind = "reference" if settings.reference == "held-out" else "real"
-        groups.append(of("fresh", "fresh real", kind, fresh))
-    apart = owners[:, None] == owners[None]
-    groups.append(of("training", "training cases, to the other patients", "real", training, apart))
-    own = np.array(synthetic.patients)[:, None] == owners[None]
-    everything = of("synthetic", "synthetic", "synthetic", synthetic)
+        groups.append(_of_set("fresh", LABELS["fresh real"], kind, fresh, box))
+    apart = _own(training, training)
+    groups.append(_of_set("training", LABELS["training"], "real", training, box, apart))
+    own = _own(synthetic, training)
+    everything = _of_set("synthetic", "synthetic", "synthetic", synthetic, box)
     groups.append(everything)
     if own.any() and not own.all(1).any():
         label = "synthetic, without the patient of its mask"
         groups.append(replace(everything, name="synthetic_other", label=label, hidden=own))
-    chosen = training.cases[:MOST_PLANTED]
-    originals = [central(c.image, box) for c in chosen]
-    for kind, control in copies.CONTROLS.items():
-        made = copies.planted(originals, kind, limits, settings.seed)
-        keys = [f"{c.sha256}-{kind}-{settings.seed}-{n}-{copies.VERSION}" for n, c in enumerate(chosen)]
-        label = f"planted: {control.label}"
-        of_patients = [c.patient for c in chosen]
-        groups.append(Group(kind, label, "control", dict(zip(keys, made)), of_patients, None, list(range(len(chosen)))))
+    groups += _planted(training, box, limits, settings)
     unseen = fresh if fresh is not None else validation
     images = [central(c.image, box) for c in unseen.cases]
     whole = [central(c.image, box) for c in training.cases]
@@ -263,56 +316,53 @@ def _first_of_patients(values: Sequence[float], patients: Sequence[str]) -> list
 
 
 def _threshold(
-    groups: Sequence[Group], found: Mapping[str, np.ndarray], others: np.ndarray | None, settings: Settings
+    groups: Sequence[Group],
+    found: Mapping[str, np.ndarray],
+    others: np.ndarray | None,
+    doubles: set[str],
+    settings: Settings,
 ) -> Threshold:
     """From one volume of each patient of the reference.
 
     Args:
         others: (T, T) distances of training cases to those of other patients, of a search that was not trained on them.
+        doubles: training patients that are another one too, see `leaks`.
     """
     reference = [
         v for g in groups if g.kind == "reference" for v in _first_of_patients(found[g.name].min(1), g.patients)
     ]
     patients = next(g.patients for g in groups if g.name == "training")
-    of_training = [] if others is None else _first_of_patients(others.min(1), patients)
+    of_training: list[float] = []
+    if others is not None:
+        once = [n for n, p in enumerate(patients) if p not in doubles]
+        of_training = _first_of_patients(others.min(1)[once], [patients[n] for n in once])
     return threshold_of(reference, of_training, settings.level)
 
 
 def _row(group: Group, found: np.ndarray, threshold: Threshold, space: str) -> dict[str, Any]:
     values = found.min(1)
     flagged = values < threshold.value
-    of_patients = np.array(_first_of_patients(values, group.patients))
-    hits = int((of_patients < threshold.value).sum())
+    tested = group.kind in ("real", "synthetic") and group.name != "training"
     row: dict[str, Any] = {
         "row": group.name,
         "label": group.label,
         "kind": group.kind,
         "space": space,
         "volumes": len(values),
-        "patients": len(of_patients),
+        "patients": len(set(group.patients)),
         "smallest": float(values.min()),
         "median": float(np.median(values)),
         "flagged": int(flagged.sum()),
-        "rate": hits / len(of_patients),
         "far_below": int((values < FAR_BELOW * threshold.value).sum()),
-        "low": None,
-        "high": None,
-        "expected": None,
-        "p": None,
+        **flag_figures(flagged, group.patients, threshold, tested),
         "right": None,
         "needed": group.kind == "control" and copies.CONTROLS[group.name].needed,
         "values": [float(v) for v in values],
     }
     if group.kind == "control":
         row["right"] = int((found.argmin(1) == np.array(group.source)).sum())
-    if group.name == "mean":
-        row["rate"] = float(flagged.mean())
-    elif group.kind in ("real", "synthetic") and group.name != "training":
-        row["low"], row["high"] = clopper_pearson(hits, len(of_patients))
-        row["expected"] = threshold.expected
-        row["p"] = rank_test(hits, len(of_patients), threshold.safe_rank, threshold.patients)
-    elif group.kind in ("control", "no skill"):
-        row["low"], row["high"] = clopper_pearson(hits, len(of_patients))
+    if group.name in ("mean", "training") or group.kind == "reference":
+        row["low"] = row["high"] = None
     return row
 
 
@@ -380,34 +430,40 @@ def _membership(
     network = train_embedding(
         volumes(synthetic, validation), key, settings.embedding, cache, name=name, on_event=on_event
     )
-    points = network.points(volumes(synthetic), searched=True)
-    shown = {
-        s.role: network.points(volumes(s), searched=False, stage=f"membership, embedding: {s.role}", on_event=on_event)
-        for s in (training, fresh)
-    }
-    to_synthetic = {"embedding": [cosine_distances(shown[s.role], points) for s in (training, fresh)]}
-    images = {f"{c.sha256}-{n}": central(c.image, box) for n, c in enumerate(synthetic.cases)}
-    gallery = gallery_of(images, space)
-    store = DistanceCache(cache, [list(images), space.to_json(), str(training.frame.to_json())])
-    to_synthetic["voxels"] = [
-        voxel_distances(
-            {c.sha256: central(c.image, box) for c in s.cases},
-            gallery,
-            space,
-            store,
-            f"membership, voxel space: {s.role}",
-            on_event,
-        )
+    shown = [
+        network.points(volumes(s), searched=False, stage=f"membership, embedding: {s.role}", on_event=on_event)
         for s in (training, fresh)
     ]
+
+    def distances_to(searched: ImageSet) -> dict[str, list[np.ndarray]]:
+        """(T, S) of training and (F, S) of fresh cases to the volumes of a set, in both spaces."""
+        points = network.points(volumes(searched), searched=True)
+        images = {f"{c.sha256}-{n}": central(c.image, box) for n, c in enumerate(searched.cases)}
+        gallery = gallery_of(images, space)
+        store = DistanceCache(cache, [list(images), space.to_json(), str(training.frame.to_json())])
+        looked_for = [_of_set(s.role, s.role, "", s, box).images for s in (training, fresh)]
+        stages = [f"membership, voxel space: {s.role} to {searched.role}" for s in (training, fresh)]
+        return {
+            "embedding": [cosine_distances(one, points) for one in shown],
+            "voxels": [
+                voxel_distances(one, gallery, space, store, stage, on_event) for one, stage in zip(looked_for, stages)
+            ],
+        }
+
+    to_synthetic, to_real = distances_to(synthetic), distances_to(validation)
     rows = []
     shared = bool(set(synthetic.patients) & {*training.patients, *fresh.patients})
     for space_name in SPACES:
         for leave_out in (True, False) if shared else (False,):
             allowed = candidates(training.patients, fresh.patients, synthetic.patients, leave_out, settings.seed)
-            found = membership(*to_synthetic[space_name], allowed, training.patients, fresh.patients)
+            both = training.patients, fresh.patients
+            found = membership(*to_synthetic[space_name], allowed, *both, tests=len(SPACES))
+            everything = candidates(*both, validation.patients, False, settings.seed)
+            real = membership(*to_real[space_name], everything, *both)
             if found is not None:
-                rows.append({"space": space_name, "own_mask": "left out" if leave_out else "kept", **found})
+                floor = {"floor": real["auc"], "floor_low": real["low"], "floor_high": real["high"]}
+                own_mask = "left out" if leave_out else "kept"
+                rows.append({"space": space_name, "own_mask": own_mask, **found, **floor})
     return rows
 
 

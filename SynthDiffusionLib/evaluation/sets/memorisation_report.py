@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from SynthDiffusionLib.evaluation.memorisation import rank_test
 from SynthDiffusionLib.evaluation.sets import copies
+from SynthDiffusionLib.evaluation.sets.flags import flags_needed
 from SynthDiffusionLib.evaluation.sets.image_set import ImageSet
-from SynthDiffusionLib.evaluation.sets.memorisation import FAR_BELOW, SPACES
+from SynthDiffusionLib.evaluation.sets.leaks import Leak, leak_sentences
+from SynthDiffusionLib.evaluation.sets.memorisation import SPACES
 from SynthDiffusionLib.evaluation.sets.pair_picture import pair_picture
 from SynthDiffusionLib.evaluation.sets.registered import VoxelSpace
 from SynthDiffusionLib.reports.sections import (
@@ -32,59 +33,6 @@ PATIENTS_SHOWN = (
     "The pictures show training patients: this report then holds real patient images and must be kept like them. "
     "--no-pictures leaves them out."
 )
-
-
-def definitions_of(found: Mapping[str, Any]) -> dict[str, str]:
-    """What each figure is, with its source."""
-    space, embedding = found["space"], found["embedding"]
-    box, core = (" x ".join(map(str, space[k])) for k in ("box", "core_mm"))
-    return {
-        "Distance in the embedding": "1 minus the largest cosine between two volumes' points in a network's output, "
-        "over crops at 27 and 8 places of the two and the eight mirror images, scaled by what random changes of one "
-        "volume do to its point (within-class covariance normalisation, Hatch et al. 2006). The "
-        f"network ({len(embedding['channels'])} convolutions, {embedding['features']} dimensions) is trained on the "
-        f"training set alone, {embedding['steps']} steps of SimCLR (Chen et al. 2020, arXiv:2002.05709; looking for "
-        "copied patients in such an embedding: Dar et al. 2024, arXiv:2402.01054; network and changes: ours), so that "
-        "volumes that are shifted, rotated, warped, blurred, noisy or of another contrast stay where they "
-        f"were. All volumes are cut to their middle {box} voxels, which every volume has, thinned to "
-        f"{' x '.join(map(str, embedding['shape']))}.",
-        "Distance in registered voxel space": "1 minus the largest normalised cross-correlation of the volume's core "
-        f"({core} mm round the middle) with a training case, over all shifts that keep the core inside and the eight "
-        "mirror images, of band-passed volumes"
-        f"{' at half resolution' if space['step'] == 2 else ''}. Brightness and contrast do not matter. Ours.",
-        "Limit": "the k-th smallest distance of held-out real patients to their nearest training case (one volume of "
-        "each patient), k = floor(0.05 (V + 1)) of V patients. A new real patient is nearer with a probability of "
-        "k / (V + 1), at most 5 %, over validation sets and new patients alike (split conformal prediction, Vovk et "
-        "al. 2005; order statistics, Wilks 1941). The rate of the one limit that was drawn varies as Beta(k, V + 1 - "
-        "k). Fewer than 19 patients allow no limit at 5 %; then the smallest distance stands in, which is a rank only. "
-        "In registered voxel space, which learns nothing from the training cases, they join the reference with their "
-        "distances to the nearest other patient; since small ones come in pairs, the limit is one rank lower (full "
-        "conformal prediction). The embedding drives training cases apart: there, held-out patients alone set it.",
-        "Flagged": "volumes that are nearer to a training case than the limit.",
-        "Flag rate": "share of patients whose first volume is flagged, with the exact interval of Clopper and Pearson "
-        "1934, given the limit. A synthetic volume counts for the patient of its mask.",
-        "p of flags": "probability that at least so many are below the limit if all volumes were drawn as the "
-        "reference was: the exact precedence test (Nelson 1963, Technometrics 5:491), which knows that the limit was "
-        "drawn too; corrected for the two searches (Holm 1979).",
-        "Far below the limit": f"nearer than {FAR_BELOW:g} times the limit. How many planted copies and how many fresh "
-        "real cases are so near says what that means. Ours.",
-        "Membership AUC": "probability that a training case is nearer to its nearest synthetic volume than a fresh "
-        "real case is (ties count half). 0.5: the synthetic volumes do not tell who was trained on; 1: they tell it "
-        "for certain. p of the test of Mann and Whitney 1947. The embedding of this test is trained on synthetic and "
-        "validation volumes only, since one that was trained on the training cases drives those apart. Interval: "
-        "bootstrap over patients. Smallest AUC found: by a two-sided test at 5 % in 80 % of studies of this size "
-        "(variance of Hanley and McNeil 1982).",
-        "Own mask left out": "a synthetic volume is near the patient whose mask it was made for, for the mask's sake. "
-        "Such pairs are left out; in the membership test, every case also goes without the volumes of a drawn patient "
-        "of the other side, so that none has more to be near to.",
-        "Planted copies": f"up to 20 training cases: shifted by at most {copies.SHIFT_SHARE:.0%} of each side, noise "
-        f"of {copies.NOISE_SHARE:.0%} of the range, blur of {copies.BLUR_VOXELS:g} voxel, gamma {copies.GAMMA:g} or "
-        f"its inverse, rotation by {copies.TURN_DEGREES:g}°, a smooth random warp of {copies.WARP_SHARE:.0%} of the "
-        "shortest side (standard deviation), or one half from another training case.",
-        "No skill": "volumes that nobody copied and that have no detail: means of random halves of the training "
-        f"images; held-out real images smoothed by {copies.SMOOTH_VOXELS:g} voxels; held-out real images as flat "
-        f"areas of {copies.CARTOON_CLASSES} intensities. Smooth volumes correlate with everything.",
-    }
 
 
 def sections_of(
@@ -126,11 +74,12 @@ def headline_row(found: Mapping[str, Any]) -> str:
     return "synthetic_other" if found["own_mask"] == "leave-out" and there else "synthetic"
 
 
-def flags_needed(row: Mapping[str, Any], threshold: Mapping[str, Any]) -> int | None:
-    """The least number of flagged patients that the test calls more than chance, corrected for two searches."""
-    n = row["patients"]
-    tests = (b for b in range(n + 1) if rank_test(b, n, threshold["safe_rank"], threshold["patients"]) < ALPHA / 2)
-    return next(tests, None)
+def rate_text(row: Mapping[str, Any]) -> str:
+    """The flag rate with its interval: of patients with one volume each, or with several."""
+    text = f"{percent(row['rate'])} of {counted(row['patients'], 'patient')}"
+    if row["volumes"] > row["patients"]:
+        text = f"on average {percent(row['rate'])} of a patient's volumes"
+    return f"{text} ({interval_text(row['low'], row['high'], 0.95, True)})"
 
 
 def flag_sentences(found: Mapping[str, Any]) -> list[str]:
@@ -143,18 +92,21 @@ def flag_sentences(found: Mapping[str, Any]) -> list[str]:
         whose = " of another patient than that of their mask" if name == "synthetic_other" else ""
         text = (
             f"{IN[space]}, {row['flagged']} of {row['volumes']} synthetic volumes are nearer to a training case{whose} "
-            f"than {what}: {percent(row['rate'])} of {counted(row['patients'], 'patient')} "
-            f"({interval_text(row['low'], row['high'], 0.95, True)}), where {'at most ' if threshold['paired'] else ''}"
+            f"than {what}: {rate_text(row)}, where {'at most ' if threshold['paired'] else ''}"
             f"{percent(row['expected'])} are expected of volumes that copy nothing ({p_text(row['p_holm'])}, "
             "corrected)."
         )
-        needed = flags_needed(row, threshold)
+        if row["volumes"] > row["patients"]:
+            text += f" {row['patients_flagged']} of {counted(row['patients'], 'patient')} have any flagged volume."
+        needed = flags_needed(row["places"], threshold["safe_rank"], threshold["patients"], ALPHA / len(SPACES))
         if row["p_holm"] is not None and row["p_holm"] < ALPHA:
             text += " That is more than chance explains: copying of training cases is suspected."
         elif needed is None:
             text += " No number of flags would have been more than chance explains: there are too few volumes."
         else:
-            text += f" From {counted(needed, 'flagged patient')} on, it would have been more than chance explains."
+            text += f" From {counted(needed, 'flagged patient')} on, it would have been more than chance explains"
+            several = row["volumes"] > row["patients"]
+            text += " (counting one volume of each: all first ones, or all second ones, ...)." if several else "."
         lines.append(text)
         near = f"{IN[space]}, {row['far_below']} of {row['volumes']} are nearer than half the limit"
         fresh, planted = (row_of(found, name, space) for name in ("fresh", "all_three"))
@@ -165,7 +117,7 @@ def flag_sentences(found: Mapping[str, Any]) -> list[str]:
     if found["same_files"]:
         names = listing(found["same_files"])
         lines.insert(0, f"{counted(len(found['same_files']), 'synthetic file')} are training files: {names}.")
-    return lines
+    return [*leak_sentences([Leak(**leak) for leak in found["leaks"]]), *lines]
 
 
 def control_sentences(found: Mapping[str, Any]) -> list[str]:
@@ -226,8 +178,7 @@ def _copies(found: Mapping[str, Any]) -> Section:
         for space in SPACES:
             row = row_of(found, "fresh", space)
             sentences.append(
-                f"{IN[space]}, {row['flagged']} of {row['volumes']} fresh real cases are flagged: "
-                f"{percent(row['rate'])} ({interval_text(row['low'], row['high'], 0.95, True)})."
+                f"{IN[space]}, {row['flagged']} of {row['volumes']} fresh real cases are flagged: {rate_text(row)}."
             )
     sentences.append(
         "This says what was looked for: near copies of whole training volumes. It is no proof that nothing was learnt "
@@ -240,8 +191,9 @@ def _copies(found: Mapping[str, Any]) -> Section:
         "Distance to the nearest training case",
         columns(
             "space|search", "label|volumes", "volumes|number|int", "patients|patients|int", "smallest|nearest|number",
-            "median|median|number", "flagged|flagged|int", "rate|flag rate|percent", "low|95 % interval from|percent",
-            "high|to|percent", "expected|expected|percent", "p|p|p", "p_holm|p, corrected|p",
+            "median|median|number", "flagged|flagged|int", "patients_flagged|patients with any|int",
+            "rate|flag rate|percent", "low|95 % interval from|percent", "high|to|percent",
+            "expected|expected|percent", "p|p|p", "p_holm|p, corrected|p",
             "far_below|nearer than half the limit|int",
         ),
         rows,
@@ -255,7 +207,7 @@ def _copies(found: Mapping[str, Any]) -> Section:
             "id": "flag-rates",
             "kind": "intervals",
             "title": "Flag rates with exact intervals",
-            "label": "Share of patients whose first volume is flagged (line: 5 %)",
+            "label": "Share of a patient's volumes that are flagged, mean over patients (line: 5 %)",
             "line": 0.05,
             "rows": [
                 {"reader": f"{r['label']}, {NAMES[r['space']]}", "value": r["rate"], "low": r["low"], "high": r["high"]}
@@ -268,7 +220,7 @@ def _copies(found: Mapping[str, Any]) -> Section:
         "Are synthetic volumes nearer to training cases than other patients are?",
         "measured",
         tuple(sentences),
-        (table,),
+        (*_doubles(found), table),
         tuple(plots),
         family="The two searches of each row are corrected together (Holm 1979).",
         detail={
@@ -276,8 +228,51 @@ def _copies(found: Mapping[str, Any]) -> Section:
             "per_volume": found["per_volume"],
             "masks": masks,
             "same_files": found["same_files"],
+            "leaks": found["leaks"],
         },
+        headlines=tuple(_rate_headline(found, space) for space in SPACES),
     )
+
+
+def _doubles(found: Mapping[str, Any]) -> tuple[Table, ...]:
+    """Cases that are probably in the training set under another name; nothing where there are none."""
+    table = Table(
+        "doubles",
+        "Probable doubles of training cases among real ones",
+        columns(
+            "role|set", "case|case", "patient|patient", "nearest|training case",
+            "distance|distance in registered voxels|number6", "limit|doubles are nearer than|number6",
+            "median|training patients to the nearest other one, median|number",
+        ),
+        tuple(found["leaks"]),
+        "Look at the two volumes. Patients of the held-out sets were left out of all figures.",
+    )  # fmt: skip
+    return (table,) if found["leaks"] else ()
+
+
+def _rate_headline(found: Mapping[str, Any], space: str) -> dict[str, Any]:
+    """The flag rate of synthetic volumes beside that of fresh real ones and of volumes without detail."""
+    row, fresh = row_of(found, headline_row(found), space), row_of(found, "fresh", space)
+    at_most = "at most " if found["thresholds"][space]["paired"] else ""
+    expected = f"{at_most}{percent(row['expected'])} expected"
+    known = fresh is not None and fresh["kind"] == "real"
+    none = [r for r in found["rows"] if r["kind"] == "no skill" and r["space"] == space]
+    best = min(none, key=lambda r: r["rate"])
+    return {
+        "measure": f"Volumes flagged as near-copies, {NAMES[space]}",
+        "row": row["label"],
+        "value": row["rate"],
+        "low": row["low"],
+        "high": row["high"],
+        "reference": fresh["rate"] if known else row["expected"],
+        "reference_name": f"fresh real cases; {expected}" if known else "expected of copies of nothing",
+        "cartoon": best["rate"],
+        "cartoon_name": best["label"].removeprefix("no skill: "),
+        "better": "lower",
+        "kind": "percent",
+        "n": row["patients"],
+        "sentence": next(s for s in flag_sentences(found) if s.startswith(IN[space])),
+    }
 
 
 def _distances(found: Mapping[str, Any], space: str) -> dict[str, Any]:
@@ -354,12 +349,16 @@ def membership_sentences(found: Mapping[str, Any]) -> list[str]:
     if not rows:
         return ["Membership inference was not tested: it needs fresh real cases (--real)."]
     lines = []
-    which = "left out" if any(r["own_mask"] == "left out" for r in rows) else "kept"
-    for row in (r for r in rows if r["own_mask"] == which):
+    for row in _shown_tests(found):
         text = (
             f"{IN[row['space']]}, the distance to the nearest synthetic volume tells training cases from fresh real "
             f"ones with an AUC of {number(row['auc'], 2)} ({interval_text(row['low'], row['high'], 0.95)}; "
-            f"{p_text(row['p_holm'])}, corrected); 0.5 is guessing."
+            f"{p_text(row['p_holm'])}, corrected); 0.5 is guessing"
+            + (
+                f", and real volumes in the synthetic ones' place have {number(row['floor'], 2)}."
+                if row["floor"]
+                else "."
+            )
         )
         if row["p_holm"] is not None and row["p_holm"] < ALPHA:
             text += (
@@ -375,7 +374,7 @@ def membership_sentences(found: Mapping[str, Any]) -> list[str]:
         f"{number(row['smallest_found'], 2)} or more would be found in four of five such studies; a weaker leak would "
         "mostly be missed."
     )
-    if which == "left out":
+    if any(r["own_mask"] == "left out" for r in rows):
         lines.append(
             "Synthetic volumes made for a case's own mask are left out, since they are near it for the mask's sake; "
             "a copy that is made only when the patient's own mask is given is not seen by this test."
@@ -391,7 +390,9 @@ def _membership(found: Mapping[str, Any]) -> Section:
         columns(
             "name|search", "own_mask|volumes of the own mask", "training_patients|training patients|int",
             "fresh_patients|fresh patients|int", "auc|AUC|number", "low|95 % interval from|number", "high|to|number",
-            "p|p|p", "p_holm|p, corrected|p", "smallest_found|smallest AUC that is found|number",
+            "p|p|p", "p_holm|p, corrected|p", "floor|AUC of real volumes instead|number",
+            "floor_low|95 % interval from|number", "floor_high|to|number",
+            "smallest_found|smallest AUC that is found|number",
             "median_training|median distance, training|number", "median_fresh|fresh|number",
         ),
         rows,
@@ -404,7 +405,32 @@ def _membership(found: Mapping[str, Any]) -> Section:
         (table,),
         family="The two searches are corrected together (Holm 1979)." if rows else "",
         detail={"rows": rows},
+        headlines=tuple(_auc_headline(row, found) for row in _shown_tests(found)),
     )
+
+
+def _auc_headline(row: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "measure": f"Membership AUC, {NAMES[row['space']]}",
+        "row": "training against fresh real cases",
+        "value": row["auc"],
+        "low": row["low"],
+        "high": row["high"],
+        "reference": row["floor"],
+        "reference_name": "validation cases as if synthetic",
+        "cartoon": 0.5,
+        "cartoon_name": "guessing",
+        "better": "lower",
+        "n": row["training_patients"] + row["fresh_patients"],
+        "sentence": next(s for s in membership_sentences(found) if s.startswith(IN[row["space"]])),
+    }
+
+
+def _shown_tests(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The membership tests that the sentences are about."""
+    rows = found["membership"]
+    which = "left out" if any(r["own_mask"] == "left out" for r in rows) else "kept"
+    return [r for r in rows if r["own_mask"] == which]
 
 
 def limit_sentences(found: Mapping[str, Any]) -> list[str]:
@@ -432,6 +458,11 @@ def limit_sentences(found: Mapping[str, Any]) -> list[str]:
         lines.append(
             "Validation and fresh real cases set the limit together, so that none is left to check its rate with; it "
             "holds as far as they are alike."
+        )
+    if not any(leak["role"] != "training" for leak in found["leaks"]):
+        lines.append(
+            "No held-out case lies as near to a training case as planted copies do: none seems to be in the training "
+            "set under another name. Copies of one that are rotated or warped would not be seen."
         )
     return lines
 
