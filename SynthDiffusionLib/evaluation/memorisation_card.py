@@ -23,7 +23,8 @@ COMMAND_BEFORE = "synthdiffusion evaluate memorisation "
 FENCE = "```"
 SEARCHES = {"embedding": "embedding", "voxels": "registered voxels"}
 SHOWN = ("real", "synthetic", "control", "no skill")  # kinds of rows
-DEFINED = ("Limit", "Flag rate", "p of flags", "Far below the limit", "Membership AUC", "Planted copies")
+DEFINED = ("Limit", "Flag rate", "p of flags", "Far below the limit", "Probable doubles", "Membership AUC")
+DEFINED += ("Planted copies",)
 
 
 def card_result(
@@ -61,8 +62,8 @@ def card_result(
 
 def table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Column titles and cells: fresh real and synthetic volumes, planted copies, volumes without detail."""
-    titles = ["volumes", "search", "number", "nearest", "median", "flagged", "flag rate", "expected", "p, corrected"]
-    titles += ["nearer than half the limit"]
+    titles = ["volumes", "search", "number", "patients", "nearest", "median", "flagged", "patients with any"]
+    titles += ["flag rate", "expected", "p, corrected", "nearer than half the limit"]
     cells = []
     for r in result["rows"]:
         if r["kind"] in SHOWN and r["row"] != "training":
@@ -70,11 +71,16 @@ def table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
             if r["low"] is not None:
                 rate += f" [{_percent(r['low'])}, {_percent(r['high'])}]"
             cells.append(
-                [r["label"], SEARCHES[r["space"]], str(r["volumes"]), number(r["smallest"], 3), number(r["median"], 3)]
-                + [str(r["flagged"]), rate, _percent(r["expected"]), number(r.get("p_holm"), 3)]
-                + [str(r["far_below"])]
+                [r["label"], SEARCHES[r["space"]], str(r["volumes"]), str(r["patients"])]
+                + [number(r["smallest"], 3), number(r["median"], 3), str(r["flagged"]), _count(r)]
+                + [rate, _percent(r["expected"]), number(r.get("p_holm"), 3), str(r["far_below"])]
             )
     return titles, cells
+
+
+def _count(row: Mapping[str, Any]) -> str:
+    """Patients with a flagged volume; results of before do not tell."""
+    return str(row.get("patients_flagged", "-"))
 
 
 def _percent(value: float | None) -> str:
@@ -83,10 +89,11 @@ def _percent(value: float | None) -> str:
 
 def membership_table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """AUC of telling training cases from fresh ones."""
-    titles = ["search", "volumes of the own mask", "AUC", "95 % interval", "p, corrected", "smallest AUC found"]
+    titles = ["search", "volumes of the own mask", "AUC", "95 % interval", "p, corrected", "of real volumes"]
+    titles += ["smallest AUC found"]
     cells = [
         [SEARCHES[r["space"]], r["own_mask"], number(r["auc"]), f"{number(r['low'])} to {number(r['high'])}"]
-        + [number(r.get("p_holm"), 3), number(r["smallest_found"])]
+        + [number(r.get("p_holm"), 3), number(r.get("floor")), number(r["smallest_found"])]
         for r in result["membership"]
     ]
     return titles, cells
@@ -147,6 +154,8 @@ def quality(result: Mapping[str, Any]) -> dict[str, Any]:
         f"{r['row']}_{r['space']}": {
             "volumes": r["volumes"],
             "flagged": r["flagged"],
+            "patients": r["patients"],
+            "patients_flagged": r.get("patients_flagged"),
             "rate": rounded(r["rate"]),
             "rate_interval": [rounded(r["low"]), rounded(r["high"])],
             "expected": rounded(r["expected"]),
@@ -162,6 +171,7 @@ def quality(result: Mapping[str, Any]) -> dict[str, Any]:
             "auc": rounded(r["auc"]),
             "auc_interval": [rounded(r["low"]), rounded(r["high"])],
             "p": rounded(r.get("p_holm")),
+            "floor": rounded(r.get("floor")),
             "smallest_found": rounded(r["smallest_found"]),
         }
         for r in result["membership"]
