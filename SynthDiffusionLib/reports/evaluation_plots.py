@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from SynthDiffusionLib.reports.plots import AVERAGE, COLOURS, MARKS, STYLES, legend_below, short, title
+from SynthDiffusionLib.reports.plots import (
+    AVERAGE,
+    COLOURS,
+    MARKS,
+    NAME_WIDTH,
+    STYLES,
+    legend_below,
+    short,
+    title,
+    wrapped,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +54,7 @@ def _distribution(figure: Figure, plot: Mapping[str, Any]) -> None:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
-    names = [short(f"{row['label']} {row.get('note') or ''}".strip(), 48) for row in reversed(rows)]
+    names = [wrapped(f"{row['label']} {row.get('note') or ''}".strip(), NAME_WIDTH) for row in reversed(rows)]
     axes.set_yticks(range(len(rows)), names)
     for y in range(len(rows) - 1):
         axes.axhline(y + 0.5, color="#dddddd", lw=0.6, zorder=0)

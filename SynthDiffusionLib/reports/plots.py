@@ -6,6 +6,7 @@ Text that a reader or a designer typed is drawn as shapes, never as markup, and 
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ STYLES = ("-", "--", "-.", ":")
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")  # told apart without colour
 AVERAGE = "#333333"
 LONGEST_LABEL = 60
+NAME_WIDTH = 40  # characters of a line of a name beside an axis
 
 
 def draw(plot: Mapping[str, Any], format: str = "svg") -> bytes:
@@ -121,8 +123,10 @@ def _intervals(figure: Figure, plot: Mapping[str, Any]) -> None:
         rows.append({"name": "Average", **average})
     groups = list(dict.fromkeys(row["group"] for row in rows if row.get("group")))
     lines = plot.get("lines") or ()
-    longest = max((len(short(row["name"])) for row in rows), default=0)
-    figure.set_size_inches(5.2 if longest <= 34 else 7.2, 1.6 + 0.28 * len(rows) + 0.2 * (len(groups) + len(lines)))
+    names = [wrapped(row["name"], NAME_WIDTH) for row in rows]
+    wide = max(map(len, names), default=0) > 34 or len(str(plot["label"])) > 50
+    height = sum(0.28 + 0.12 * name.count("\n") for name in names)
+    figure.set_size_inches(7.2 if wide else 5.2, 1.6 + height + 0.2 * (len(groups) + len(lines)))
     axes = figure.subplots()
     for y, row in enumerate(reversed(rows)):
         at = groups.index(row["group"]) if row.get("group") else 0
@@ -135,8 +139,8 @@ def _intervals(figure: Figure, plot: Mapping[str, Any]) -> None:
     for at, group in enumerate(groups):
         colour, mark = COLOURS[at % len(COLOURS)], MARKS[at % len(MARKS)]
         axes.plot([], [], mark, color=colour, ms=5, label=short(group))
-    axes.set_yticks(range(len(rows)), [short(row["name"]) for row in reversed(rows)])
-    axes.set(xlabel=plot["label"], ylim=(-0.6, len(rows) - 0.4))
+    axes.set_yticks(range(len(rows)), names[::-1])
+    axes.set(xlabel=wrapped(plot["label"], 70 if wide else 50), ylim=(-0.6, len(rows) - 0.4))
     if plot.get("scale") == "symlog":  # values of several orders of magnitude, some of them below 0
         _several_orders(axes, [row[k] for row in rows for k in ("value", "low", "high") if row.get(k) is not None])
     title(axes, plot)
@@ -248,6 +252,11 @@ def legend_below(figure: Figure, axes: Axes) -> None:
             handles, labels, loc="outside lower center", ncols=1 if max(map(len, labels)) > 30 else 2, frameon=False,
             fontsize=8,
         )  # fmt: skip
+
+
+def wrapped(text: Any, width: int, lines: int = 2) -> str:
+    """The same on up to so many lines, for names beside an axis."""
+    return textwrap.fill(short(text, width * lines), width, max_lines=lines, placeholder="...")
 
 
 def short(text: Any, most: int = LONGEST_LABEL) -> str:

@@ -9,6 +9,7 @@ from SynthDiffusionLib.evaluation.sets import copies
 from SynthDiffusionLib.evaluation.sets.flags import flags_needed
 from SynthDiffusionLib.evaluation.sets.image_set import ImageSet
 from SynthDiffusionLib.evaluation.sets.leaks import Leak, leak_sentences
+from SynthDiffusionLib.evaluation.sets.membership_report import ALPHA, IN, NAMES, membership_section
 from SynthDiffusionLib.evaluation.sets.memorisation import SPACES
 from SynthDiffusionLib.evaluation.sets.pair_picture import pair_picture
 from SynthDiffusionLib.evaluation.sets.registered import VoxelSpace
@@ -25,9 +26,6 @@ from SynthDiffusionLib.reports.sections import (
     with_holm,
 )
 
-NAMES = {"embedding": "embedding", "voxels": "registered voxels"}
-IN = {"embedding": "In the embedding", "voxels": "In registered voxel space"}
-ALPHA = 0.05
 WEAK = 0.8  # share of the planted copies that a search must find to be worth anything
 PATIENTS_SHOWN = (
     "The pictures show training patients: this report then holds real patient images and must be kept like them. "
@@ -50,7 +48,7 @@ def sections_of(
         _copies(found),
         _controls(found),
         _closest(found, training, synthetic, pictures),
-        _membership(found),
+        membership_section(found),
         _limits(found),
     ]
 
@@ -160,8 +158,30 @@ def control_sentences(found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def answer(found: Mapping[str, Any]) -> str:
+    """Both searches in one sentence, with what must be known to read it."""
+    name = headline_row(found)
+    rows = [row_of(found, name, space) for space in SPACES]
+    sure = any(row["p_holm"] is not None and row["p_holm"] < ALPHA for row in rows)
+    told = " and ".join(
+        f"{row['flagged']} of {row['volumes']} synthetic volumes in {NAMES[space]}" for space, row in zip(SPACES, rows)
+    )
+    text = (
+        f"Copying of training cases is {'suspected' if sure else 'not shown'}: nearer to one than the limit are {told}"
+    )
+    others = [row_of(found, "synthetic_other", space) for space in SPACES]
+    if name == "synthetic" and None not in others:
+        left = " and ".join(f"{row['flagged']} of {row['volumes']}" for row in others)
+        text += f"; some were made for masks of training patients, and without each one's own patient it is {left}"
+    fresh = [row_of(found, "fresh", space) for space in SPACES]
+    if all(row is not None and row["kind"] == "real" for row in fresh):
+        text += "; of fresh real cases " + " and ".join(f"{row['flagged']} of {row['volumes']}" for row in fresh)
+    return f"{text}."
+
+
 def _copies(found: Mapping[str, Any]) -> Section:
-    sentences = flag_sentences(found)
+    doubles = leak_sentences([Leak(**leak) for leak in found["leaks"]])
+    sentences = [*doubles, answer(found), *flag_sentences(found)[len(doubles) :]]
     masks = found["masks"]
     if masks["training"]:
         sentences.append(
@@ -338,99 +358,11 @@ def _closest(found: dict[str, Any], training: ImageSet, synthetic: ImageSet, pic
         ),
         tuple(rows),
     )  # fmt: skip
-    said = [f"The {counted(len(rows), 'closest pair')} of synthetic volumes and training cases, nearest first."]
+    said = [
+        f"The {counted(len(rows), 'closest pair')} of synthetic volumes and training cases, by turns of the two searches."
+    ]
     said.append(PATIENTS_SHOWN if pictures else "Pictures were left out; the names of training cases were not.")
     return Section("pairs", "What do the closest pairs look like?", "measured", tuple(said), (table,), tuple(plots))
-
-
-def membership_sentences(found: Mapping[str, Any]) -> list[str]:
-    """What the membership test says, for report and card."""
-    rows = found["membership"]
-    if not rows:
-        return ["Membership inference was not tested: it needs fresh real cases (--real)."]
-    lines = []
-    for row in _shown_tests(found):
-        text = (
-            f"{IN[row['space']]}, the distance to the nearest synthetic volume tells training cases from fresh real "
-            f"ones with an AUC of {number(row['auc'], 2)} ({interval_text(row['low'], row['high'], 0.95)}; "
-            f"{p_text(row['p_holm'])}, corrected); 0.5 is guessing"
-            + (
-                f", and real volumes in the synthetic ones' place have {number(row['floor'], 2)}."
-                if row["floor"]
-                else "."
-            )
-        )
-        if row["p_holm"] is not None and row["p_holm"] < ALPHA:
-            text += (
-                " The synthetic volumes give away who was trained on."
-                if row["auc"] > 0.5
-                else " Training cases are further from the synthetic volumes than fresh ones are: the two sets differ, "
-                "and the test cannot be read."
-            )
-        lines.append(text)
-    row = rows[0]
-    lines.append(
-        f"With {row['training_patients']} training and {row['fresh_patients']} fresh patients, an AUC of "
-        f"{number(row['smallest_found'], 2)} or more would be found in four of five such studies; a weaker leak would "
-        "mostly be missed."
-    )
-    if any(r["own_mask"] == "left out" for r in rows):
-        lines.append(
-            "Synthetic volumes made for a case's own mask are left out, since they are near it for the mask's sake; "
-            "a copy that is made only when the patient's own mask is given is not seen by this test."
-        )
-    return lines
-
-
-def _membership(found: Mapping[str, Any]) -> Section:
-    rows = tuple(dict(r, name=NAMES[r["space"]]) for r in found["membership"])
-    table = Table(
-        "membership",
-        "Telling training cases from fresh real ones",
-        columns(
-            "name|search", "own_mask|volumes of the own mask", "training_patients|training patients|int",
-            "fresh_patients|fresh patients|int", "auc|AUC|number", "low|95 % interval from|number", "high|to|number",
-            "p|p|p", "p_holm|p, corrected|p", "floor|AUC of real volumes instead|number",
-            "floor_low|95 % interval from|number", "floor_high|to|number",
-            "smallest_found|smallest AUC that is found|number",
-            "median_training|median distance, training|number", "median_fresh|fresh|number",
-        ),
-        rows,
-    )  # fmt: skip
-    return Section(
-        "membership",
-        "Do the synthetic volumes give away who was trained on?",
-        "measured",
-        tuple(membership_sentences(found)),
-        (table,),
-        family="The two searches are corrected together (Holm 1979)." if rows else "",
-        detail={"rows": rows},
-        headlines=tuple(_auc_headline(row, found) for row in _shown_tests(found)),
-    )
-
-
-def _auc_headline(row: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "measure": f"Membership AUC, {NAMES[row['space']]}",
-        "row": "training against fresh real cases",
-        "value": row["auc"],
-        "low": row["low"],
-        "high": row["high"],
-        "reference": row["floor"],
-        "reference_name": "validation cases as if synthetic",
-        "cartoon": 0.5,
-        "cartoon_name": "guessing",
-        "better": "lower",
-        "n": row["training_patients"] + row["fresh_patients"],
-        "sentence": next(s for s in membership_sentences(found) if s.startswith(IN[row["space"]])),
-    }
-
-
-def _shown_tests(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The membership tests that the sentences are about."""
-    rows = found["membership"]
-    which = "left out" if any(r["own_mask"] == "left out" for r in rows) else "kept"
-    return [r for r in rows if r["own_mask"] == which]
 
 
 def limit_sentences(found: Mapping[str, Any]) -> list[str]:
