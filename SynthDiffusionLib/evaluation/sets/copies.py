@@ -145,9 +145,29 @@ def smoothed(images: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [ndimage.gaussian_filter(image, SMOOTH_VOXELS, mode="nearest") for image in images]
 
 
-def cartoons(images: Sequence[np.ndarray], like: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
-    """The images as flat areas of a few intensities, the class means of `like` (k-means of its voxels)."""
-    from scipy import ndimage
+@dataclass(frozen=True)
+class FlatClasses:
+    """A few classes of intensity.
+
+    Args:
+        centers: (C,) their means, rising.
+        edges: (C - 1,) between them.
+        spreads: (C,) standard deviation of the voxels of each.
+    """
+
+    centers: np.ndarray
+    edges: np.ndarray
+    spreads: np.ndarray
+
+    def numbers(self, image: np.ndarray) -> np.ndarray:
+        """The class of each voxel of an image, after some smoothing, so that areas are whole. (I, J, K) int."""
+        from scipy import ndimage
+
+        return np.digitize(ndimage.gaussian_filter(image, 1.0, mode="nearest"), self.edges)
+
+
+def flat_classes(like: Sequence[np.ndarray], seed: int) -> FlatClasses:
+    """Classes of the voxels of images, by k-means."""
     from scipy.cluster.vq import kmeans2
 
     rng = np.random.default_rng([seed, 1001])
@@ -155,5 +175,18 @@ def cartoons(images: Sequence[np.ndarray], like: Sequence[np.ndarray], seed: int
     start = np.quantile(values, (np.arange(CARTOON_CLASSES) + 0.5) / CARTOON_CLASSES)
     centers = np.sort(kmeans2(values[:, None], np.unique(start)[:, None], minit="matrix", seed=0)[0].ravel())
     edges = (centers[1:] + centers[:-1]) / 2
-    smooth = (ndimage.gaussian_filter(image, 1.0, mode="nearest") for image in images)
-    return [centers[np.digitize(image, edges)].astype(np.float32) for image in smooth]
+    of = np.digitize(values, edges)
+    spreads = [values[of == c].std() if (of == c).any() else 0.0 for c in range(len(centers))]
+    return FlatClasses(centers, edges, np.array(spreads))
+
+
+def cartoons(images: Sequence[np.ndarray], like: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
+    """The images as flat areas of a few intensities, the class means of `like` (k-means of its voxels)."""
+    classes = flat_classes(like, seed)
+    return [classes.centers[classes.numbers(image)].astype(np.float32) for image in images]
+
+
+def noisy_cartoon(image: np.ndarray, classes: FlatClasses, rng: np.random.Generator) -> np.ndarray:
+    """An image as flat areas, with independent normal noise of each class's standard deviation."""
+    of = classes.numbers(image)
+    return (classes.centers[of] + classes.spreads[of] * rng.standard_normal(image.shape)).astype(np.float32)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 TILE, GAP, HEADING, NAME = 144, 6, 20, 18
 COLUMNS = 6
-SHORT = {"blurred": "blurred", "noisy": "noisy", "shuffled": "shuffled", "mean": "mean + noise"}
+SHORT = {"blurred": "blurred", "noisy": "noisy", "shuffled": "shuffled", "mean": "mean + noise", "flat": "flat + noise"}
 
 
 def examples(found: Fidelity) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from SynthDiffusionLib.evaluation.sets import copies
 from SynthDiffusionLib.evaluation.sets.extraction import Source
 from SynthDiffusionLib.evaluation.sets.image_set import ImageSet, SetCase
 
@@ -24,6 +25,7 @@ LABELS = {
     "noisy": f"noisy real ({100 * NOISE_SHARE:g} % of the range)",
     "shuffled": f"shuffled real ({BLOCKS}x{BLOCKS}x{BLOCKS} blocks)",
     "mean": "mean real image plus noise",
+    "flat": "flat classes plus noise",
     "repeated": "one real volume repeated",
 }
 DEFINITIONS = {
@@ -34,6 +36,9 @@ DEFINITIONS = {
     "change places at random: right tissue in the wrong places, with seams",
     "mean": "the mean of the real volumes, cut at the middle to the smallest size, with normal noise of the standard "
     "deviation of the real volumes' fine detail (the volume less its 3x3x3 mean)",
+    "flat": f"each real volume as flat areas of {copies.CARTOON_CLASSES} intensities (k-means of the real voxels, "
+    "after a Gaussian of 1 voxel), each with independent normal noise of the standard deviation of its class, clipped "
+    "to the range: right shapes and tissue values, no texture. No labels are needed",
     "repeated": "the real volume nearest to the middle of the real set (standardised radiomics), as often as there are "
     "volumes: perfect images of one patient, no variety",
 }
@@ -103,7 +108,7 @@ def cartoons(real: ImageSet, cases: Sequence[SetCase], typical: SetCase, seed: i
     """Sources of every no-skill row.
 
     Args:
-        real: whose mean is taken.
+        real: whose mean is taken, and whose intensities make the classes.
         cases: of `cartoon_cases`.
         typical: the volume that is repeated.
         seed: of noise and shuffles.
@@ -111,6 +116,7 @@ def cartoons(real: ImageSet, cases: Sequence[SetCase], typical: SetCase, seed: i
     mean, sd = mean_image(real)
     limits = real.frame.intensity_range
     whole = real.summary()["sha256"]
+    classes = copies.flat_classes([case.image for case in real.cases], seed)
 
     def rng(case: SetCase, number: int) -> np.random.Generator:
         return np.random.default_rng([seed, number, int(case.sha256[:8], 16)])
@@ -121,6 +127,9 @@ def cartoons(real: ImageSet, cases: Sequence[SetCase], typical: SetCase, seed: i
     def mean_of(case: SetCase) -> np.ndarray:
         return np.clip(mean + rng(case, 3).normal(0.0, sd, mean.shape), *limits).astype(np.float32)
 
+    def flat(case: SetCase) -> np.ndarray:
+        return np.clip(copies.noisy_cartoon(case.image, classes, rng(case, 4)), *limits).astype(np.float32)
+
     found: dict[str, list[Source]] = {name: [] for name in LABELS}
     for case in cases:
         made = {
@@ -128,6 +137,7 @@ def cartoons(real: ImageSet, cases: Sequence[SetCase], typical: SetCase, seed: i
             "noisy": (key("noisy", case, share=NOISE_SHARE), lambda c=case: noisy(c.image, limits, rng(c, 1))),
             "shuffled": (key("shuffled", case, blocks=BLOCKS), lambda c=case: shuffled(c.image, rng(c, 2))),
             "mean": (key("mean", case, real=whole), lambda c=case: mean_of(c)),
+            "flat": (key("flat", case, real=whole, classes=copies.CARTOON_CLASSES), lambda c=case: flat(c)),
             "repeated": (typical.sha256, lambda: typical.image),
         }
         for name, (text, image) in made.items():
