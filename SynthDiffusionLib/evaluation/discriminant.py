@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Sequence
 import numpy as np
 
 from SynthDiffusionLib.evaluation.real_or_synthetic import FOLDS, Discrimination, patient_folds
-from SynthDiffusionLib.evaluation.statistics import bootstrap_auc
+from SynthDiffusionLib.evaluation.statistics import auc, bootstrap_auc
 
 REPEATS = 10
 SHRINKAGE = 0.3
@@ -39,6 +39,33 @@ def discriminate_by_features(
         folds: fewer if there are fewer patients.
         repeats: cross-validations with other folds, whose scores are averaged.
     """
+    a, b, first_folds = _scores(real, real_patients, synthetic, synthetic_patients, seed, folds, repeats)
+    estimate = bootstrap_auc(a, real_patients, b, synthetic_patients)
+    return Discrimination(estimate, a[:, None], b[:, None], first_folds)
+
+
+def auc_by_features(
+    real: np.ndarray,
+    real_patients: Sequence[Hashable],
+    synthetic: np.ndarray,
+    synthetic_patients: Sequence[Hashable],
+    seed: int = 2026,
+) -> float:
+    """The AUC of `discriminate_by_features` without its interval, for those who need it many times."""
+    a, b, _ = _scores(real, real_patients, synthetic, synthetic_patients, seed, FOLDS, REPEATS)
+    return auc(a, b)
+
+
+def _scores(
+    real: np.ndarray,
+    real_patients: Sequence[Hashable],
+    synthetic: np.ndarray,
+    synthetic_patients: Sequence[Hashable],
+    seed: int,
+    folds: int,
+    repeats: int,
+) -> tuple[np.ndarray, np.ndarray, dict[Hashable, int]]:
+    """Scores of real and synthetic rows by classifiers that have not seen their patients, and the first folds."""
     patients = [*real_patients, *synthetic_patients]
     folds = min(folds, len(set(patients)))
     groups = (real, synthetic)
@@ -52,8 +79,7 @@ def discriminate_by_features(
             score = linear_discriminant(*(values[f != fold] for values, f in zip(groups, in_fold)))
             for values, f, total in zip(groups, in_fold, scores):
                 total[f == fold] += score(values[f == fold]) / repeats
-    estimate = bootstrap_auc(scores[0], real_patients, scores[1], synthetic_patients)
-    return Discrimination(estimate, scores[0][:, None], scores[1][:, None], first_folds)
+    return scores[0], scores[1], first_folds
 
 
 def linear_discriminant(

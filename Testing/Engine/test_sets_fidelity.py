@@ -12,6 +12,7 @@ from tiny_image_sets import phantom_volume, write_phantoms, write_volume
 from SynthDiffusionLib import cli
 from SynthDiffusionLib.evaluation.sets import (
     comparison,
+    exchange,
     extraction,
     fidelity_sections,
     no_skill_sets,
@@ -34,6 +35,8 @@ def fewer_draws():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resampling, "PARTS", 12)
         patch.setattr(comparison, "AUC_SPLITS", 2)
+        for name, deals in (("DEALS", 99), ("CLOUD_DEALS", 19), ("AUC_DEALS", 4)):
+            patch.setattr(exchange, name, deals)
         patch.setattr(extraction, "MOST_SLICES", 7)
         yield
 
@@ -110,6 +113,37 @@ def test_page_holds_plots_and_pictures(result):
     assert str(result["out"]) not in page
     headlines = [h for s in result["sections"] for h in s["headlines"]]
     assert len(headlines) <= 8 and all(h["reference"] is not None and h["cartoon"] is not None for h in headlines)
+
+
+def test_a_main_figure_lies_in_its_own_interval_and_real_parts_have_their_numbers_beside_them(result):
+    """Figures of half of the volumes used to stand before the spread of draws, which is no interval of theirs."""
+    headlines = {h["measure"]: h for s in result["sections"] for h in s["headlines"]}
+    assert {"Precision", "Recall", "Coverage", "Fréchet distance, 2.5D"} <= set(headlines)
+    for name, h in headlines.items():
+        assert h["low"] <= h["value"] <= h["high"], name
+    assert headlines["Recall"]["value"] == table(result, "radiomics-clouds")["synthetic"]["recall"]
+    assert "8 and 6 volumes; the synthetic set at these numbers" in headlines["Coverage"]["reference_name"]
+
+
+def test_precision_is_never_said_without_what_flat_classes_and_a_repeated_volume_have(result):
+    text = next(s for s in result["sections"] if s["id"] == "clouds")["sentences"][0]
+    rows = table(result, "radiomics-clouds")
+    for name in ("flat", "repeated"):
+        label = no_skill_sets.LABELS[name]
+        assert f"{label} {100 * rows[label]['precision']:.0f} %" in text
+    assert "density" in text and "recall" in " ".join(
+        next(s for s in result["sections"] if s["id"] == "clouds")["sentences"]
+    )
+
+
+def test_tests_are_corrected_for_both_spaces_and_blur_is_found(result):
+    """Twelve of the real patients, blurred: as far as no exchange is, or hardly one in 99."""
+    own = table(result, "radiomics-energy")["synthetic"]
+    slices = next(s for s in result["sections"] if s["id"] == "slices")["detail"]["planes"]["synthetic"]["mean"]
+    assert own["energy_p"] <= 0.03 and slices["energy"]["test"]["family"] == 2
+    assert own["energy_p_holm"] >= own["energy_p"]
+    told = " ".join(s for section in result["sections"] for s in section["sentences"])
+    assert "The sets differ" in told and "no more than real volumes differ" not in told and "too narrow" in told
 
 
 def test_a_second_run_takes_everything_from_the_cache(folders, result, monkeypatch):

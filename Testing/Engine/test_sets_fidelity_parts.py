@@ -11,6 +11,7 @@ from tiny_image_sets import phantom_volume, write_phantoms
 from SynthDiffusionLib.evaluation.sets import (
     comparison,
     distances,
+    exchange,
     extraction,
     fidelity,
     no_skill_sets,
@@ -33,6 +34,8 @@ def fewer_draws():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resampling, "PARTS", 12)
         patch.setattr(comparison, "AUC_SPLITS", 2)
+        for name, deals in (("DEALS", 99), ("CLOUD_DEALS", 19), ("AUC_DEALS", 4)):
+            patch.setattr(exchange, name, deals)
         patch.setattr(extraction, "MOST_SLICES", 7)
         yield
 
@@ -94,6 +97,26 @@ def test_shuffling_keeps_every_voxel_and_moves_blocks():
     assert sorted(moved.ravel()) == sorted(image.ravel()) and not np.array_equal(moved, image)
     assert {moved[0, 0, 0] - moved[1, 1, 1]} == {image[0, 0, 0] - image[1, 1, 1]}
     assert no_skill_sets.shuffled(np.zeros((5, 9, 10)), np.random.default_rng(1)).shape == (5, 8, 8)
+
+
+def test_flat_classes_have_the_values_of_tissues_and_noise_without_texture():
+    """Four slabs with their own noise: the classes are found, and the noise is as strong, and white."""
+    from SynthDiffusionLib.evaluation.sets import copies
+
+    rng, level, sd = np.random.default_rng(3), np.array([-900.0, -500.0, 0.0, 500.0]), np.array([10.0, 20, 40, 60])
+    of = np.repeat(np.arange(4), 8)[:, None, None] + np.zeros((32, 16, 16), int)
+    grain = no_skill_sets.blurred(rng.standard_normal(of.shape), 1.0)
+    image = level[of] + sd[of] * grain / grain.std()
+    classes = copies.flat_classes([image], 1)
+    assert classes.centers == pytest.approx(level, abs=15) and classes.spreads == pytest.approx(sd, rel=0.25)
+    made = copies.noisy_cartoon(image, classes, rng)
+    for number in range(4):
+        core, old = (a[8 * number + 2 : 8 * number + 6] for a in (made, image))
+        assert core.std() == pytest.approx(sd[number], rel=0.2)
+        correlation = [np.corrcoef(a[:, :, 1:].ravel(), a[:, :, :-1].ravel())[0, 1] for a in (core, old)]
+        assert abs(correlation[0]) < 0.1 and correlation[1] > 0.5
+    flat = copies.cartoons([image], [image], 1)[0]
+    assert set(np.unique(flat)) == set(classes.centers.astype(np.float32))
 
 
 def test_similarity_is_one_for_equal_volumes_and_falls_with_noise():

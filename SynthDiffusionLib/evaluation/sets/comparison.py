@@ -12,17 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from SynthDiffusionLib.evaluation.discriminant import discriminate_by_features
-from SynthDiffusionLib.evaluation.sets import distances, resampling
+from SynthDiffusionLib.evaluation.discriminant import auc_by_features, discriminate_by_features
+from SynthDiffusionLib.evaluation.sets import distances, exchange, resampling
 from SynthDiffusionLib.evaluation.sets.extraction import SetFeatures
 from SynthDiffusionLib.evaluation.statistics import Estimate, interval
+from SynthDiffusionLib.reports.sections import holm
 
 MANY_FEATURES = 100  # above, fewer draws: a Fréchet distance of 2048 features takes seconds
 PARTS_OF_MANY = 20
 AUC_SPLITS = 20
 DRAWS_WITHOUT_FLOOR = 4  # a quarter of the draws where only their mean is shown
+# Share of random deals of real patients in which the AUC's bootstrap interval leaves out 0.5 (nominal: 0.05), as
+# Testing/Benchmarks/fidelity_tests.py measures.
+AUC_MISSES, AUC_MISSES_SIZES = 0.17, "67 and 20"
 NEIGHBOURS, FEW_NEIGHBOURS, FEWER_THAN = 5, 3, 15
 KERNELS = ("energy", "polynomial", "gaussian")
+PLAUSIBLE, VARIED = ("precision", "density"), ("recall", "coverage")
+TESTED = ("energy", "polynomial")  # kernel distances with a permutation test
 
 
 @dataclass(frozen=True)
@@ -89,10 +95,11 @@ def compare(view: View, row: SetFeatures, floor: bool = True) -> dict[str, dict[
         part to {"volumes", "rows", "patients", "real_volumes", "real_rows", "features", "polynomial", "gaussian",
         "frechet"}. A distance is {"value", "low", "high", "at", "at_low", "at_high", "floor": {"mean", "low",
         "high"}, "numbers"}: of all volumes with its interval, and of parts with what 95 % of the draws give, beside
-        parts of the real set of the same numbers.
+        parts of the real set of the same numbers. Those of `TESTED` have a "test", see `exchange.result`.
     """
     number = resampling.PARTS if floor else max(1, resampling.PARTS // DRAWS_WITHOUT_FLOOR)
     cut = resampling.splits(view.features.patients, row.patients, number, view.seed)
+    people = [len(set(f.patients)) for f in (view.features, row)]
     found: dict[str, dict[str, Any]] = {}
     draws: dict[str, list[dict[str, np.ndarray]]] = {k: [] for k in KERNELS}
     for part in view.parts:
@@ -114,9 +121,12 @@ def compare(view: View, row: SetFeatures, floor: bool = True) -> dict[str, dict[
             distances.gaussian_kernel(standard.bandwidth),
         )
         for name, kernel in zip(KERNELS, kernels):
-            drawn = _kernel_draws(real, of_real, ours, of_ours, kernel, view, row, cut, floor)
+            sums = distances.pair_sums(real, of_real, ours, of_ours, kernel)
+            drawn = _kernel_draws(sums, of_real, of_ours, view, row, cut, floor)
+            if name in TESTED and exchange.enough(of_real, of_ours):
+                drawn |= dealt_kernel(view, row, part, kernel, sums)
             draws[name].append(drawn)
-            result[name] = _kernel_result(drawn, cut)
+            result[name] = _kernel_result(drawn, cut, people)
         result["frechet"] = _frechet(view, row, [part], cut, floor)
         found[part] = result
     if len(view.parts) > 1:
@@ -124,14 +134,13 @@ def compare(view: View, row: SetFeatures, floor: bool = True) -> dict[str, dict[
         whole |= {k: sum(found[p][k] for p in view.parts) for k in ("rows", "real_rows")}
         for name in KERNELS:
             mean = {key: np.mean([d[key] for d in draws[name]], axis=0) for key in draws[name][0]}
-            whole[name] = _kernel_result(mean, cut)
+            whole[name] = _kernel_result(mean, cut, people)
         whole["frechet"] = _frechet(view, row, list(view.parts), cut, floor)
         found["mean"] = whole
     return found
 
 
-def _kernel_draws(real, of_real, ours, of_ours, kernel, view: View, row, cut, floor: bool) -> dict[str, np.ndarray]:
-    sums = distances.pair_sums(real, of_real, ours, of_ours, kernel)
+def _kernel_draws(sums: distances.PairSums, of_real, of_ours, view: View, row, cut, floor: bool) -> dict[str, Any]:
     weights = resampling.bootstrap_weights(sums.patients, of_real, of_ours, seed=view.seed)
     drawn = {"value": np.array([sums.value()]), "resampled": sums.mmd2(weights, weights)}
     if cut:
@@ -152,9 +161,39 @@ def _kernel_draws(real, of_real, ours, of_ours, kernel, view: View, row, cut, fl
     return drawn
 
 
-def _kernel_result(drawn: dict[str, np.ndarray], cut: Sequence[resampling.Split]) -> dict[str, Any]:
+def dealt_kernel(
+    view: View, row: SetFeatures, part: str, kernel: distances.Kernel, sums: distances.PairSums | None = None
+) -> dict[str, np.ndarray]:
+    """A kernel distance where each patient counts once ("tested"), and that of deals ("dealt"); the same deals in every
+    part, so that their means over parts are those of deals.
+
+    Args:
+        sums: of all volumes, where they are known.
+    """
+    chosen = exchange.block_rows(view.features.patients, row.patients, view.seed)
+    if sums is None or [len(c) for c in chosen] != [len(view.features.patients), len(row.patients)]:
+        (x, of_x), (y, of_y) = view.features.rows(part, chosen[0]), row.rows(part, chosen[1])
+        standard = view.standard[part]
+        sums = distances.pair_sums(standard(x), of_x, standard(y), of_y, kernel)
+    observed, dealt = exchange.kernel_deals(sums, view.seed)
+    return {"tested": np.array([observed]), "dealt": dealt}
+
+
+def _kernel_result(
+    drawn: dict[str, np.ndarray], cut: Sequence[resampling.Split], people: Sequence[int]
+) -> dict[str, Any]:
     estimate = interval(float(drawn["value"][0]), drawn["resampled"])
-    return _distance(estimate, drawn.get("at", ()), drawn.get("floor", ()), cut)
+    found = _distance(estimate, drawn.get("at", ()), drawn.get("floor", ()), cut)
+    if "dealt" in drawn:
+        found["test"] = exchange.result(float(drawn["tested"][0]), drawn["dealt"], people)
+    return found
+
+
+def correct(*tests: dict[str, Any] | None) -> None:
+    """Adds "p_holm" to tests of `exchange.result`, for as many as there are."""
+    known = [test for test in tests if test]
+    for test, p in zip(known, holm([test["p"] for test in known])):
+        test |= {"p_holm": float(p), "family": len(known)}
 
 
 def _distance(estimate: Estimate, at: Sequence[float], floor: Sequence[float], cut: Sequence) -> dict[str, Any]:
@@ -213,7 +252,9 @@ def compare_clouds(view: View, row: SetFeatures, k: int, floor: bool = True) -> 
     """Precision, recall, density and coverage of volumes, each like a distance of `compare`.
 
     The intervals are conditional on the manifold: the clouds stay, and the patients whose volumes are asked about are
-    drawn: synthetic ones for precision and density, real ones for recall and coverage.
+    drawn: synthetic ones for precision and density, real ones for recall and coverage. The test ("test" of each, where
+    there are patients enough) asks whether the figure is lower than if the patients of both sets were dealt anew, and
+    is corrected for the two figures of one question (`PLAUSIBLE`, `VARIED`).
     """
     (part,) = view.parts
     standard = view.standard[part]
@@ -234,8 +275,20 @@ def compare_clouds(view: View, row: SetFeatures, k: int, floor: bool = True) -> 
              "density": (whole.dense, of_ours), "coverage": (whole.covered, of_real)}  # fmt: skip
     result: dict[str, Any] = {"k": k, "volumes": len(ours), "patients": len(set(of_ours))}
     for name, (values, owners) in asked.items():
-        estimate = resampling.weighted_share(values, owners, view.seed)
+        if name == "density":
+            estimate = resampling.weighted_mean(values, owners, view.seed)
+        else:
+            estimate = resampling.weighted_share(values, owners)
         result[name] = _distance(estimate, [a[name] for a in at], [w[name] for w in within], cut)
+    people = [len(set(of_real)), len(set(of_ours))]
+    if exchange.enough(of_real, of_ours) and min(people) > k:
+        one, two = exchange.block_rows(of_real, of_ours, view.seed)
+        owners = [*(of_real[i] for i in one), *(of_ours[i] for i in two)]
+        observed, dealt = exchange.cloud_deals(np.concatenate([real[one], ours[two]]), len(one), owners, k, view.seed)
+        for i, name in enumerate(distances.MANIFOLD):
+            result[name]["test"] = exchange.result(float(observed[i]), dealt[:, i], people, low=True)
+        for question in (PLAUSIBLE, VARIED):
+            correct(*(result[name]["test"] for name in question))
     return result
 
 
@@ -243,7 +296,8 @@ def compare_by_classifier(view: View, row: SetFeatures, floor: bool) -> dict[str
     """AUC of a cross-validated linear discriminant on the features, like a distance of `compare`.
 
     Args:
-        floor: also of parts of the real set; left out for rows that have the same numbers as another.
+        floor: also of parts of the real set, and with a test: the AUC if the patients of both sets were dealt anew;
+            left out for rows that have the same numbers as another.
     """
     (part,) = view.parts
     standard = view.standard[part]
@@ -256,8 +310,19 @@ def compare_by_classifier(view: View, row: SetFeatures, floor: bool) -> dict[str
     for c in cut:
         names, others = [f"a{i}" for i in range(len(c.one))], [f"b{i}" for i in range(len(c.other))]
         for values, into in ((ours[c.synthetic], at), (real[c.other], between)):
-            into.append(discriminate_by_features(real[c.one], names, values, others, seed=view.seed).auc.value)
-    return _distance(estimate, at, between, cut)
+            into.append(auc_by_features(real[c.one], names, values, others, view.seed))
+    found = _distance(estimate, at, between, cut)
+    if floor and exchange.enough(of_real, of_ours):
+        one, two = exchange.block_rows(of_real, of_ours, view.seed)
+        owners = [*(of_real[i] for i in one), *(of_ours[i] for i in two)]
+
+        def score(x: np.ndarray, of_x: Sequence[str], y: np.ndarray, of_y: Sequence[str]) -> float:
+            return auc_by_features(x, of_x, y, of_y, view.seed)
+
+        told = exchange.auc_deals(np.concatenate([real[one], ours[two]]), len(one), owners, score, view.seed)
+        found["test"] = exchange.result(*told, [len(set(of_real)), len(set(of_ours))])
+        correct(found["test"])
+    return found
 
 
 def shifts(view: View, row: SetFeatures, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -290,16 +290,29 @@ def overlap(
             )
     names = {p: i for i, p in enumerate(dict.fromkeys([*real_patients, *synthetic_patients]))}
     of_real, of_synthetic = (np.array([names[p] for p in s]) for s in (real_patients, synthetic_patients))
-    real_radius, synthetic_radius = _radii(real, of_real, k), _radii(synthetic, of_synthetic, k)
-    apart = squared_distances(real, synthetic)
-    apart[of_real[:, None] == of_synthetic[None]] = np.inf
-    in_real = apart <= real_radius[:, None]
-    in_synthetic = apart <= synthetic_radius[None]
+    sides = ((real, of_real, real, of_real), (synthetic, of_synthetic, synthetic, of_synthetic),
+             (real, of_real, synthetic, of_synthetic))  # fmt: skip
+    return _overlap_of(*(_of_different_patients(*side) for side in sides), k)
+
+
+def manifold_figures(real: np.ndarray, synthetic: np.ndarray, between: np.ndarray, k: int) -> tuple[float, ...]:
+    """(4,) figures of `MANIFOLD`, from squared distances that are known; those of one patient are infinite.
+
+    Args:
+        real: (N, N); synthetic: (M, M); between: (N, M).
+    """
+    return tuple(_overlap_of(real, synthetic, between, k).to_json().values())
+
+
+def _of_different_patients(a: np.ndarray, of_a: np.ndarray, b: np.ndarray, of_b: np.ndarray) -> np.ndarray:
+    apart = squared_distances(a, b)
+    apart[of_a[:, None] == of_b[None]] = np.inf
+    return apart
+
+
+def _overlap_of(real: np.ndarray, synthetic: np.ndarray, between: np.ndarray, k: int) -> Overlap:
+    # Squared distances to the k-th nearest volume of another patient.
+    real_radius, synthetic_radius = (np.partition(own, k - 1, axis=1)[:, k - 1] for own in (real, synthetic))
+    in_real = between <= real_radius[:, None]
+    in_synthetic = between <= synthetic_radius[None]
     return Overlap(k, in_real.any(0), in_synthetic.any(1), in_real.sum(0) / k, in_real.any(1))
-
-
-def _radii(points: np.ndarray, patients: np.ndarray, k: int) -> np.ndarray:
-    """(N,) squared distance to the k-th nearest volume of another patient."""
-    apart = squared_distances(points, points)
-    apart[patients[:, None] == patients[None]] = np.inf
-    return np.partition(apart, k - 1, axis=1)[:, k - 1]

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from SynthDiffusionLib.evaluation.sets import comparison, extraction, similarity
+from SynthDiffusionLib.evaluation.sets import comparison, exchange, extraction, similarity
 from SynthDiffusionLib.evaluation.sets.extraction import Extractor, SetFeatures, Source
 from SynthDiffusionLib.evaluation.sets.image_set import ImageSet, SetCase, check_apart, check_comparable
 from SynthDiffusionLib.evaluation.sets.no_skill_sets import LABELS, cartoon_cases, cartoons, smallest_shape
@@ -156,6 +156,11 @@ def measure_fidelity_sets(
         told(f"distances of {slices.title}", number, len(rows))
         planes[name] = comparison.compare(view, row, name in sets)
 
+    for name in labels:
+        for key in comparison.TESTED:
+            spaces = [*(volumes[kind.id][name] for kind in kinds), planes[name]["mean"]]
+            comparison.correct(*(space[key].get("test") for space in spaces))
+
     pairs, measure = None, None
     if options.pairs > 0:
         pairs, measure = _similarity(real, sets, of_real, sources, labels, cache, options, on_event)
@@ -193,11 +198,12 @@ def measure_fidelity_sets(
     )
 
 
-def resampling_settings() -> dict[str, int]:
+def resampling_settings() -> dict[str, Any]:
     """Numbers of draws, for the results."""
     from SynthDiffusionLib.evaluation.sets.resampling import PARTS, RESAMPLES
 
-    return {"bootstrap": RESAMPLES, "parts": PARTS, "classifier_parts": comparison.AUC_SPLITS}
+    deals = {"kernel": exchange.DEALS, "clouds": exchange.CLOUD_DEALS, "classifier": exchange.AUC_DEALS}
+    return {"bootstrap": RESAMPLES, "parts": PARTS, "classifier_parts": comparison.AUC_SPLITS, "deals": deals}
 
 
 def sources_of(images: ImageSet) -> list[Source]:

@@ -52,15 +52,47 @@ def bootstrap_weights(
     return weights
 
 
-def weighted_share(values: np.ndarray, patients: Sequence[Hashable], seed: int = 2026) -> Estimate:
-    """Mean of a value of each volume, with an interval over patients; each volume counts once."""
+def weighted_share(hits: np.ndarray, patients: Sequence[Hashable]) -> Estimate:
+    """Share of volumes for which something is true, with an interval over patients; each volume counts once.
+
+    Clopper and Pearson's interval, which is right at 0 and 1 too, where a bootstrap has no width. With several volumes
+    a patient it is that of the number of patients who would tell as much (Korn and Graubard 1998, Surv Methodol
+    24:193), and never of more than there are.
+
+    Args:
+        hits: (N,) bool.
+        patients: of each volume.
+    """
+    from scipy.stats import beta
+
+    sums, counts, _ = _by_patient(np.asarray(hits, np.float64), patients)
+    share, volumes, people = float(sums.sum() / counts.sum()), counts.sum(), len(counts)
+    variance = float(((sums - share * counts) ** 2).sum()) / volumes**2
+    effective = min(float(people), share * (1.0 - share) / variance) if variance > 0.0 else float(people)
+    tail, hit = (1.0 - CONFIDENCE) / 2.0, share * effective
+    low = float(beta.ppf(tail, hit, effective - hit + 1.0)) if share > 0.0 else 0.0
+    high = float(beta.ppf(1.0 - tail, hit + 1.0, effective - hit)) if share < 1.0 else 1.0
+    return Estimate(share, low, high)
+
+
+def weighted_mean(values: np.ndarray, patients: Sequence[Hashable], seed: int = 2026) -> Estimate:
+    """Mean of a value of each volume, with a bootstrap interval over patients; each volume counts once.
+
+    No interval where all values are the same: drawing them again shows nothing.
+    """
+    sums, counts, names = _by_patient(np.asarray(values, np.float64), patients)
+    if np.ptp(values) == 0:
+        return Estimate(float(np.mean(values)), float("nan"), float("nan"))
+    w = bootstrap_weights(names, names, names, seed=seed)
+    return interval(float(np.mean(values)), (w @ sums) / (w @ counts))
+
+
+def _by_patient(values: np.ndarray, patients: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray, list[Hashable]]:
+    """Sum of each patient's values, their number, and the patients."""
     names = list(dict.fromkeys(patients))
     index = {p: i for i, p in enumerate(names)}
     of = np.array([index[p] for p in patients])
-    sums = np.bincount(of, np.asarray(values, np.float64), minlength=len(names))
-    counts = np.bincount(of, minlength=len(names)).astype(np.float64)
-    w = bootstrap_weights(names, names, names, seed=seed)
-    return interval(float(np.mean(values)), (w @ sums) / (w @ counts))
+    return np.bincount(of, values, len(names)), np.bincount(of, minlength=len(names)).astype(np.float64), names
 
 
 def kept_parts_interval(
