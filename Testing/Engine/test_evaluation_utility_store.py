@@ -73,6 +73,15 @@ def test_changed_test_images_or_masks_are_scored_again_by_the_same_network(data,
     assert found["scores"] == fresh["scores"] and again.trained == 1
 
 
+def test_a_network_of_another_recipe_is_not_taken(data, tmp_path, trainings):
+    """Not even where somebody has removed the plan, which would have refused."""
+    real, test = data.real(data.parts["train"]), data.real(data.parts["test"])
+    for recipe in (QUICK, dataclasses.replace(QUICK, steps=3), dataclasses.replace(QUICK, steps=3, learning_rate=0.1)):
+        for _ in range(2):
+            store.Store(tmp_path, data, recipe).network("real", 1, 1, [real], {"test": test})
+    assert trainings == [1, 1, 1]
+
+
 def test_results_of_before_are_taken_while_no_file_is_newer(folder, tmp_path, trainings):
     shutil.copytree(folder, tmp_path / "data")
     data = load_data(tmp_path / "data", None, None, 5)

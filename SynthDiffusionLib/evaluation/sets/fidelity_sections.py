@@ -228,10 +228,12 @@ def _similarity(found: Fidelity) -> Section:
                 + "; one volume repeated has 1. Blur raises the figure and noise lowers it, so it measures variety "
                 "only where the distances above are small."
             )  # fmt: skip
+        nearest = min(cartoon, key=lambda n: abs(cartoon[n] - real["value"]), default="repeated")
         headlines = (
             {"measure": "MS-SSIM between volumes", "row": "synthetic", "value": own["value"], "low": own["low"],
              "high": own["high"], "reference": real["value"], "reference_name": "between real volumes",
-             "cartoon": 1.0, "cartoon_name": found.labels["repeated"], "better": "lower", "n": own["patients"]},
+             "cartoon": cartoon.get(nearest, 1.0), "cartoon_name": found.labels[nearest], "better": "near real",
+             "n": own["patients"]},
         )  # fmt: skip
     rows = [{"set": found.labels.get(n, n)} | dict(v) for n, v in table.items()]
     return Section(

@@ -166,9 +166,9 @@ def answer(found: Mapping[str, Any]) -> str:
     told = " and ".join(
         f"{row['flagged']} of {row['volumes']} synthetic volumes in {NAMES[space]}" for space, row in zip(SPACES, rows)
     )
-    text = (
-        f"Copying of training cases is {'suspected' if sure else 'not shown'}: nearer to one than the limit are {told}"
-    )
+    verdict = "suspected" if sure else "not shown"
+    whose = " of another patient than that of their mask" if name == "synthetic_other" else ""
+    text = f"Copying of training cases is {verdict}: nearer to one{whose} than the limit are {told}"
     others = [row_of(found, "synthetic_other", space) for space in SPACES]
     if name == "synthetic" and None not in others:
         left = " and ".join(f"{row['flagged']} of {row['volumes']}" for row in others)
@@ -358,9 +358,8 @@ def _closest(found: dict[str, Any], training: ImageSet, synthetic: ImageSet, pic
         ),
         tuple(rows),
     )  # fmt: skip
-    said = [
-        f"The {counted(len(rows), 'closest pair')} of synthetic volumes and training cases, by turns of the two searches."
-    ]
+    pairs = counted(len(rows), "closest pair")
+    said = [f"The {pairs} of synthetic volumes and training cases, by turns of the two searches."]
     said.append(PATIENTS_SHOWN if pictures else "Pictures were left out; the names of training cases were not.")
     return Section("pairs", "What do the closest pairs look like?", "measured", tuple(said), (table,), tuple(plots))
 

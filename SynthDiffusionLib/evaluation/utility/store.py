@@ -166,6 +166,7 @@ class Store:
                 "fold": fold,
                 "seed": seed,
                 "steps": self.recipe.steps,
+                "recipe": json.loads(json.dumps(self.recipe.to_json())),
                 "seconds": round(time.monotonic() - began, 1),
                 "training": [[p.case for p in g] for g in groups if g],
                 **key,
@@ -187,7 +188,7 @@ class Store:
     def _earlier(
         self, path: Path, key: Mapping[str, Any], tests: Mapping[str, Sequence[Pair]]
     ) -> dict[str, Any] | None:
-        """What the folder has of a network that learnt the same.
+        """What the folder has of a network that learnt the same, by the same recipe.
 
         Raises:
             BadInput: it has no checksums of what it was tested on, and files of the data set are newer than it.
@@ -196,7 +197,9 @@ class Store:
             return None
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
+            recipe = json.loads(json.dumps(self.recipe.to_json()))
             same = all(found[k] == v for k, v in key.items())
+            same = same and found["steps"] == self.recipe.steps and found.get("recipe", recipe) == recipe
             cases = {part: [s["case"] for s in found["scores"][part]] for part in tests}
             if not isinstance(found.get(TESTED, {}), dict):
                 return None
