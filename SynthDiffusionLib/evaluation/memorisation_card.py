@@ -73,9 +73,13 @@ def table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
             cells.append(
                 [r["label"], SEARCHES[r["space"]], str(r["volumes"]), str(r["patients"])]
                 + [number(r["smallest"], 3), number(r["median"], 3), str(r["flagged"]), _count(r)]
-                + [rate, _percent(r["expected"]), number(r.get("p_holm"), 3), str(r["far_below"])]
+                + [rate, _percent(r["expected"]), _p(r.get("p_holm")), str(r["far_below"])]
             )
     return titles, cells
+
+
+def _p(value: float | None) -> str:
+    return "<0.001" if value is not None and value < 0.001 else number(value, 3)
 
 
 def _count(row: Mapping[str, Any]) -> str:
@@ -93,7 +97,7 @@ def membership_table(result: Mapping[str, Any]) -> tuple[list[str], list[list[st
     titles += ["smallest AUC found"]
     cells = [
         [SEARCHES[r["space"]], r["own_mask"], number(r["auc"]), f"{number(r['low'])} to {number(r['high'])}"]
-        + [number(r.get("p_holm"), 3), number(r.get("floor")), number(r["smallest_found"])]
+        + [_p(r.get("p_holm")), number(r.get("floor")), number(r["smallest_found"])]
         for r in result["membership"]
     ]
     return titles, cells

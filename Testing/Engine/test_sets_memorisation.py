@@ -445,3 +445,24 @@ def test_fresh_lung_nodules_are_flagged_no_more_often_than_they_may(shared_data)
     assert doubles < min(held_out.min(), between.min(), fresh.min()) / 2
     noise = 10 * np.random.default_rng(0).standard_normal(training[7].shape)
     assert nearest([training[7][:, ::-1] + noise])[0] < doubles
+
+
+@pytest.mark.parametrize(
+    "auc, low, floor, said",
+    [
+        (0.9, 0.8, 0.55, "The synthetic volumes give away"),
+        (0.82, 0.63, 0.68, "not clearly more than what real volumes"),
+        (0.2, 0.1, 0.5, "cannot be read"),
+        (0.6, 0.45, 0.5, None),
+    ],
+)
+def test_membership_is_read_beside_that_of_real_volumes(auc, low, floor, said):
+    from SynthDiffusionLib.evaluation.sets.membership_report import membership_sentences
+
+    row = {
+        "space": "embedding", "own_mask": "kept", "auc": auc, "low": low, "high": 0.97, "floor": floor,
+        "p_holm": 0.2 if said is None else 0.01, "training_patients": 25, "fresh_patients": 10, "smallest_found": 0.81,
+    }  # fmt: skip
+    text = membership_sentences({"membership": [row]})[0]
+    told = [s for s in ("give away", "not clearly more", "cannot be read") if s in text]
+    assert (said in text and told) if said else not told
