@@ -68,6 +68,24 @@ def test_no_interval_of_few_patients_and_no_ratio_to_zero():
     assert difference_of({"a": 1.0, "b": 2.0}, {"b": 0.5, "c": 9.0}).value == 1.5
 
 
+def test_a_difference_that_surface_dice_shows_is_not_passed_over():
+    scores = adherence.Scores((1,), {1: "liver"})
+    for i in range(12):
+        for row, dice, surface in ((adherence.REAL, 0.80, 0.90), (adherence.SYNTHETIC, 0.80, 0.94)):
+            noise = 0.01 * (-1) ** (i + (row == adherence.REAL))
+            figures = {
+                "dice": dice + noise,
+                "surface_dice": surface + noise / 10,
+                "hd95_mm": 2.0,
+                "state": "both",
+                "ml": 1.0,
+            }
+            scores.all.append(adherence.Score(row, f"c{i}", f"p{i}", 1, figures))
+    told = " ".join(build_sections(scores, "a program", 1.0, 0)[0].sentences)
+    assert "liver: a difference of Dice between synthetic and real images is not shown" in told
+    assert "; one of surface Dice is: a ratio of 1.04" in told
+
+
 # Cartoons.
 
 

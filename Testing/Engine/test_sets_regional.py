@@ -278,7 +278,23 @@ def test_missing_regions_and_empty_masks_are_counted():
     row = next(r for r in left.tables[0].rows if r["region"] == "spleen")
     assert (row["real"], row["synthetic"]) == (16, 3)
     assert row["p"] == pytest.approx(stats.fisher_exact([[16, 0], [3, 13]]).pvalue)
-    assert "fewer than 10 patients of either set, and not compared: spleen" in " ".join(sections["shares"].sentences)
+    shares = sections["shares"]
+    assert "fewer than 10 patients of either set, and not compared: spleen" in " ".join(shares.sentences)
+    # A report shows the first sentence and the main figures alone.
+    assert shares.sentences[0].startswith("spleen is in 3 of 16 synthetic patients and in 16 of 16 real ones (")
+    first = shares.headlines[0]
+    assert (first["row"], first["value"], first["reference"]) == ("spleen", 3 / 16, 1.0)
+
+
+def test_a_region_that_no_synthetic_volume_has_is_told_first():
+    real, synthetic = phantom_set("real", 12), phantom_set("synthetic", 12, seed=2, prefix="q")
+    without = [replace(c, labels=np.where(c.labels == 2, 0, c.labels)) for c in synthetic.cases]
+    whole = Whole("body", above=-300.0)
+    found = measure_sets(real, as_set("synthetic", without), None, [], whole, permutations=199, seed=1)
+    answer = build_sections(found, "HU", None, True)[0].sentences[0]
+    assert answer.startswith("spleen is in none of 12 synthetic patients and in 12 of 12 real ones")
+    same = measure_sets(real, synthetic, None, [], Whole(), permutations=199, seed=1)
+    assert build_sections(same, "HU", None, True)[0].sentences[0].startswith("Of 2 regions")
 
 
 def test_the_only_region_has_no_share_of_itself():

@@ -71,7 +71,7 @@ def _main(scores: Scores, ratios: dict[int, dict[str, Ratio]], segmenter_name: s
             f"{number(float(np.nanmedian(known)), 2)}; the {len(spoken)} classes with the lowest follow."
         )
     for value in spoken:
-        sentences += _sentences(scores, value, ratios[value]["dice"])
+        sentences += _sentences(scores, value, ratios[value])
     if len(scores.values) > 1:
         sentences.insert(0, _answer(scores, ratios))
     if scores.not_findable:
@@ -176,8 +176,8 @@ def _headlines(scores: Scores, values: Sequence[int], ratios: dict[int, dict[str
     return entries
 
 
-def _sentences(scores: Scores, value: int, ratio: Ratio) -> list[str]:
-    name = scores.names[value]
+def _sentences(scores: Scores, value: int, ratios: dict[str, Ratio]) -> list[str]:
+    name, ratio = scores.names[value], ratios["dice"]
     synthetic, real = (mean_of(scores.by_patient(row, value, "dice")) for row in (SYNTHETIC, REAL))
     if not np.isfinite(synthetic.value):
         return [f"{name}: no mask of a synthetic volume that could be segmented has it."]
@@ -205,7 +205,11 @@ def _sentences(scores: Scores, value: int, ratio: Ratio) -> list[str]:
     elif np.isfinite(limits.high) and limits.high < 1:
         sentences.append(f"{name} is found worse in the synthetic images than in real ones.")
     elif np.isfinite(limits.low):
-        sentences.append(f"{name}: a difference between synthetic and real images is not shown by these patients.")
+        text = f"{name}: a difference of Dice between synthetic and real images is not shown by these patients"
+        edge = ratios["surface_dice"].estimate
+        if np.isfinite(edge.low) and not edge.low <= 1 <= edge.high:
+            text += f"; one of surface Dice is: {_ratio_text(ratios['surface_dice'])}"
+        sentences.append(f"{text}.")
     rivals = [row for row in LABELS if _rivals(scores, value, row)]
     if rivals:
         told = [f"{LABELS[r]} ({number(mean_of(scores.by_patient(r, value, 'dice')).value, 2)})" for r in rivals]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from SynthDiffusionLib.evaluation.sets.volumes import ALPHA, TEXTURES, Regional, by_patient
-from SynthDiffusionLib.reports.sections import Section, Table, columns, counted, listing
+from SynthDiffusionLib.reports.sections import Section, Table, columns, counted, listing, p_text
 
 
 def points(share: float | None) -> float | None:
@@ -19,6 +19,31 @@ def points(share: float | None) -> float | None:
 def spread(numbers: Sequence[float]) -> float | None:
     """Standard deviation over patients; None of fewer than two."""
     return float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None
+
+
+def uneven_presence(result: Regional) -> list[dict[str, Any]]:
+    """Regions that are clearly not equally often there in real and synthetic patients, the clearest first.
+
+    Rows of `Regional.presence` whose p-value stays below `ALPHA` after Holm's correction, and those that no synthetic
+    volume has though half of the real patients have them.
+    """
+    half = len({c.patient for c in result.real}) / 2
+    rows = [
+        r
+        for r in result.presence
+        if (r["p_holm"] is not None and r["p_holm"] < ALPHA) or (not r["synthetic"] and r["real"] >= half)
+    ]
+    return sorted(rows, key=lambda r: r["p"])
+
+
+def presence_text(result: Regional, rows: Sequence[dict[str, Any]]) -> str:
+    """How often regions are there, one sentence for each row of `uneven_presence`."""
+    real, synthetic = (len({c.patient for c in cases}) for cases in (result.real, result.synthetic))
+    return " ".join(
+        f"{result.names[r['value']]} is in {r['synthetic'] or 'none'} of {counted(synthetic, 'synthetic patient')} and "
+        f"in {r['real']} of {real} real ones (after correction {p_text(r['p_holm'])})."
+        for r in rows
+    )
 
 
 def drawn_section(result: Regional) -> Section:
@@ -88,7 +113,7 @@ def left_out_section(result: Regional) -> Section:
                     "cases": listing([*absent[0], *absent[1]]),
                 }
             )
-    differing = [r["region"] for r in rows if r["p_holm"] is not None and r["p_holm"] < ALPHA]
+    differing = [result.names[r["value"]] for r in uneven_presence(result)]
     if differing:
         sentences.append(f"Not equally often there in real and synthetic patients: {listing(differing)}.")
     elif rows:

@@ -14,7 +14,9 @@ from SynthDiffusionLib.evaluation.sets.volumes_lists import (
     drawn_section,
     left_out_section,
     points,
+    presence_text,
     spread,
+    uneven_presence,
     volumes_section,
 )
 from SynthDiffusionLib.reports.sections import (
@@ -118,11 +120,14 @@ def _shares(result: Regional, unit: str, segmenter_name: str | None, labels_give
             f"{'has' if len(differing) == 1 else 'have'} shares that differ between real and synthetic volumes, after "
             f"correction for {counted(2 * n, 'test')}{caution}.",
         )
+        rarer = uneven_presence(result)
+        if rarer:
+            sentences[0] = f"{presence_text(result, rarer[:SPOKEN])} {sentences[0]}"
         sentences += [_difference(result, r) for r in differing[:SPOKEN]]
         if n > len(differing):
             sentences.append(
-                "Of the others a difference is not shown, which is not the same as being equal: the next section says "
-                "how large one would have to be."
+                f"{'Of the others' if differing else 'Of their shares'} a difference is not shown, which is not the "
+                "same as being equal: the next section says how large one would have to be."
             )
         few = [result.names[r["value"]] for r in result.rows if r.get("p") is None]
         if few:
@@ -141,8 +146,22 @@ def _shares(result: Regional, unit: str, segmenter_name: str | None, labels_give
 
 
 def _headlines(result: Regional, tested: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean difference and distance of the regions that differ most, beside the floor and a model without skill."""
+    """Regions of unequal presence; then of those that differ most, beside the floor and a model without skill."""
     entries: list[dict[str, Any]] = []
+    everyone = [len({c.patient for c in cases}) for cases in (result.real, result.synthetic)]
+    for row in uneven_presence(result)[:HEADLINE_REGIONS]:
+        entries.append(
+            {
+                "measure": "Patients with the region",
+                "row": result.names[row["value"]],
+                "value": row["synthetic"] / everyone[1],
+                "kind": "percent",
+                "reference": row["real"] / everyone[0],
+                "reference_name": "real patients",
+                "better": "near real",
+                "n": everyone[1],
+            }
+        )
     for row in sorted(tested, key=lambda r: min(r["p"], r["mean_p"]))[:HEADLINE_REGIONS]:
         floor = (result.sensitivity or {}).get(row["value"])
         shared = {
