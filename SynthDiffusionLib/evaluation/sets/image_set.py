@@ -51,6 +51,7 @@ __all__ = [
     "only_patients",
     "parse_classes",
     "read_set",
+    "same_images",
 ]
 
 FEWEST_CASES = 10
@@ -293,14 +294,23 @@ def check_apart(one: ImageSet, other: ImageSet) -> None:
             f"{len(shared)} patients are in the {one.role} and in the {other.role} set, first '{shared[0]}'",
             "Give sets of different patients; if their names only look alike, give --patient-pattern or --patients.",
         )
-    files = {key: c.file.name for c in one.cases for key in (c.sha256, _voxels(c))}
-    for case in other.cases:
-        same = files.get(case.sha256) or files.get(_voxels(case))
-        if same is not None:
-            raise BadInput(
-                f"'{case.file.name}' of the {other.role} set holds the same image as '{same}' of the {one.role} set",
-                "Give sets of different patients.",
-            )
+    for same, case in same_images(one, other):
+        raise BadInput(
+            f"'{case.file.name}' of the {other.role} set holds the same image as '{same.file.name}' of the {one.role} "
+            "set",
+            "Give sets of different patients.",
+        )
+
+
+def same_images(one: ImageSet, other: ImageSet) -> list[tuple[SetCase, SetCase]]:
+    """Cases of the second set that hold the image of a case of the first, voxel by voxel in the frame; that case first.
+
+    The file may be another: of another format or number type, or turned.
+    """
+    known: dict[str, SetCase] = {}
+    for case in one.cases:
+        known.setdefault(_voxels(case), case)
+    return [(known[digest], case) for case in other.cases if (digest := _voxels(case)) in known]
 
 
 def only_patients(whole: ImageSet, patients: Sequence[str]) -> ImageSet:
