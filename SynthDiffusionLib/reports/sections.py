@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 # How a cell is shown. The JSON and the CSV hold every number in full.
 KINDS = ("text", "int", "number", "number6", "percent", "p", "seconds", "yes")
 # What is good for a headline's value.
-BETTER = ("higher", "lower", "near 0", "near 1", "near real")
+BETTER = ("higher", "lower", "near 0", "near 0.5", "near 1", "near real")
 NUMBERS = ("value", "low", "high", "reference", "cartoon", "n")  # of a headline
 
 

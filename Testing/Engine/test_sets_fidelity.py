@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from tiny_image_sets import phantom_volume, write_phantoms, write_volume
@@ -144,6 +146,37 @@ def test_tests_are_corrected_for_both_spaces_and_blur_is_found(result):
     assert own["energy_p_holm"] >= own["energy_p"]
     told = " ".join(s for section in result["sections"] for s in section["sentences"])
     assert "The sets differ" in told and "no more than real volumes differ" not in told and "too narrow" in told
+
+
+def test_copies_in_other_files_are_told_before_any_figure(folders, result, tmp_path, capsys):
+    """Ten of the real volumes as float64, turned, under other names: no byte is the same, and every voxel."""
+    for number in range(10):
+        image = nib.load(folders / "real" / f"p{number}.nii.gz").as_reoriented([[1, 1], [0, -1], [2, 1]])
+        path = tmp_path / "made" / f"q{number}.nii"
+        path.parent.mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(image.get_fdata(), image.affine), path)
+    shutil.copytree(Path(result["out"]) / "cache", tmp_path / "cache")  # to save time
+    assert run("--real", folders / "real", "--synthetic", tmp_path / "made", "--pairs", 0, "--out", tmp_path) == 0
+    found = json.loads((tmp_path / "fidelity.json").read_text(encoding="utf-8"))
+    told = "10 of 10 synthetic volumes are real ones, voxel by voxel (q0 is p0, q1 is p1 and 8 more): of copies, "
+    first = found["sections"][0]
+    assert first["sentences"][0].startswith(told) and told in capsys.readouterr().out
+    assert {(c["synthetic"], c["real"]) for c in first["detail"]["copies"]} == {(f"q{i}", f"p{i}") for i in range(10)}
+    headlines = [h for s in found["sections"] for h in s["headlines"]]
+    assert all(h["sentence"].startswith(told) for h in headlines)
+    assert "nearer to the real ones than real patients are to each other" in first["sentences"][1]
+
+
+def test_an_auc_is_best_near_a_half(result):
+    """Of an AUC below 0.5 too, and the no-skill row is the one nearest to 0.5."""
+    auc = next(h for s in result["sections"] for h in s["headlines"] if h["measure"].startswith("AUC"))
+    rows = next(t for s in result["sections"] for t in s["tables"] if t["id"] == "auc")["rows"]
+    cartoons = [row["value"] for row in rows if row["set"] in no_skill_sets.LABELS.values()]
+    assert auc["better"] == "near 0.5" and len(cartoons) == 6
+    assert abs(auc["cartoon"] - 0.5) == min(abs(value - 0.5) for value in cartoons)
+    text = next(s for s in result["sections"] if s["id"] == "classifier")["sentences"][0]
+    assert "Best is 0.5" in text and "0 is always wrong" in text
+    assert "copies" not in result["sections"][0]["sentences"][0] and not result["sections"][0]["detail"]["copies"]
 
 
 def test_a_second_run_takes_everything_from_the_cache(folders, result, monkeypatch):

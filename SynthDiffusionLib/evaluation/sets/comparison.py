@@ -1,7 +1,8 @@
 """One set of volumes against the real one: every distance with its interval, and real against real at the same numbers.
 
-Features are standardised by the real set's mean and standard deviation, so that no unit outweighs another; the scale is
-the same for every row.
+Features are standardised, so that no unit outweighs another: for figures by the real set's mean and standard deviation,
+the same for every row; for tests by those of the two sets together, the same for every deal. In the real set's units no
+test would be exact: an odd volume widens them where it is real, and lies far off where it is not.
 """
 
 from __future__ import annotations
@@ -33,17 +34,15 @@ TESTED = ("energy", "polynomial")  # kernel distances with a permutation test
 
 @dataclass(frozen=True)
 class Standard:
-    """Mean and standard deviation of the real set's features.
+    """Mean and standard deviation of features.
 
     Args:
-        mean, sd: (D,); used: (D,) bool, features that vary in the real set.
-        bandwidth: of the Gaussian kernel: median distance of real rows.
+        mean, sd: (D,); used: (D,) bool, features that vary.
     """
 
     mean: np.ndarray
     sd: np.ndarray
     used: np.ndarray
-    bandwidth: float
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """(N, D') standardised features that vary."""
@@ -51,14 +50,22 @@ class Standard:
 
 
 def standard_of(values: np.ndarray) -> Standard:
-    """Args: values: (N, D) features of the real set."""
+    """Args: values: (N, D) features, of the real set or of two sets together."""
     mean, sd = values.mean(0), values.std(0, ddof=1)
     used = sd > 1e-9 * np.maximum(np.abs(mean), 1e-6)
     if not used.any():
         used[:] = True
         sd = np.ones_like(sd)
-    standard = Standard(mean, sd, used, 1.0)
-    return Standard(mean, sd, used, distances.median_distance(standard(values)))
+    return Standard(mean, sd, used)
+
+
+def pooled(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Features (N, D) and (M, D) of two sets in units that no deal changes: standardised by both sets together.
+
+    One that is the same in all volumes of both sets tells nothing and is left out.
+    """
+    standard = standard_of(np.concatenate([x, y]))
+    return standard(x), standard(y)
 
 
 @dataclass(frozen=True)
@@ -68,11 +75,13 @@ class View:
     Args:
         features: of the real set, as measured.
         standard: by part.
+        bandwidth: of the Gaussian kernel, by part: median distance of real rows.
         seed: of all draws.
     """
 
     features: SetFeatures
     standard: dict[str, Standard]
+    bandwidth: dict[str, float]
     seed: int
 
     @property
@@ -82,7 +91,9 @@ class View:
 
 def view_of(real: SetFeatures, seed: int) -> View:
     """Standardises by every part of the real set."""
-    return View(real, {part: standard_of(real.rows(part)[0]) for part in real.parts}, seed)
+    rows = {part: real.rows(part)[0] for part in real.parts}
+    standard = {part: standard_of(values) for part, values in rows.items()}
+    return View(real, standard, {p: distances.median_distance(standard[p](v)) for p, v in rows.items()}, seed)
 
 
 def compare(view: View, row: SetFeatures, floor: bool = True) -> dict[str, dict[str, Any]]:
@@ -118,13 +129,13 @@ def compare(view: View, row: SetFeatures, floor: bool = True) -> dict[str, dict[
         kernels = (
             distances.energy_kernel,
             distances.polynomial_kernel,
-            distances.gaussian_kernel(standard.bandwidth),
+            distances.gaussian_kernel(view.bandwidth[part]),
         )
         for name, kernel in zip(KERNELS, kernels):
             sums = distances.pair_sums(real, of_real, ours, of_ours, kernel)
             drawn = _kernel_draws(sums, of_real, of_ours, view, row, cut, floor)
             if name in TESTED and exchange.enough(of_real, of_ours):
-                drawn |= dealt_kernel(view, row, part, kernel, sums)
+                drawn |= dealt_kernel(view, row, part, kernel)
             draws[name].append(drawn)
             result[name] = _kernel_result(drawn, cut, people)
         result["frechet"] = _frechet(view, row, [part], cut, floor)
@@ -161,22 +172,19 @@ def _kernel_draws(sums: distances.PairSums, of_real, of_ours, view: View, row, c
     return drawn
 
 
-def dealt_kernel(
-    view: View, row: SetFeatures, part: str, kernel: distances.Kernel, sums: distances.PairSums | None = None
-) -> dict[str, np.ndarray]:
-    """A kernel distance where each patient counts once ("tested"), and that of deals ("dealt"); the same deals in every
-    part, so that their means over parts are those of deals.
-
-    Args:
-        sums: of all volumes, where they are known.
-    """
-    chosen = exchange.block_rows(view.features.patients, row.patients, view.seed)
-    if sums is None or [len(c) for c in chosen] != [len(view.features.patients), len(row.patients)]:
-        (x, of_x), (y, of_y) = view.features.rows(part, chosen[0]), row.rows(part, chosen[1])
-        standard = view.standard[part]
-        sums = distances.pair_sums(standard(x), of_x, standard(y), of_y, kernel)
-    observed, dealt = exchange.kernel_deals(sums, view.seed)
+def dealt_kernel(view: View, row: SetFeatures, part: str, kernel: distances.Kernel) -> dict[str, np.ndarray]:
+    """A kernel distance of `pooled` features where each patient counts once ("tested"), and that of deals ("dealt");
+    the same deals in every part, so that their means over parts are those of deals."""
+    observed, dealt = exchange.kernel_deals(distances.pair_sums(*_dealt_rows(view, row, part), kernel), view.seed)
     return {"tested": np.array([observed]), "dealt": dealt}
+
+
+def _dealt_rows(view: View, row: SetFeatures, part: str) -> tuple[np.ndarray, list[str], np.ndarray, list[str]]:
+    """`pooled` features of the volumes that are dealt and the patient of each, of the real set and of a row."""
+    one, two = exchange.block_rows(view.features.patients, row.patients, view.seed)
+    (x, of_x), (y, of_y) = view.features.rows(part, one), row.rows(part, two)
+    x, y = pooled(x, y)
+    return x, of_x, y, of_y
 
 
 def _kernel_result(
@@ -190,10 +198,12 @@ def _kernel_result(
 
 
 def correct(*tests: dict[str, Any] | None) -> None:
-    """Adds "p_holm" to tests of `exchange.result`, for as many as there are."""
+    """Adds "p_holm", and "p_low_holm" of "p_low", to tests of `exchange.result`, for as many as there are."""
     known = [test for test in tests if test]
-    for test, p in zip(known, holm([test["p"] for test in known])):
-        test |= {"p_holm": float(p), "family": len(known)}
+    for key in ("p", "p_low"):
+        own = [test for test in known if key in test]
+        for test, p in zip(own, holm([test[key] for test in own])):
+            test |= {f"{key}_holm": float(p), "family": len(known)}
 
 
 def _distance(estimate: Estimate, at: Sequence[float], floor: Sequence[float], cut: Sequence) -> dict[str, Any]:
@@ -253,8 +263,8 @@ def compare_clouds(view: View, row: SetFeatures, k: int, floor: bool = True) -> 
 
     The intervals are conditional on the manifold: the clouds stay, and the patients whose volumes are asked about are
     drawn: synthetic ones for precision and density, real ones for recall and coverage. The test ("test" of each, where
-    there are patients enough) asks whether the figure is lower than if the patients of both sets were dealt anew, and
-    is corrected for the two figures of one question (`PLAUSIBLE`, `VARIED`).
+    there are patients enough) asks of `pooled` features whether the figure is lower than if the patients of both sets
+    were dealt anew, and is corrected for the two figures of one question (`PLAUSIBLE`, `VARIED`).
     """
     (part,) = view.parts
     standard = view.standard[part]
@@ -282,9 +292,8 @@ def compare_clouds(view: View, row: SetFeatures, k: int, floor: bool = True) -> 
         result[name] = _distance(estimate, [a[name] for a in at], [w[name] for w in within], cut)
     people = [len(set(of_real)), len(set(of_ours))]
     if exchange.enough(of_real, of_ours) and min(people) > k:
-        one, two = exchange.block_rows(of_real, of_ours, view.seed)
-        owners = [*(of_real[i] for i in one), *(of_ours[i] for i in two)]
-        observed, dealt = exchange.cloud_deals(np.concatenate([real[one], ours[two]]), len(one), owners, k, view.seed)
+        x, of_x, y, of_y = _dealt_rows(view, row, part)
+        observed, dealt = exchange.cloud_deals(np.concatenate([x, y]), len(x), [*of_x, *of_y], k, view.seed)
         for i, name in enumerate(distances.MANIFOLD):
             result[name]["test"] = exchange.result(float(observed[i]), dealt[:, i], people, low=True)
         for question in (PLAUSIBLE, VARIED):
@@ -296,8 +305,8 @@ def compare_by_classifier(view: View, row: SetFeatures, floor: bool) -> dict[str
     """AUC of a cross-validated linear discriminant on the features, like a distance of `compare`.
 
     Args:
-        floor: also of parts of the real set, and with a test: the AUC if the patients of both sets were dealt anew;
-            left out for rows that have the same numbers as another.
+        floor: also of parts of the real set, and with a test of `pooled` features: the AUC if the patients of both
+            sets were dealt anew; left out for rows that have the same numbers as another.
     """
     (part,) = view.parts
     standard = view.standard[part]
@@ -313,13 +322,12 @@ def compare_by_classifier(view: View, row: SetFeatures, floor: bool) -> dict[str
             into.append(auc_by_features(real[c.one], names, values, others, view.seed))
     found = _distance(estimate, at, between, cut)
     if floor and exchange.enough(of_real, of_ours):
-        one, two = exchange.block_rows(of_real, of_ours, view.seed)
-        owners = [*(of_real[i] for i in one), *(of_ours[i] for i in two)]
+        x, of_x, y, of_y = _dealt_rows(view, row, part)
 
-        def score(x: np.ndarray, of_x: Sequence[str], y: np.ndarray, of_y: Sequence[str]) -> float:
-            return auc_by_features(x, of_x, y, of_y, view.seed)
+        def score(*sides: Any) -> float:
+            return auc_by_features(*sides, view.seed)
 
-        told = exchange.auc_deals(np.concatenate([real[one], ours[two]]), len(one), owners, score, view.seed)
+        told = exchange.auc_deals(np.concatenate([x, y]), len(x), [*of_x, *of_y], score, view.seed)
         found["test"] = exchange.result(*told, [len(set(of_real)), len(set(of_ours))])
         correct(found["test"])
     return found

@@ -6,6 +6,10 @@ SAGMB 2010;9:39. A patient of both sets (a synthetic volume belongs to the patie
 both volumes, which change places or not. Such a test keeps its level with few patients, where a bootstrap interval is
 too narrow, and uses all of them, where parts of the real set use half.
 
+That holds exactly only if nothing but the deal tells the observed division from another one. So the features must come
+in units that are the same for every deal (`comparison.pooled`: those of both sets together), and what else is chosen,
+such as the folds of a classifier, belongs to the places in the two sets, not to the patients who lie in them.
+
 A block is what is dealt: the volumes of one patient in one set. Blocks must be of one size, since a set of large blocks
 varies less than one of small ones: `block_rows` takes as many volumes of each patient as the patient with the fewest
 has.
@@ -51,25 +55,36 @@ def _by_patient(patients: Sequence[Hashable]) -> dict[Hashable, list[int]]:
     return rows
 
 
-def deals(x_blocks: Sequence[Hashable], y_blocks: Sequence[Hashable], count: int, seed: int) -> np.ndarray:
-    """Which blocks lie in the first set, in each of many deals.
+def placings(x_blocks: Sequence[Hashable], y_blocks: Sequence[Hashable], count: int, seed: int) -> np.ndarray:
+    """Which block lies in which place, in each of many deals.
 
     Args:
         x_blocks, y_blocks: patients, each once in a set.
 
     Returns:
-        (count, X + Y) bool, X true in each row; the blocks of x come first.
+        (count, X + Y) numbers of blocks; places and blocks of x come first.
     """
     of_y = {p: len(x_blocks) + j for j, p in enumerate(y_blocks)}
     pairs = np.array([(i, of_y[p]) for i, p in enumerate(x_blocks) if p in of_y], int).reshape(-1, 2)
     total = len(x_blocks) + len(y_blocks)
-    observed = np.arange(total) < len(x_blocks)
-    member = np.repeat(observed[None], count, axis=0)
+    placed = np.repeat(np.arange(total, dtype=np.int32)[None], count, axis=0)
     rng = np.random.default_rng([seed, 29, len(x_blocks), total, len(pairs)])
     changed = rng.random((count, len(pairs))) < 0.5
-    member[:, pairs[:, 0]], member[:, pairs[:, 1]] = ~changed, changed
+    one, other = pairs.T
+    placed[:, one], placed[:, other] = np.where(changed, other, one), np.where(changed, one, other)
     free = np.setdiff1d(np.arange(total), pairs)
-    member[:, free] = rng.permuted(np.repeat(observed[None, free], count, axis=0), axis=1)
+    placed[:, free] = rng.permuted(placed[:, free], axis=1)
+    return placed
+
+
+def deals(x_blocks: Sequence[Hashable], y_blocks: Sequence[Hashable], count: int, seed: int) -> np.ndarray:
+    """Which blocks lie in the first set, in each deal of `placings`.
+
+    Returns:
+        (count, X + Y) bool, X true in each row; the blocks of x come first.
+    """
+    member = np.zeros((count, len(x_blocks) + len(y_blocks)), bool)
+    np.put_along_axis(member, placings(x_blocks, y_blocks, count, seed)[:, : len(x_blocks)], True, axis=1)
     return member
 
 
@@ -87,11 +102,13 @@ def result(observed: float, dealt: np.ndarray, patients: Sequence[int], low: boo
     """A test as results have it.
 
     Returns:
-        "p"; "deals", their number; "mean" and "limit", of the figure in the deals: 95 % of them are not more extreme;
-        "observed", the figure of the volumes that were dealt; "patients", of either set.
+        "p"; "p_low", of figures for which high is extreme: that of one at least as low; "deals", their number; "mean"
+        and "limit", of the figure in the deals: 95 % of them are not more extreme; "observed", the figure of the
+        volumes that were dealt; "patients", of either set.
     """
     return {
         "p": p_value(observed, dealt, low),
+        **({} if low else {"p_low": p_value(observed, dealt, low=True)}),
         "deals": len(dealt),
         "mean": float(np.mean(dealt)),
         "limit": float(np.quantile(dealt, LEVEL if low else 1.0 - LEVEL)),
@@ -153,7 +170,10 @@ def cloud_deals(
         a, b = np.flatnonzero(member), np.flatnonzero(~member)
         return np.array(manifold_figures(apart[np.ix_(a, a)], apart[np.ix_(b, b)], apart[np.ix_(a, b)], k))
 
-    members = _members(patients, n, CLOUD_DEALS if count is None else count, seed)
+    x, y = (list(dict.fromkeys(own)) for own in (patients[:n], patients[n:]))
+    of_x, of_y = ({p: i for i, p in enumerate(own)} for own in (x, y))
+    block = [of_x[p] for p in patients[:n]] + [len(x) + of_y[p] for p in patients[n:]]
+    members = deals(x, y, CLOUD_DEALS if count is None else count, seed)[:, block]
     return figure(np.arange(len(of)) < n), np.array([figure(member) for member in members])
 
 
@@ -167,23 +187,20 @@ def auc_deals(
 ) -> tuple[float, np.ndarray]:
     """A classifier's AUC, and that of deals, each with a training of its own.
 
+    Names stay in their places, and the values move: folds, which go by names, hold the same places in every deal.
+
     Args:
         values: (N + M, D) features of volumes in blocks of one size, the N of the real set first.
         patients: of each.
         score: AUC of real values and patients, synthetic values and patients.
     """
-    owners = np.asarray(patients, object)
+    x, y = _by_patient(patients[:n]), _by_patient(patients[n:])
+    rows = np.array([*x.values(), *([n + i for i in own] for own in y.values())])  # (blocks, volumes of each)
+    names = [p for table in (x, y) for p, own in table.items() for _ in own]
 
-    def figure(member: np.ndarray) -> float:
-        return score(values[member], list(owners[member]), values[~member], list(owners[~member]))
+    def figure(placed: np.ndarray) -> float:
+        moved = values[rows[placed].ravel()]
+        return score(moved[:n], names[:n], moved[n:], names[n:])
 
-    members = _members(patients, n, AUC_DEALS if count is None else count, seed)
-    return figure(np.arange(len(owners)) < n), np.array([figure(member) for member in members])
-
-
-def _members(patients: Sequence[Hashable], n: int, count: int, seed: int) -> np.ndarray:
-    """(count, N + M) bool: which volumes lie in the first set."""
-    x, y = (list(dict.fromkeys(own)) for own in (patients[:n], patients[n:]))
-    of_x, of_y = ({p: i for i, p in enumerate(own)} for own in (x, y))
-    block = [of_x[p] for p in patients[:n]] + [len(x) + of_y[p] for p in patients[n:]]
-    return deals(x, y, count, seed)[:, block]
+    placed = placings(list(x), list(y), AUC_DEALS if count is None else count, seed)
+    return figure(np.arange(len(rows))), np.array([figure(row) for row in placed])

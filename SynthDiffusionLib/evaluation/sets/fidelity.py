@@ -16,7 +16,7 @@ import numpy as np
 
 from SynthDiffusionLib.evaluation.sets import comparison, exchange, extraction, similarity
 from SynthDiffusionLib.evaluation.sets.extraction import Extractor, SetFeatures, Source
-from SynthDiffusionLib.evaluation.sets.image_set import ImageSet, SetCase, check_apart, check_comparable
+from SynthDiffusionLib.evaluation.sets.image_set import ImageSet, SetCase, check_apart, check_comparable, same_images
 from SynthDiffusionLib.evaluation.sets.no_skill_sets import LABELS, cartoon_cases, cartoons, smallest_shape
 
 PAIRS = 100
@@ -59,7 +59,9 @@ class Fidelity:
         similarity: row (and "real") to {"value", "low", "high", "pairs"}; None where volumes are too small.
         titles: kind of features to its title.
         settings: what the figures depend on.
-        real, synthetic: the sets; copies: synthetic files that are the same as a real one.
+        real, synthetic: the sets.
+        copies: names of synthetic volumes that are real ones (of the real set or the reference) voxel by voxel in the
+            frame, and of those.
         examples: of the no-skill sets, of one real volume.
     """
 
@@ -75,7 +77,7 @@ class Fidelity:
     settings: dict[str, Any]
     real: ImageSet
     synthetic: ImageSet
-    copies: int
+    copies: Sequence[tuple[str, str]]
     examples: dict[str, np.ndarray]
 
 
@@ -174,12 +176,12 @@ def measure_fidelity_sets(
         "nearest_neighbours": k,
         "nearest_neighbours_rule": f"{comparison.NEIGHBOURS}, or {comparison.FEW_NEIGHBOURS} where half of the "
         f"smallest set is fewer than {comparison.FEWER_THAN} patients",
-        "bandwidth": {"slices": {p: s.bandwidth for p, s in view.standard.items()}},
+        "bandwidth": {"slices": view.bandwidth},
         "no_skill_volumes": len(cases),
         "ms_ssim": (measure.to_json() | {"pairs": options.pairs}) if measure else None,
         "networks": recipes,
     }
-    same = {c.sha256 for c in real.cases}
+    copied = {c.name: same.name for s in (reference, real) if s is not None for same, c in same_images(s, synthetic)}
     return Fidelity(
         labels,
         volumes,
@@ -193,7 +195,7 @@ def measure_fidelity_sets(
         settings,
         real,
         synthetic,
-        sum(c.sha256 in same for c in synthetic.cases),
+        tuple(copied.items()),
         {name: made[name][0].image() for name in LABELS if name != "repeated"},
     )
 

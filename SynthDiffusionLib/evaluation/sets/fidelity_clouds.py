@@ -111,11 +111,14 @@ def _verdict(own: Mapping[str, Any], keys: tuple[str, str], found: str, looked_f
     if not all(tests.values()):
         return ""
     n, m = tests[keys[0]]["patients"]
-    show = {
-        k: number(own[k]["test"]["limit"], 2) if k == "density" else percent(own[k]["test"]["limit"], 0) for k in keys
-    }
-    told = listing(f"a {k} of at least {show[k]} ({both_p(t['p'], t['p_holm'])})" for k, t in tests.items())
-    dealt = f"with the patients of both sets dealt anew at random, 95 % of the deals have {told}"
+    told = []
+    for key, test in tests.items():
+        limit, here = (number(test[k], 2) if key == "density" else percent(test[k], 0) for k in ("limit", "observed"))
+        told.append(f"a {key} of at least {limit} (here {here}; {both_p(test['p'], test['p_holm'])})")
+    dealt = (
+        "with the patients of both sets dealt anew at random, and features in standard deviations of both sets "
+        f"together, 95 % of the deals have {listing(told)}"
+    )
     if any(differs(t) for t in tests.values()):
         return f"{found}: {dealt}."
     return (

@@ -9,7 +9,7 @@ DEFINITIONS = {
     "radiomics": "features of the Image Biomarker Standardisation Initiative (arXiv:1612.07003; codes in the names), "
     "of the whole volume in 32 grey levels of equal width over the fixed intensity range, textures in 3D with all "
     "directions merged. Those that grow with the size of the image are not among them. Standardised by the real set's "
-    "mean and standard deviation. They do not know where in the image something is",
+    "mean and standard deviation (for tests: see scale of tests). They do not know where in the image something is",
     "radiomics of slices": "the same features in 2D, of at most {most} slices a volume from the middle {share:.0%} "
     "along each of three planes (as MAISI's 2.5D Fréchet distance, arXiv:2409.11169, whose features are those of a "
     "network); distances per plane, and their mean",
@@ -43,6 +43,15 @@ DEFINITIONS = {
     "patient with the fewest has. A p below 0.05 shows a difference; a larger one does not show that there is "
     "none. No-skill rows are made from real patients: their test exchanges pairs, and is another than that of a "
     "set of other patients",
+    "scale of tests": "tests take features in standard deviations of both sets together, which no deal changes, so "
+    "that p is exact; figures take those of the real set, the same for every synthetic set. A feature that is the "
+    "same in all volumes of both sets counts for nothing",
+    "smaller than deals": "a distance or AUC that is smaller than in 97.5 % of the deals, corrected in the same way, "
+    "says that the sets are more alike than different patients are: a sign of copies, or of patients in both sets "
+    "under two names",
+    "copies": "synthetic volumes whose voxels are those of a real one, after both were brought to the report's "
+    "orientation, spacing and intensity range; files may differ (ours). Doubles that were changed are for evaluate "
+    "memorisation",
     "precision": "share of synthetic volumes that lie in the real cloud (within the distance of some real volume to "
     "its k-th nearest neighbour; Kynkäänniemi et al. 2019, arXiv:1904.06991)",
     "recall": "share of real volumes that lie in the synthetic cloud (the same paper)",
@@ -59,9 +68,10 @@ DEFINITIONS = {
     "voxels a side); mean over random pairs of volumes of different patients of one set. Interval: patients drawn, "
     "pairs of one patient left out",
     "classifier": "cross-validated area under the ROC curve of a linear discriminant on the radiomics (5 folds of "
-    "patients, 10 repeats; Ledoit and Wolf's shrinkage, fixed at 0.3); 0.5: it cannot tell. The interval "
-    "draws patients and holds the classifiers as they are: it is too narrow with few patients (it left out 0.5 in "
-    "{auc_misses} of random deals of {auc_sizes} real patients, not in 5 %). The test says whether it can tell",
+    "patients, 10 repeats; Ledoit and Wolf's shrinkage, fixed at 0.3). 0.5: it cannot tell; 1: it always can; 0: it is "
+    "always wrong, as where each volume that it is asked about has a copy in the other set, which it learnt from. The "
+    "interval draws patients and holds the classifiers as they are: it is too narrow with few patients (it left out "
+    "0.5 in {auc_misses} of random deals of {auc_sizes} real patients, not in 5 %). The test says whether it can tell",
     "networks": "the same with small 3D networks (evaluation/real_or_synthetic.py), only with --auc-steps",
 } | {f"no-skill row: {name}": text for name, text in no_skill_sets.DEFINITIONS.items()}  # fmt: skip
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from SynthDiffusionLib.evaluation.sets.exchange import LEVEL
 from SynthDiffusionLib.evaluation.sets.fidelity import REFERENCE, SYNTHETIC, Fidelity
-from SynthDiffusionLib.reports.sections import both_p, number
+from SynthDiffusionLib.reports.sections import both_p, listing, number
 
 FLOOR = "real against real, parts of the set"
 
@@ -22,28 +22,59 @@ def differs(test: Mapping[str, Any]) -> bool:
     return test["p_holm"] < LEVEL
 
 
-def dealt_verdict(test: Mapping[str, Any], found: str, figure: str, extreme: str, looked_for: str) -> str:
+def too_alike(test: Mapping[str, Any]) -> bool:
+    """Whether a figure is lower than nearly all deals, corrected for the tests of its family."""
+    return test["p_low_holm"] < LEVEL / 2
+
+
+def dealt_verdict(test: Mapping[str, Any], found: str, figure: str, looked_for: str, alike: str) -> str:
     """What a test by deals says, as a sentence or two; never that there is no difference.
 
     Args:
         found: the sentence's beginning where there is a difference.
-        figure: with its verb; extreme: "large", "low".
+        figure: with its verb.
         looked_for: what is not shown.
+        alike: the sentence's beginning where the figure is lower than nearly all deals.
     """
     n, m = test["patients"]
-    extremes = round(test["p"] * (1 + test["deals"])) - 1
-    often = f"in {extremes if extremes else 'none'} of {test['deals']} deals ({both_p(test['p'], test['p_holm'])})"
-    dealt = f"with the patients of both sets dealt anew at random, {figure} as {extreme} {often}."
+
+    def dealt(key: str, extreme: str) -> str:
+        extremes = round(test[key] * (1 + test["deals"])) - 1
+        often = f"in {extremes if extremes else 'none'} of {test['deals']} deals"
+        told = both_p(test[key], test[f"{key}_holm"])
+        return f"with the patients of both sets dealt anew at random, {figure} as {extreme} {often} ({told})."
+
     if differs(test):
-        return f"{found}: {dealt}"
-    return f"These {n} real and {m} synthetic patients do not show {looked_for}: {dealt} It may be there all the same."
+        return f"{found}: {dealt('p', 'large')}"
+    if too_alike(test):
+        return (
+            f"{alike}: {dealt('p_low', 'small')} That is a sign of copies, or of patients who are in both sets under "
+            "two names, and not of quality: see evaluate memorisation."
+        )
+    return (
+        f"These {n} real and {m} synthetic patients do not show {looked_for}: {dealt('p', 'large')} It may be there "
+        "all the same."
+    )
 
 
-def _best(found: Fidelity, table: Mapping[str, Mapping[str, Any]], key: str, lower: bool) -> dict[str, Any]:
+def copies_sentence(found: Fidelity) -> str:
+    """Which synthetic volumes are real ones; empty where none is."""
+    if not found.copies:
+        return ""
+    names = listing((f"{copy} is {real}" for copy, real in found.copies), 3)
+    several = "are real ones" if len(found.copies) > 1 else "is a real one"
+    return (
+        f"{len(found.copies)} of {len(found.synthetic.cases)} synthetic volumes {several}, voxel by voxel ({names}): "
+        "of copies, figures of likeness say nothing."
+    )
+
+
+def _best(found: Fidelity, table: Mapping[str, Mapping[str, Any]], key: str, better: str) -> dict[str, Any]:
     others = {n: table[n][key]["value"] for n in no_skill_rows(found) if table[n][key].get("value") is not None}
     if not others:
         return {}
-    name = (min if lower else max)(others, key=lambda n: others[n])
+    worse = {"higher": lambda v: -v, "lower": lambda v: v, "near 0.5": lambda v: abs(v - 0.5)}[better]
+    name = min(others, key=lambda n: worse(others[n]))
     return {"cartoon": others[name], "cartoon_name": found.labels[name]}
 
 
@@ -53,6 +84,7 @@ def headline_of(
     """The figure of all volumes, with the interval of that figure.
 
     Args:
+        better: "higher", "lower" or "near 0.5".
         biased: the figure depends on the numbers, so that what it is at those of the real parts is said beside them.
     """
     own = table[SYNTHETIC][key]
@@ -70,7 +102,7 @@ def headline_of(
         "reference_name": real,
         "better": better,
         "n": len(set(found.synthetic.patients)),
-    } | _best(found, table, key, better != "higher")
+    } | _best(found, table, key, better)
 
 
 def cells_of(label: str, result: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from SynthDiffusionLib.evaluation.sets import extraction
@@ -13,6 +14,7 @@ from SynthDiffusionLib.evaluation.sets.fidelity_picture import examples
 from SynthDiffusionLib.evaluation.sets.fidelity_rows import (
     FLOOR,
     cells_of,
+    copies_sentence,
     dealt_verdict,
     floor_row,
     headline_of,
@@ -21,7 +23,10 @@ from SynthDiffusionLib.evaluation.sets.fidelity_rows import (
 from SynthDiffusionLib.reports.sections import Section, Table, columns, interval_text, listing, number, percent
 
 SHOWN_SHIFTS = 10
-TESTS = "p: permutation test over patients; corrected by Holm for the spaces (volumes, slices) of this distance."
+TESTS = (
+    "p: permutation test over patients, of features in standard deviations of both sets together; corrected by Holm "
+    "for the spaces (volumes, slices) of this distance."
+)
 
 
 def sections_of(found: Fidelity) -> list[Section]:
@@ -29,7 +34,21 @@ def sections_of(found: Fidelity) -> list[Section]:
     sections = [_distances(found), _slices(found), clouds_section(found)]
     if found.similarity is not None:
         sections.append(_similarity(found))
-    return [*sections, _classifiers(found), _shifts(found), _examples(found)]
+    return _with_copies_first(
+        [*sections, _classifiers(found), _shifts(found), _examples(found)], copies_sentence(found)
+    )
+
+
+def _with_copies_first(sections: list[Section], told: str) -> list[Section]:
+    """Says at the top of the page, and of every main figure, which synthetic volumes are real ones, if any are."""
+    if not told:
+        return sections
+    warned = [
+        replace(s, headlines=tuple({**h, "sentence": f"{told} {h.get('sentence') or s.sentences[0]}"}
+                                   for h in s.headlines))
+        for s in sections
+    ]  # fmt: skip
+    return [replace(warned[0], sentences=(told, *warned[0].sentences)), *warned[1:]]
 
 
 def verdict(own: Mapping[str, Any], what: str) -> str:
@@ -37,7 +56,9 @@ def verdict(own: Mapping[str, Any], what: str) -> str:
     text = f"{what} of the synthetic from the real set is {number(own['value'])} "
     text += f"({interval_text(own['low'], own['high'], 0.95)}). "
     if test := own.get("test"):
-        text += dealt_verdict(test, "The sets differ", "the distance is", "large", "a difference") + " "
+        figure = f"the distance in standard deviations of both sets together ({number(test['observed'])}) is"
+        nearer = "The synthetic volumes are nearer to the real ones than real patients are to each other"
+        text += dealt_verdict(test, "The sets differ", figure, "a difference", nearer) + " "
     floor, at = own.get("floor"), own.get("at")
     if not floor:
         return f"{text}There are too few volumes to say what two parts of the real set differ by."
@@ -136,8 +157,6 @@ def _distances(found: Fidelity) -> Section:
         plots.append(_plot(f"{kind}-distance", f"Energy distance, {title}", rows, found, "energy",
                            "Distance from the real set (0 on average: of one kind)"))  # fmt: skip
         headlines.insert(0, headline_of(found, f"Energy distance, {title}", rows, "energy", "lower"))  # fmt: skip
-    if found.copies:
-        sentences.insert(0, f"{found.copies} synthetic files are the same as a real one, byte by byte.")
     return Section(
         "distances",
         "How far are the synthetic volumes from real ones?",
@@ -148,7 +167,7 @@ def _distances(found: Fidelity) -> Section:
         family=TESTS,
         sources=("Gretton et al. 2012, JMLR 13:723", "Bińkowski et al. 2018, arXiv:1801.01401",
                  "Heusel et al. 2017, arXiv:1706.08500", "IBSI, arXiv:1612.07003"),
-        detail={"distances": found.volumes},
+        detail={"distances": found.volumes, "copies": [{"synthetic": s, "real": r} for s, r in found.copies]},
         headlines=tuple(headlines),
     )  # fmt: skip
 
@@ -258,15 +277,18 @@ def _similarity(found: Fidelity) -> Section:
 def _classifiers(found: Fidelity) -> Section:
     own = found.auc[SYNTHETIC]
     sentences = [
-        f"A linear classifier on radiomics tells synthetic from real volumes with an AUC of {number(own['value'], 2)} "
-        f"({interval_text(own['low'], own['high'], 0.95)}); 0.5 is guessing, 1 is always right. The interval holds the "
+        "A linear classifier on radiomics that is to tell synthetic from real volumes has an AUC of "
+        f"{number(own['value'], 2)} ({interval_text(own['low'], own['high'], 0.95)}). Best is 0.5, which is guessing; "
+        "1 is always right, and 0 is always wrong, as copies of real volumes make it. The interval holds the "
         f"classifiers as they are and is too narrow: between real sets of {AUC_MISSES_SIZES} patients it left out "
         f"0.5 in {percent(AUC_MISSES, 0)} of the draws, not 5 %."
     ]
-    if own.get("test"):
-        sentences.append(
-            dealt_verdict(own["test"], "It can tell them apart", "the AUC is", "high", "that it can tell them apart")
+    if test := own.get("test"):
+        figure = f"the AUC ({number(test['observed'], 2)}) is"
+        astray = (
+            "It is wrong more often than with real patients, as where volumes of either set have a double in the other"
         )
+        sentences.append(dealt_verdict(test, "It can tell them apart", figure, "that it can tell them apart", astray))
     if own["floor"]:
         one, two = own["numbers"]
         sentences.append(
@@ -321,7 +343,7 @@ def _classifiers(found: Fidelity) -> Section:
 
 def _aucheadline_of(found: Fidelity) -> dict[str, Any]:
     rows = {name: {"auc": told} for name, told in found.auc.items()}
-    return headline_of(found, "AUC of a linear classifier", rows, "auc", "lower")
+    return headline_of(found, "AUC of a linear classifier", rows, "auc", "near 0.5")
 
 
 def _shifts(found: Fidelity) -> Section:
