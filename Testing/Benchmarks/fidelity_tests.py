@@ -60,6 +60,7 @@ def verdicts(
                     comparison.compare_by_classifier(view, sides[1], floor=True)["test"]["p"] < exchange.LEVEL
                 )
     found["energy, volumes alone"] = float(spaces[0]["p"] < exchange.LEVEL)
+    found["energy smaller than deals, volumes alone"] = float(spaces[0]["p_low"] < exchange.LEVEL / 2)
     if slow:
         comparison.correct(*spaces)
         found["energy, volumes and slices"] = float(min(s["p_holm"] for s in spaces) < exchange.LEVEL)
@@ -76,6 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real", type=Path, nargs="+", required=True, help="folders of CT volumes, one a patient")
     parser.add_argument("--synthetic-size", type=int, default=20, help="volumes of the tested set (default 20)")
+    parser.add_argument("--real-size", type=int, help="volumes of the real set (default: all that are left)")
     parser.add_argument("--draws", type=int, default=300, help="of unchanged volumes (default 300)")
     parser.add_argument("--planted", type=int, default=50, help="draws of each planted fault (default 50)")
     parser.add_argument("--slow", type=int, default=40, help="draws with the classifier's test and slices, at most")
@@ -97,7 +99,10 @@ def main() -> None:
     plain, smooth = ([f.parts[p] for f, ps in zip(own, kinds) for p in ps] for own in (real, blur))
     spread = [np.concatenate(part).std(0) for part in plain]
     size, total = args.synthetic_size, len(sources)
-    k = comparison.neighbours(range(total - size), range(size))
+    own = total - size if args.real_size is None else args.real_size
+    if min(own, size) < exchange.FEWEST_PATIENTS or own + size > total:
+        parser.error(f"{own} real and {size} other volumes cannot be dealt from {total}")
+    k = comparison.neighbours(range(own), range(size))
     cases = {"unchanged": args.draws, "half of the set blurred by 1 voxel": args.planted}
     cases |= {f"{size} near copies of {c} patients of the real set": args.planted for c in COPIED}
     rows = []
@@ -107,7 +112,7 @@ def main() -> None:
             line({"event": "progress", "stage": case, "step": draw, "total": draws})
             rng = np.random.default_rng([2026, number, draw])
             order = rng.permutation(total)
-            ours, others = order[: total - size], order[total - size :]
+            ours, others = order[:own], order[total - size :]
             copied = ours[np.arange(size) % COPIED[number - 2]]
             made = []
             for part, soft, sd in zip(plain, smooth, spread):
