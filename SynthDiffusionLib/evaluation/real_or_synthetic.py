@@ -6,7 +6,7 @@ never tested on a patient whose image or mask it has seen. Each fold has equally
 
 Two recipes:
 
-* "large": crops of 24 voxels; the score of a volume is the mean over its crops.
+* "large": crops of 24 voxels, or of what the smallest volume has; the score of a volume is the mean over its crops.
 * "small": crops of 16 voxels; every single crop is scored on its own. It sees texture and edges, not anatomy, and has
   no averaging to help it, so that it still ranks rows that "large" always tells.
 
@@ -21,8 +21,8 @@ trains again with other folds and starts, and averages the scores.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -118,8 +118,13 @@ def _build(recipe: Recipe):
     return torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool3d(1), torch.nn.Flatten(), torch.nn.Linear(before, 1))
 
 
+def fitted(recipe: Recipe, shapes: Iterable[tuple[int, ...]]) -> Recipe:
+    """A recipe with crops that fit into all volumes: even, since the network folds pairs of voxels."""
+    smallest = min(min(shape) for shape in shapes)
+    return replace(recipe, crop=min(recipe.crop, smallest // 2 * 2))
+
+
 def _draw_crop(image: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    size = min(size, *image.shape) // 2 * 2  # the network folds pairs of voxels
     start = [int(rng.integers(0, n - size + 1)) for n in image.shape]
     return image[tuple(slice(a, a + size) for a in start)]
 
@@ -190,7 +195,7 @@ def discriminate(
     Args:
         real: with the patient of each.
         synthetic: with the patient of the mask of each.
-        recipe: of the network.
+        recipe: of the network; its crops are made to fit into the smallest volume.
         intensity_range: the model's; images are scaled by it.
         folds: fewer if there are fewer patients.
         repeats: trainings with other folds and starts, whose scores are averaged.
@@ -200,6 +205,7 @@ def discriminate(
         name: [normalise(item.hu, intensity_range) for item in items]
         for name, items in (("real", real), ("synthetic", synthetic))
     }
+    recipe = fitted(recipe, (image.shape for group in images.values() for image in group))
     members = {"real": [i.patient for i in real], "synthetic": [i.patient for i in synthetic]}
     patients = [*members["real"], *members["synthetic"]]
     folds = min(folds, len(set(patients)))

@@ -80,6 +80,14 @@ def test_single_crops_are_scored_when_asked(real):
     assert found.auc.low <= found.auc.value <= found.auc.high
 
 
+def test_volumes_smaller_than_a_crop_and_of_several_sizes(real):
+    """The shapes of a batch are one: crops are as large as the smallest volume of either kind."""
+    cut = tuple(replace(item, hu=item.hu[: 9 + n, : 16 - n % 3]) for n, item in enumerate(real[:6]))
+    recipe = replace(QUICK, crop=24, steps=2)
+    assert ros.fitted(recipe, [i.hu.shape for i in cut]).crop == 8
+    assert np.isfinite(discriminate(real, cut, recipe, RANGE, folds=2).auc.value)
+
+
 def test_training_does_not_disturb_the_random_state_of_the_caller(real):
     import torch
 

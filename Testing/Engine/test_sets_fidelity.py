@@ -222,6 +222,14 @@ def test_fewer_than_ten_volumes_are_refused(folders, tmp_path, capsys):
     assert "9 usable volumes" in told
 
 
+def test_volumes_of_few_patients_are_refused_before_anything_is_computed(folders, tmp_path, capsys):
+    words = ["--real", folders / "real", "--synthetic", folders / "made", "--out", tmp_path / "o"]
+    assert run(*words, "--patient-pattern", "(p)") == 2
+    said = capsys.readouterr().err
+    assert "The 16 volumes of the real set are of 1 patient, and 8 are the fewest" in said
+    assert "--patient-pattern" in said and "radiomics" not in said
+
+
 def test_a_corrupt_file_in_the_middle_is_named_and_counted(folders, tmp_path, capsys):
     made = write_phantoms(tmp_path / "made", range(20, 31), side=SIDE)
     whole = (made / "p25.nii.gz").read_bytes()

@@ -32,7 +32,7 @@ _BYTES = {"CT": 12, "MR": 24}
 _MEMORY_SHARE = 0.5  # of the free memory that one volume may take while it is read
 _SAMPLED = 4_000_000  # voxels that are enough for a percentile
 LARGEST_VALUE = float(np.finfo(np.float32).max) / 1e6  # of an image: what is computed with it must stay in float32
-FEWEST_VOXELS = 8  # along an axis of a resampled volume; fewer show no anatomy
+FEWEST_VOXELS = 8  # along an axis of a resampled volume, and of a cube; fewer show no anatomy
 
 
 class SpacingFault(BadInput):
@@ -114,12 +114,15 @@ def read_case(name: str, patient: str, path: Path, label_file: Path | None, fram
     """Reads a volume and its label map, and brings them to the frame.
 
     Raises:
-        BadInput: either cannot be read, they have different grids, values too large, or do not fit into memory.
+        BadInput: either cannot be read, they have different grids, values too large, too few or all the same, or do
+            not fit into memory.
         SpacingFault: at the frame's spacing it has too few voxels, or does not fit into memory.
     """
     image = read_volume(path, UNITS[frame.modality])
     check_fits(np.prod(image.shape, dtype=float) * _BYTES[frame.modality], path.name)
     check_values(image.array, path.name)
+    if image.array.size < FEWEST_VOXELS**3:
+        raise BadInput(f"{path.name}: {' x '.join(map(str, image.shape))} voxels are too few to show anatomy")
     if frame.spacing_mm is not None:
         _check_resampled(image, frame, path.name)
     darkest = float(image.array.min()), first_percentile(image.array)
@@ -135,6 +138,11 @@ def read_case(name: str, patient: str, path: Path, label_file: Path | None, fram
         labels = resample_to(labels, image.shape, image.affine) if labels is not None else None
     np.clip(image.array, *frame.intensity_range, out=image.array)  # a copy already, and volumes can be large
     array = np.ascontiguousarray(image.array, np.float32)
+    if array.min() == array.max():
+        low, high = frame.intensity_range
+        raise BadInput(
+            f"{path.name}: every voxel is {array.flat[0]:g} in the range {low:g} to {high:g}: it is constant"
+        )
     classes = np.ascontiguousarray(labels.array, np.uint16) if labels is not None else None
     return Read(SetCase(name, patient, path, _digest(path), array, classes, image.affine), darkest, names)
 

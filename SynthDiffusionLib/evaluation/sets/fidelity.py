@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.evaluation.sets import comparison, exchange, extraction, similarity
 from SynthDiffusionLib.evaluation.sets.extraction import Extractor, SetFeatures, Source
 from SynthDiffusionLib.evaluation.sets.image_set import ImageSet, SetCase, check_apart, check_comparable, same_images
 from SynthDiffusionLib.evaluation.sets.no_skill_sets import LABELS, cartoon_cases, cartoons, smallest_shape
+from SynthDiffusionLib.reports.sections import counted
 
 PAIRS = 100
 SYNTHETIC, REFERENCE = "synthetic", "reference"
@@ -98,12 +100,13 @@ def measure_fidelity_sets(
         cache: folder for features, which are kept per file.
 
     Raises:
-        BadInput: different spacings; a reference that shares patients or files with the real set; a network's file that
-            is none.
+        BadInput: different spacings; too few patients; a reference that shares patients or files with the real set; a
+            network's file that is none.
     """
     check_comparable(*[s for s in (real, synthetic, reference) if s is not None])
     if reference is not None:
         check_apart(real, reference)
+    _check_patients(real, synthetic)
     limits = real.frame.intensity_range
     kinds = [extraction.volume_radiomics(limits)]
     if options.medicalnet is not None:
@@ -251,19 +254,33 @@ def _similarity(
     return found, measure
 
 
+def _check_patients(real: ImageSet, synthetic: ImageSet) -> None:
+    """Neighbours are looked for among other patients, in the real set (the floor) within each half of them."""
+    few = comparison.FEW_NEIGHBOURS + 1
+    for images, least in ((real, 2 * few), (synthetic, few)):
+        patients = len(set(images.patients))
+        if patients < least:
+            raise BadInput(
+                f"The {len(images.cases)} volumes of the {images.role} set are of {counted(patients, 'patient')}, and "
+                f"{least} are the fewest",
+                "Check --patient-pattern and --patients, or give volumes of more patients.",
+            )
+
+
 def _networks(
     real: ImageSet, sets: dict[str, ImageSet], options: Options, on_event: Event
 ) -> tuple[dict[str, dict[str, dict[str, Any]]], dict[str, Any] | None]:
     """AUC of small networks that learn to tell a row from the real set, where asked for."""
     if options.auc_steps <= 0:
         return {}, None
-    from SynthDiffusionLib.evaluation.real_or_synthetic import RECIPES, discriminate, recipe_to_json
+    from SynthDiffusionLib.evaluation.real_or_synthetic import RECIPES, discriminate, fitted, recipe_to_json
     from SynthDiffusionLib.evaluation.rows import Item
 
     def items(images: ImageSet) -> list[Item]:
         return [Item(c.name, c.patient, c.image, np.zeros((1, 1, 1), np.uint8), c.affine) for c in images.cases]
 
-    recipes = {name: replace(recipe, steps=options.auc_steps) for name, recipe in RECIPES.items()}
+    shapes = [c.image.shape for images in (real, *sets.values()) for c in images.cases]
+    recipes = {name: fitted(replace(recipe, steps=options.auc_steps), shapes) for name, recipe in RECIPES.items()}
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for name, recipe in recipes.items():
         found[name] = {}
