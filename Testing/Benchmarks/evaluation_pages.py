@@ -26,7 +26,13 @@ def block(result: Mapping[str, Any]) -> list[str]:
     libraries = result["software"]["libraries"]
     with_versions = ", ".join(f"{n} {v}" for n, v in libraries.items() if n in ("torch", "monai", "numpy", "scipy"))
     lines = [f"`{result['command']}` ({result['seconds']:.0f} s; {with_versions})", ""]
-    for section in result["sections"]:
+    return [*lines, *sections_text(result["sections"])]
+
+
+def sections_text(sections: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Sentences and tables of sections as Markdown."""
+    lines: list[str] = []
+    for section in sections:
         if section["label"] != "data":
             lines += [f"- {sentence}" for sentence in section["sentences"]]
         for table in section["tables"]:
