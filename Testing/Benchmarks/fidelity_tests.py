@@ -4,7 +4,8 @@
 
 The patients of real folders (one volume each) are dealt at random to a real set and a set that is tested as if it were
 synthetic. Unchanged, every finding is false. Then half of the volumes are blurred, or the set is made of near copies of
-a few patients of the real set (their radiomics with noise of 2 % of a standard deviation; other patients each time).
+patients of the real set, a few again and again or one of each (their radiomics with noise of 2 % of a standard
+deviation; other patients each time).
 Features are kept in the output folder.
 """
 
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-COPIED = (3, 4, 6)
+COPIED = (3, 4, 6, 20)
 COPY_NOISE_SD = 0.02
 
 
