@@ -211,7 +211,7 @@ def _trained(
     if not (args.training and args.training_labels):
         raise BadInput("--segmenter train needs real cases", "Give --training DIR --training-labels DIR.")
     training = read_part(args, "training", frame, on_event, labels=args.training_labels, least=trained.LEAST_CASES)
-    shared = trained.check_training(training, measured, args.training_may_share)
+    shared = trained.check_training(training, measured, args.training_may_share, on_event)
     check_comparable(measured[0], training)
     steps = trained.STEPS if args.segmenter_steps is None else args.segmenter_steps
     recipe = trained.recipe_for(training, steps, args.seed)

@@ -145,7 +145,10 @@ def read_role(
 
 
 def run_sets(args: argparse.Namespace, kind: str, measure: Callable[[argparse.Namespace, Event], Measured]) -> int:
-    """Measures, writes JSON, CSV and HTML into `--out`, prints sentences and tables."""
+    """Measures, writes JSON, CSV and HTML into `--out`, prints sentences and tables.
+
+    Warnings that are marked for the report ("report": True) stand there too, in the settings under "told".
+    """
     from SynthDiffusionLib.cli.progress import ProgressLine
     from SynthDiffusionLib.evaluation.sets import results
     from SynthDiffusionLib.output_folders import check_writable
@@ -155,13 +158,21 @@ def run_sets(args: argparse.Namespace, kind: str, measure: Callable[[argparse.Na
     require_matplotlib()
     line = ProgressLine(quiet=args.json)
     began = time.monotonic()
+    for_report: list[str] = []
+
+    def on_event(event: dict) -> None:
+        line(event)
+        if event.get("report"):
+            for_report.append(event["message"])
+
     try:
         with kept_when_cancelled(args.out):
-            measured = measure(args, line)
+            measured = measure(args, on_event)
     finally:
         line.close()
     unseen = getattr(args, "unseen", None)  # of `read_role`
-    told = {"trained_on": unseen.to_json()} if unseen is not None else {}
+    told: dict[str, object] = {"trained_on": unseen.to_json()} if unseen is not None else {}
+    told |= {"told": for_report} if for_report else {}
     result = results.assemble(
         kind,
         measured.sections,

@@ -286,6 +286,14 @@ def test_training_patients_must_be_others():
     with pytest.raises(BadInput, match="in the training and in the real set, first 't3'"):
         trained_segmenter.check_training(training, [real, same], may_share=False)
     assert trained_segmenter.check_training(training, [real, same], may_share=True) == 1
+    spelled = as_set("real", [replace(real.cases[0], patient="T3")])
+    with pytest.raises(BadInput, match=r"first 't3' \('T3' in the real set\)"):
+        trained_segmenter.check_training(training, [spelled], may_share=False)
+    assert trained_segmenter.check_training(training, [same, spelled], may_share=True) == 1
+    events: list[dict] = []
+    spelled = as_set("real", [replace(real.cases[0], patient="t_03")])
+    assert trained_segmenter.check_training(training, [spelled], False, events.append) == 0
+    assert "Perhaps the same patient under another name: 't_03' ('t3' in the training set)" in events[0]["message"]
     with pytest.raises(BadInput, match="too few"):
         trained_segmenter.check_training(training_set(3), [real], may_share=False)
     with pytest.raises(BadInput, match="out of range"):

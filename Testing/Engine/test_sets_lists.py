@@ -9,7 +9,15 @@ import pytest
 from tiny_sets import affine, ct_array, write_set
 
 from SynthDiffusionLib.errors import BadInput
-from SynthDiffusionLib.evaluation.sets.image_set import Frame, check_apart, check_unseen, parse_classes, read_set
+from SynthDiffusionLib.evaluation.sets.image_set import (
+    Frame,
+    ImageSet,
+    SetCase,
+    check_apart,
+    check_unseen,
+    parse_classes,
+    read_set,
+)
 from SynthDiffusionLib.volumes import Volume, write_volume
 
 CT = Frame("CT", None, (-1000.0, 1000.0))
@@ -36,6 +44,53 @@ def test_a_patient_in_both_sets(real, tmp_path):
     write_volume(Volume(ct_array(3), affine()), other / "saved_again.nrrd")
     with pytest.raises(BadInput, match="'saved_again.nrrd'.*the same image as 'p03.nii.gz'"):
         check_apart(one, read_set("training", other, CT))
+
+
+@pytest.mark.parametrize("other", ["pat_{:d}", "PAT_{:d}_0000", "pAt_{:d}_some-model_seed4"])
+def test_a_patient_in_both_sets_under_another_spelling_is_refused_as_by_a_list(tmp_path, other):
+    one = read_set("training", write_set(tmp_path / "one", 10, names="Pat_{:d}"), CT)
+    two = read_set("validation", write_set(tmp_path / "two", 10, names=other, first=50), CT)
+    assert other.format(50) in {c.name for c in two.cases}
+    with pytest.raises(
+        BadInput, match="in the training and in the validation set, first 'Pat_5.*in the validation set"
+    ):
+        check_apart(read_set("training", write_set(tmp_path / "three", 10, names="Pat_{:d}", first=50), CT), two)
+    check_apart(one, two)
+    (tmp_path / "list.txt").write_text("Pat_52\n")
+    with pytest.raises(BadInput, match="1 patient of the validation set is in the training list"):
+        check_unseen(two, tmp_path / "list.txt")
+
+
+@pytest.mark.parametrize(
+    "own, listed, same",
+    [
+        ("Pat-1", "Pat_1", True), ("Pat 1", "Pat_1", True), ("pat_01", "Pat_1", True), ("Pat1", "Pat_1", True),
+        ("Pat_1", "Pat_1_CT", True), ("PAT.007", "pat7", True), ("1_2", "12", False), ("Pat_1", "Pat_10", False),
+        ("Pat_11", "Pat_1", False), ("a_b", "ab", False), ("p0", "p00", True), ("p1", "q1", False),
+    ],
+)  # fmt: skip
+def test_names_that_may_be_of_one_patient_are_told_by_both_checks(tmp_path, own, listed, same):
+    frame, array = CT, ct_array(1)
+
+    def one_case(role: str, name: str, number: int) -> ImageSet:
+        case = SetCase(name, name, tmp_path / f"{name}.nii.gz", f"{role}{number}", array + number, None, affine())
+        return ImageSet(role, tmp_path, (case,), (), frame, {})
+
+    tested, events = one_case("validation", own, 1), []
+    check_apart(one_case("training", listed, 2), tested, events.append)
+    (tmp_path / "list.txt").write_text(f"{listed}\n")
+    assert [bool(events), bool(check_unseen(tested, tmp_path / "list.txt").perhaps)] == [same, same]
+    if same:
+        said = f"validation: Perhaps the same patient under another name: '{own}' ('{listed}' in the training set)"
+        assert events[0]["message"].startswith(said) and events[0]["report"]
+
+
+def test_what_is_told_of_two_sets_stands_in_the_report():
+    from SynthDiffusionLib.evaluation.sets.results import told_lines
+
+    settings = {"told": ["validation: Perhaps the same."], "trained_on": {"sentences": ["The list."]}}
+    assert told_lines({"settings": settings}) == ["validation: Perhaps the same.", "The list."]
+    assert told_lines({"settings": {"told": 3}}) == []
 
 
 def test_files_that_repeat_are_told(real):

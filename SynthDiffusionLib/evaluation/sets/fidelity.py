@@ -105,7 +105,7 @@ def measure_fidelity_sets(
     """
     check_comparable(*[s for s in (real, synthetic, reference) if s is not None])
     if reference is not None:
-        check_apart(real, reference)
+        check_apart(real, reference, on_event)
     _check_patients(real, synthetic)
     limits = real.frame.intensity_range
     kinds = [extraction.volume_radiomics(limits)]

@@ -29,7 +29,13 @@ from SynthDiffusionLib.evaluation.sets.case_file import (
     read_case,
 )
 from SynthDiffusionLib.evaluation.sets.lists import base_name, parse_classes, patient_of_case, patient_table
-from SynthDiffusionLib.evaluation.sets.training_lists import check_unseen
+from SynthDiffusionLib.evaluation.sets.training_lists import (
+    check_unseen,
+    perhaps_same,
+    perhaps_sentences,
+    shared_patients,
+    spellings,
+)
 from SynthDiffusionLib.reports.sections import counted
 from SynthDiffusionLib.training.prepare import READABLE_SUFFIXES, case_name
 from SynthDiffusionLib.volumes import read_volume
@@ -282,16 +288,21 @@ def check_comparable(*sets: ImageSet) -> None:
                 )
 
 
-def check_apart(one: ImageSet, other: ImageSet) -> None:
-    """Refuses two sets that must not share patients or files.
+def check_apart(one: ImageSet, other: ImageSet, on_event: Callable[[dict], None] = lambda event: None) -> None:
+    """Refuses two sets that must not share patients or files; names are compared as `check_unseen` does.
+
+    Args:
+        on_event: gets a warning, which is for the report too, where names look like those of one patient.
 
     Raises:
         BadInput: they do; naming the first.
     """
-    shared = sorted(set(one.patients) & set(other.patients))
+    shared = shared_patients(one.patients, other.patients)
     if shared:
+        first, known = min(shared.items())
         raise BadInput(
-            f"{len(shared)} patients are in the {one.role} and in the {other.role} set, first '{shared[0]}'",
+            f"{counted(len(shared), 'patient')} {'is' if len(shared) == 1 else 'are'} in the {one.role} and in the "
+            f"{other.role} set, first '{first}'" + (f" ('{known}' in the {other.role} set)" if known != first else ""),
             "Give sets of different patients; if their names only look alike, give --patient-pattern or --patients.",
         )
     for same, case in same_images(one, other):
@@ -300,6 +311,10 @@ def check_apart(one: ImageSet, other: ImageSet) -> None:
             "set",
             "Give sets of different patients.",
         )
+    whose = {spelling: name for name in one.patients for spelling in spellings([name])}
+    perhaps = perhaps_same({name: spellings([name]) for name in other.patients}, whose)
+    for sentence in perhaps_sentences(perhaps, f"in the {one.role} set"):
+        on_event({"event": "warning", "message": f"{other.role}: {sentence}", "report": True})
 
 
 def same_images(one: ImageSet, other: ImageSet) -> list[tuple[SetCase, SetCase]]:

@@ -137,16 +137,17 @@ def frame_line(result: Mapping[str, Any]) -> str:
     return f"Read as {frame.get('modality')}{at}{scaled}, intensities clipped to {limits} ({frame.get('unit')})."
 
 
-def trained_on_lines(result: Mapping[str, Any]) -> list[str]:
-    """What was compared with a training list, as sentences; none where no list was given."""
-    told = result["settings"].get("trained_on")
-    sentences = told.get("sentences") if isinstance(told, Mapping) else None
-    return [s for s in sentences if isinstance(s, str)] if isinstance(sentences, list) else []
+def told_lines(result: Mapping[str, Any]) -> list[str]:
+    """What was told about the sets while they were read and checked, and what was compared with a training list; as
+    sentences."""
+    trained_on = result["settings"].get("trained_on")
+    told = [result["settings"].get("told"), trained_on.get("sentences") if isinstance(trained_on, Mapping) else None]
+    return [s for sentences in told if isinstance(sentences, list) for s in sentences if isinstance(s, str)]
 
 
 def sets_html(result: Mapping[str, Any]) -> str:
     """The sets of a result, and what was left out of them."""
-    lines = [*sets_lines(result), frame_line(result), *trained_on_lines(result)]
+    lines = [*sets_lines(result), frame_line(result), *told_lines(result)]
     rows = "".join(f"<li>{text_of(line)}</li>" for line in lines if line)
     skipped = [(s["role"], f) for s in result["sets"] for f in s["skipped"]]
     left = "".join(f"<li>{text_of(f['file'])} ({text_of(role)}): {text_of(f['reason'])}</li>" for role, f in skipped)
@@ -280,7 +281,7 @@ def console_lines(result: Mapping[str, Any]) -> list[str]:
     lines = [result["title"]]
     for s, line in zip(result["sets"], sets_lines(result), strict=True):
         lines += [line, *(f"  left out: {f['file']}: {f['reason']}" for f in s["skipped"])]
-    lines += [line for line in (frame_line(result), *trained_on_lines(result)) if line]
+    lines += [line for line in (frame_line(result), *told_lines(result)) if line]
     figures = headline_rows(result["sections"])
     if figures:
         used = [c for c in COLUMNS if any(row[c.key] for row in figures)]

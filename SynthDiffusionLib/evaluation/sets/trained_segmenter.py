@@ -19,6 +19,7 @@ import numpy as np
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.evaluation.sets.image_set import ImageSet, check_apart
 from SynthDiffusionLib.evaluation.sets.segmenters import Event
+from SynthDiffusionLib.evaluation.sets.training_lists import shared_patients
 from SynthDiffusionLib.intensity import normalise
 from SynthDiffusionLib.volumes import Volume
 
@@ -68,13 +69,16 @@ def recipe_for(training: ImageSet, steps: int, seed: int) -> Recipe:
     return Recipe(steps, seed, patch)
 
 
-def check_training(training: ImageSet, measured: Sequence[ImageSet], may_share: bool) -> int:
+def check_training(
+    training: ImageSet, measured: Sequence[ImageSet], may_share: bool, on_event: Event = lambda event: None
+) -> int:
     """Refuses training cases of patients that are measured, of whom the segmenter would know the answer.
 
     Args:
         training: real cases.
         measured: the other sets.
         may_share: the user said that they may share patients.
+        on_event: see `check_apart`.
 
     Returns:
         how many patients they share.
@@ -84,14 +88,14 @@ def check_training(training: ImageSet, measured: Sequence[ImageSet], may_share: 
     """
     for other in measured:
         if not may_share:
-            check_apart(training, other)
+            check_apart(training, other, on_event)
     if len(training.cases) < LEAST_CASES:
         raise BadInput(
             f"{len(training.cases)} training cases are too few for a segmenter", f"Give at least {LEAST_CASES}."
         )
     if not any(c.labels is not None and c.labels.any() for c in training.cases):
         raise BadInput("No training case has a class in its label map", "Give --training-labels of these images.")
-    return len(set(training.patients) & {p for other in measured for p in other.patients})
+    return len(shared_patients(training.patients, [p for other in measured for p in other.patients]))
 
 
 class TrainedSegmenter:

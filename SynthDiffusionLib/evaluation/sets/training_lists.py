@@ -1,7 +1,8 @@
-"""Whether patients that are measured were trained on, by the names in a training list.
+"""Whether two sets of volumes, or a set and a training list, have a patient in common, by the names.
 
 Names are compared as people write them: folders, suffixes, upper and lower case, and the channel of nnU-Net's file
-names (`_0000`) do not count. What only looks like the same patient is told, not refused.
+names (`_0000`) do not count. What only looks like the same patient is told, not refused: names of which one begins with
+the other up to a `_` or `-`, or that differ in separators and leading zeros alone (`Pat-1`, `Pat 1`, `Pat_01`).
 """
 
 from __future__ import annotations
@@ -53,14 +54,7 @@ class Unseen:
             f"names none is in the {self.role} set. Names on the list are like '{shortened(self.example)}', those of "
             f"the set like '{shortened(self.own)}': this says something only where they are of one kind."
         ]
-        if self.perhaps:
-            pairs = [f"'{shortened(a)}' ('{shortened(b)}' on the list)" for a, b in self.perhaps[:MOST_TOLD]]
-            more = f" and {len(self.perhaps) - MOST_TOLD} more" if len(self.perhaps) > MOST_TOLD else ""
-            told.append(
-                f"Perhaps the same patient under another name: {', '.join(pairs)}{more}. --patients or "
-                "--patient-pattern says who is whose."
-            )
-        return told
+        return told + perhaps_sentences(dict(self.perhaps), "on the list")
 
     def to_json(self) -> dict[str, Any]:
         """For the settings of a result."""
@@ -81,6 +75,52 @@ def spellings(names: Iterable[str]) -> set[str]:
 def names_of(case: SetCase) -> set[str]:
     """All names of a case of a set and of its patient."""
     return spellings((case.name, case.patient))
+
+
+def perhaps_same(own: Mapping[str, set[str]], whose: Mapping[str, str]) -> dict[str, str]:
+    """Names that may be of the same patient as others, though they are written otherwise.
+
+    Args:
+        own: the `spellings` of each name.
+        whose: the other name by each of its spellings.
+
+    Returns:
+        the other name by each of `own` that may be the same.
+    """
+    longer = {part: name for spelling, name in whose.items() for part in _prefixes([spelling])}
+    alike = {_parts(spelling): name for spelling, name in whose.items()}
+    found = {}
+    for name, spelled in own.items():
+        if begun := sorted(_prefixes(spelled) & set(whose)):
+            found[name] = whose[begun[-1]]
+        elif begins := sorted(spelled & set(longer)):
+            found[name] = longer[begins[-1]]
+        elif same := sorted({_parts(s) for s in spelled} & set(alike)):
+            found[name] = alike[same[-1]]
+    return found
+
+
+def perhaps_sentences(perhaps: Mapping[str, str], where: str) -> list[str]:
+    """What `perhaps_same` found, in one sentence; none where it found nothing.
+
+    Args:
+        where: the other names are: "on the list", "in the training set".
+    """
+    if not perhaps:
+        return []
+    pairs = [f"'{shortened(a)}' ('{shortened(b)}' {where})" for a, b in sorted(perhaps.items())]
+    more = f" and {len(pairs) - MOST_TOLD} more" if len(pairs) > MOST_TOLD else ""
+    return [
+        f"Perhaps the same patient under another name: {', '.join(pairs[:MOST_TOLD])}{more}. --patients or "
+        "--patient-pattern says who is whose."
+    ]
+
+
+def shared_patients(one: Iterable[str], other: Iterable[str]) -> dict[str, str]:
+    """Patients of one set that are in another, however they are written, each with its name in the other."""
+    whose = {spelling: name for name in other for spelling in spellings([name])}
+    found = {name: sorted(spellings([name]) & set(whose)) for name in one}
+    return {name: whose[same[0]] for name, same in found.items() if same}
 
 
 def check_unseen(
@@ -121,13 +161,7 @@ def check_unseen(
             f"training list '{Path(trained_on).name}', first '{min(leaked)}'",
             "Evaluate on patients that no training has seen.",
         )
-    longer = {part: name for spelling, name in whose.items() for part in _prefixes([spelling])}
-    perhaps = {}
-    for case in tested.cases:
-        own = names_of(case)
-        found = sorted(_prefixes(own) & set(whose)) or sorted(own & set(longer))
-        if found:
-            perhaps[case.name] = whose.get(found[-1]) or longer[found[-1]]
+    perhaps = perhaps_same({c.name: names_of(c) for c in tested.cases}, whose)
     example = listed[0].names[0]
     own_example = tested.cases[0].name if tested.cases else ""
     unseen = Unseen(
@@ -152,3 +186,9 @@ def _all_names(entry: Listed, pattern: str | None, table: Mapping[str, str]) -> 
 def _prefixes(names: Iterable[str]) -> set[str]:
     """What stands before each `_` and `-` of names."""
     return {name[: m.start()] for name in names for m in re.finditer(r"[_-]", name) if m.start()}
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """Words and numbers of a name, without what separates them and without leading zeros: `pat_01` and `pat1` are
+    alike, `1_2` and `12` are not."""
+    return tuple(part.lstrip("0") or "0" for part in re.findall(r"[^\W\d_]+|\d+", name))
