@@ -9,7 +9,7 @@ from SynthDiffusionLib.cli.evaluate_sets import Event, Measured, add_set_options
 from SynthDiffusionLib.cli.paths import path_arg
 from SynthDiffusionLib.errors import BadInput
 
-FEWEST_VALIDATION = 5  # below 19 there is no limit at 5 %, but ranks
+FEWEST = {"validation": 5}  # volumes of a set, else `FEWEST_CASES`; below 19 there is no limit at 5 %, but ranks
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -54,19 +54,21 @@ def measure(args: argparse.Namespace, on_event: Event) -> Measured:
         raise BadInput(
             f"{args.embedding_steps} steps were asked for", "Give --embedding-steps a number from 1 to 100000."
         )
+    from SynthDiffusionLib.evaluation.sets.image_set import FEWEST_CASES
     from SynthDiffusionLib.evaluation.sets.memorisation import Settings, check_sets, measure_copies
     from SynthDiffusionLib.evaluation.sets.memorisation_definitions import definitions_of
     from SynthDiffusionLib.evaluation.sets.memorisation_report import sections_of
+    from SynthDiffusionLib.evaluation.sets.odd_sizes import without_odd
 
     roles = ["training", "validation", "synthetic", *(["real"] if args.real is not None else [])]
     frame = frame_from(args, {role: getattr(args, role) for role in roles})
-    sets = {
-        role: read_role(args, role, frame, on_event, least=FEWEST_VALIDATION if role == "validation" else 10)
-        for role in roles
-    }
+    sets = {r: read_role(args, r, frame, on_event, least=FEWEST.get(r, FEWEST_CASES)) for r in roles}
     fresh = replace(sets["real"], role="fresh real") if "real" in sets else None
     given = (sets["training"], sets["validation"], sets["synthetic"], fresh)
     check_sets(*given)
+    there = [s for s in given if s is not None]
+    left = without_odd(there, [FEWEST.get(s.role, FEWEST_CASES) for s in there], on_event)
+    given = (*left, *[None] * (len(given) - len(left)))
     settings = Settings(args.own_mask, args.reference, pairs=args.pairs, seed=args.seed)
     embedding = replace(settings.embedding, seed=args.seed)
     if args.embedding_steps is not None:

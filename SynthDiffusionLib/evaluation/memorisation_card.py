@@ -23,8 +23,8 @@ COMMAND_BEFORE = "synthdiffusion evaluate memorisation "
 FENCE = "```"
 SEARCHES = {"embedding": "embedding", "voxels": "registered voxels"}
 SHOWN = ("real", "synthetic", "control", "no skill")  # kinds of rows
-DEFINED = ("Limit", "Flag rate", "p of flags", "Far below the limit", "Probable doubles", "Membership AUC")
-DEFINED += ("Planted copies",)
+DEFINED = ("Limit", "Flag rate", "p of flags", "Far below the limit", "Probable copies", "Probable doubles")
+DEFINED += ("Membership AUC", "Planted copies")
 
 
 def card_result(
@@ -44,15 +44,21 @@ def card_result(
         command: that makes it again.
     """
     tables = {t["id"]: t["rows"] for s in result["sections"] for t in s["tables"]}
-    rows, tests = (
-        next(s["detail"]["rows"] for s in result["sections"] if s["id"] == name) for name in ("copies", "membership")
+    copies, membership = (
+        next(s["detail"] for s in result["sections"] if s["id"] == name) for name in ("copies", "membership")
     )
+    without_names = {copies["answer"]["named"]: copies["answer"]["unnamed"]}
+    sentences = {
+        s["id"]: [without_names.get(said, said) for said in s["sentences"]]
+        for s in result["sections"]
+        if s["id"] != "pairs"
+    }
     measured = {
         "kind": KIND,
-        "rows": [dict(r) for r in rows],
-        "membership": [dict(r) for r in tests],
+        "rows": [dict(r) for r in copies["rows"]],
+        "membership": [dict(r) for r in membership["rows"]],
         "thresholds": tables["limits"],
-        "sentences": {s["id"]: s["sentences"] for s in result["sections"] if s["id"] != "pairs"},
+        "sentences": sentences,
         "settings": dict(result["settings"]),
         "sets": [{k: s[k] for k in ("role", "volumes", "patients", "sha256")} for s in result["sets"]],
         "definitions": {k: v for k, v in result["definitions"].items() if k.startswith(("Distance", *DEFINED))},
@@ -63,7 +69,7 @@ def card_result(
 def table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Column titles and cells: fresh real and synthetic volumes, planted copies, volumes without detail."""
     titles = ["volumes", "search", "number", "patients", "nearest", "median", "flagged", "patients with any"]
-    titles += ["flag rate", "expected", "p, corrected", "nearer than half the limit"]
+    titles += ["flag rate", "expected", "p, corrected", "nearer than half the limit", "probable copies"]
     cells = []
     for r in result["rows"]:
         if r["kind"] in SHOWN and r["row"] != "training":
@@ -72,8 +78,9 @@ def table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
                 rate += f" [{_percent(r['low'])}, {_percent(r['high'])}]"
             cells.append(
                 [r["label"], SEARCHES[r["space"]], str(r["volumes"]), str(r["patients"])]
-                + [number(r["smallest"], 3), number(r["median"], 3), str(r["flagged"]), _count(r)]
+                + [number(r["smallest"], 3), number(r["median"], 3), str(r["flagged"]), _count(r, "patients_flagged")]
                 + [rate, _percent(r["expected"]), _p(r.get("p_holm")), str(r["far_below"])]
+                + [_count(r, "copies")]
             )
     return titles, cells
 
@@ -82,9 +89,9 @@ def _p(value: float | None) -> str:
     return "<0.001" if value is not None and value < 0.001 else number(value, 3)
 
 
-def _count(row: Mapping[str, Any]) -> str:
-    """Patients with a flagged volume; results of before do not tell."""
-    return str(row.get("patients_flagged", "-"))
+def _count(row: Mapping[str, Any], key: str) -> str:
+    """Patients with a flagged volume, or probable copies; results of before, or of the other search, do not tell."""
+    return "-" if row.get(key) is None else str(row[key])
 
 
 def _percent(value: float | None) -> str:
@@ -165,6 +172,7 @@ def quality(result: Mapping[str, Any]) -> dict[str, Any]:
             "expected": rounded(r["expected"]),
             "p": rounded(r.get("p_holm")),
             "nearer_than_half": r["far_below"],
+            "probable_copies": r.get("copies"),
             "median_distance": rounded(r["median"]),
         }
         for r in result["rows"]

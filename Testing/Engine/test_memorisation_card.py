@@ -24,7 +24,7 @@ from SynthDiffusionLib.schemas import first_problem
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "Benchmarks"))
 
 SYNTHETIC = (
-    "| synthetic volumes | registered voxels | 20 | 20 | 0.100 | 0.300 | 1 | 1 | 5% [0%, 25%] | 5% | 1.000 | 0 |"
+    "| synthetic volumes | registered voxels | 20 | 20 | 0.100 | 0.300 | 1 | 1 | 5% [0%, 25%] | 5% | 1.000 | 0 | 1 |"
 )
 
 
@@ -32,7 +32,7 @@ def row(name: str, kind: str, space: str, **named) -> dict:
     fields = {"row": name, "label": f"{name} volumes", "kind": kind, "space": space, "volumes": 20, "patients": 20}
     fields |= {"smallest": 0.1, "median": 0.3, "flagged": 1, "rate": 0.05, "low": 0.00127, "high": 0.2487}
     fields |= {"patients_flagged": 1}
-    return fields | {"expected": 0.0476, "p": 0.61, "p_holm": 1.0, "far_below": 0, "right": None} | named
+    return fields | {"expected": 0.0476, "p": 0.61, "p_holm": 1.0, "far_below": 0, "copies": 1, "right": None} | named
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_results_are_read_from_the_folder_and_enter_the_figures(results, made, t
     assert list(read)[:4] == ["adherence", "fidelity", "memorisation", memorisation_card.KIND]
     quality = card.quality_measures(read)[memorisation_card.KIND]
     assert quality["synthetic_voxels"]["rate_interval"] == [0.0013, 0.2487]
-    assert quality["synthetic_voxels"]["patients_flagged"] == 1
+    assert quality["synthetic_voxels"]["patients_flagged"] == quality["synthetic_voxels"]["probable_copies"] == 1
     assert quality["membership_voxels_own_mask_kept"]["auc"] == 0.5 and "training_voxels" not in quality
     spec = json.loads(json.dumps(package.spec.raw)) | {"measured": {"quality": {"x": quality}, "performance": {}}}
     assert first_problem(spec, "model") is None

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from SynthDiffusionLib import cli
 from SynthDiffusionLib.errors import BadInput
-from SynthDiffusionLib.evaluation.sets import copies, embedding, image_set, leaks, memorisation, registered
+from SynthDiffusionLib.evaluation.sets import copies, embedding, image_set, leaks, memorisation, odd_sizes, registered
 from SynthDiffusionLib.evaluation.sets.memorisation_report import NAMES
 from SynthDiffusionLib.evaluation.sets.thresholds import threshold_of
 from SynthDiffusionLib.volumes import Volume, write_volume
@@ -237,6 +237,94 @@ def test_copies_among_the_later_seeds_of_a_mask_are_found(folders, copied, untra
     assert "on average" in said and "of 10 patients have any flagged volume" in said and "is suspected" in said
 
 
+CHANGES = {
+    "noise": lambda image, rng: image + 20 * rng.standard_normal(image.shape),
+    "flip": lambda image, rng: image[::-1],
+    "shift": lambda image, rng: np.roll(image, 1, 1),
+}
+
+
+@pytest.mark.parametrize("changes", [(), ("shift",), ("noise", "flip", "shift")])
+def test_a_few_copies_among_honest_volumes_are_named_whatever_the_rate_says(
+    folders, copied, untrained, tmp_path, changes
+):
+    from SynthDiffusionLib.evaluation.sets.memorisation_report import sections_of
+
+    shutil.copytree(copied / "cache", tmp_path / "cache")
+    shutil.copytree(folders / "perfect", tmp_path / "made")
+    rng = np.random.default_rng(8)
+    for n, change in enumerate(changes):
+        write(tmp_path / "made", f"other{n}_tiny-ct_seed{n}", CHANGES[change](vessels(7 + n), rng))
+    found, sets = measured(folders, tmp_path / "cache", str(tmp_path / "made"), pairs=0, own_mask="keep")
+    made = image_set.read_set("synthetic", tmp_path / "made", image_set.Frame("CT", None, LIMITS))
+    section = sections_of(found, sets["training"], sets["validation"], made, sets["real"], pictures=False)[0]
+    named = [(f"other{n}_tiny-ct_seed{n}", f"training{7 + n}") for n in range(len(changes))]
+    assert [(c["case"], c["nearest"]) for c in found["copies"]] == named
+    rows = {r["row"]: r for r in found["rows"] if r["space"] == "voxels"}
+    assert rows["synthetic"]["copies"] == len(changes)
+    assert [rows[r]["copies"] for r in ("fresh", "mean", "smoothed", "cartoon", "warp")] == [0] * 5
+    assert section.headlines[0]["row"] == f"{len(changes)} of 10 synthetic volumes"
+    first = section.sentences[0]
+    if not changes:
+        assert first.startswith("Copying of training cases is not shown") and section.tables[0].id == "distances"
+        return
+    assert all(f"{made} (of {training})" in first for made, training in named) and "not shown" not in first
+    assert [(r["case"], r["nearest"]) for r in section.tables[0].rows] == named and section.tables[0].id == "copies"
+    unnamed = section.detail["answer"]["unnamed"]
+    assert unnamed.startswith(first.partition(":")[0]) and "training7" not in unnamed and "seed0" not in unnamed
+    if len(changes) == 1:  # a single one is nothing to a test of the rate
+        assert rows["synthetic"]["p_holm"] > 0.05 and "by itself would not be more than chance explains" in first
+
+
+def test_a_copy_that_was_made_for_its_own_patients_mask_is_one_too():
+    one = leaks.Leak("synthetic", "a_m_seed1", "a", "a", True, 0.01, 0.05, 0.5)
+    said = leaks.copy_sentence([one], 20)
+    assert said.startswith("1 of 20 synthetic volumes is probably a copy of a training case: a_m_seed1 (of a); it is")
+    assert said.endswith("1 of them was made for the mask of the very patient that it is near to.")
+    assert leaks.copy_sentence([], 20) == ""
+
+
+def set_of(role: str, sides: list[int]) -> image_set.ImageSet:
+    cases = []
+    for n, side in enumerate(sides):
+        array = np.zeros((side, 26, 26), np.float32)
+        made = f"{role}{n}"
+        cases.append(image_set.SetCase(made, made, Path(f"{made}.nii.gz"), made, array, None, AFFINE))
+    return image_set.ImageSet(role, Path(), tuple(cases), (), image_set.Frame("CT", None, LIMITS), {})
+
+
+def test_a_few_small_files_are_left_out_and_many_are_told():
+    events: list[dict] = []
+    sets = [set_of("training", [26] * 20), set_of("synthetic", [26] * 20 + [12])]
+    left = odd_sizes.without_odd(sets, [10, 10], events.append)
+    assert [len(s.cases) for s in left] == [20, 20] and left[0].skipped == ()
+    assert left[1].skipped[0]["file"] == "synthetic20.nii.gz"
+    assert "12 x 26 x 26 voxels are less than half of the usual 26 x 26 x 26" in left[1].skipped[0]["reason"]
+    assert [e["event"] for e in events] == ["warning"] and "of the synthetic set is left out" in events[0]["message"]
+    assert odd_sizes.box_sentences(left, (26, 26, 26)) == []
+    # Exactly half is not small; too few would be left; small ones are many.
+    for sides, least in (([26] * 20 + [13], 10), ([26] * 20 + [12], 21), ([26] * 18 + [12] * 3, 10)):
+        sets[1] = set_of("synthetic", sides)
+        assert odd_sizes.without_odd(sets, [10, least]) == sets
+    said = odd_sizes.box_sentences(sets, (12, 26, 26))
+    assert said[0].startswith("All volumes are compared in their middle 12 x 26 x 26 voxels alone, 46.2 % of the usual")
+    assert "since 3 files have less than half" in said[0] and "'synthetic18.nii.gz' (synthetic)" in said[0]
+
+
+def test_one_small_file_does_not_shrink_what_is_compared(folders, copied, untrained, tmp_path, capsys):
+    shutil.copytree(copied / "cache", tmp_path / "out" / "cache")
+    shutil.copytree(folders / "copying", tmp_path / "copying")
+    write(tmp_path / "copying", "tiny", vessels(60)[:9, :9, :9])
+    for role in COUNTS:
+        (tmp_path / role).symlink_to(folders / role)
+    assert command(tmp_path, tmp_path / "out", "copying", "--pairs", "0", "--no-pictures") == 0
+    assert "tiny.nii.gz of the synthetic set is left out: its 9 x 9 x 9 voxels" in capsys.readouterr().err
+    result = read(tmp_path / "out")
+    assert result["settings"]["space"]["box"] == [SIDE] * 3
+    assert [s["file"] for s in result["sets"][2]["skipped"]] == ["tiny.nii.gz"]
+    assert tables(result)["copies"] == tables(read(copied))["copies"]
+
+
 def test_held_out_cases_that_are_in_the_training_set_are_named_and_left_out(folders, copied, untrained, tmp_path):
     """Two validation images and a fresh one are mirrored training images with noise: copies are found all the same."""
     from SynthDiffusionLib.evaluation.sets.memorisation_report import limit_sentences, sections_of
@@ -264,10 +352,13 @@ def test_held_out_cases_that_are_in_the_training_set_are_named_and_left_out(fold
     assert {r["fresh_patients"] for r in found["membership"]} == {9}
     made = image_set.read_set("synthetic", folders / "copying", image_set.Frame("CT", None, LIMITS))
     section = sections_of(found, sets["training"], sets["validation"], made, sets["real"], pictures=False)[0]
-    assert section.sentences[0].startswith("2 validation cases (validation3 and validation9) are as near")
-    assert section.sentences[1].startswith("1 real case (real4) is as near")
+    assert section.sentences[0].startswith("6 of 10 synthetic volumes are probably copies of training cases: other0_")
+    assert section.sentences[1].startswith("2 validation cases (validation3 and validation9) are as near")
+    assert section.sentences[2].startswith("1 real case (real4) is as near")
     assert "training20" not in str(section.sentences)
-    assert [r["nearest"] for r in section.tables[0].rows].count("training22") == 1
+    assert "6 of 10 synthetic volumes (probable copies) and 3 of 29 held-out real cases" in section.sentences[3]
+    assert [t.id for t in section.tables] == ["copies", "doubles", "distances"]
+    assert [r["nearest"] for r in section.tables[1].rows].count("training22") == 1
 
 
 def test_a_training_case_that_is_in_twice_does_not_set_the_limit(folders, copied, untrained, tmp_path):
@@ -294,13 +385,15 @@ def test_too_few_held_out_cases_that_are_not_in_the_training_set_are_refused(fol
 def test_the_main_figures_stand_at_the_top_with_what_they_must_be_read_against(copied):
     result = read(copied)
     figures = [h for s in result["sections"] for h in s["headlines"]]
-    assert [h["measure"] for h in figures] == [
+    assert [h["measure"] for h in figures] == ["Probable copies"] + [
         f"{m}, {n}" for m in ("Volumes flagged as near-copies", "Membership AUC") for n in NAMES.values()
     ]
     for h in figures:
         assert None not in (h["value"], h["low"], h["high"], h["reference"], h["cartoon"], h["n"]) and h["sentence"]
-        assert h["low"] <= h["value"] <= h["high"] and h["better"] == "lower"
-    rate, auc = figures[1], figures[3]
+        assert h["low"] <= h["value"] <= h["high"] and h["better"] == ("near 0" if h is figures[0] else "lower")
+    assert figures[0]["row"] == "6 of 10 synthetic volumes" and figures[0]["value"] == 0.6
+    assert figures[0]["reference_name"] == "0 of 29 held-out real cases" and figures[0]["cartoon"] == 0
+    rate, auc = figures[2], figures[4]
     assert rate["value"] == row(result, "distances", "synthetic", "voxels")["rate"] and rate["n"] == 10
     assert rate["reference"] == row(result, "distances", "fresh real", "voxels")["rate"]
     assert "expected" in rate["reference_name"] and auc["cartoon"] == 0.5 and auc["n"] == 34

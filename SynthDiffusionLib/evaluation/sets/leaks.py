@@ -1,6 +1,8 @@
-"""Held-out cases that lie in the training set too, under another name, perhaps mirrored, shifted or noisy.
+"""Cases that lie in the training set too, under another name, perhaps mirrored, shifted or noisy: held-out ones, and
+synthetic volumes, which are then probable copies.
 
-One such case among the real ones that set the limit makes the limit so small that no copy is below it. It is known by
+One such case among the real ones that set the limit makes the limit so small that no copy is below it; and one copy
+among many synthetic volumes is a patient given away, though no test of a rate can show it. It is known by
 being as near to a training case as planted copies are, and far out of what training cases of different patients have
 among themselves: Tukey's outer fence (Exploratory Data Analysis, 1977), of the logarithms since distances are products
 of many small differences. Only registered voxel space is asked, which has learnt nothing from the training cases.
@@ -32,6 +34,7 @@ class Leak:
         role: of its set.
         case, patient: its own.
         nearest: the training case.
+        own: it is of the same patient: a synthetic volume that was made for that patient's mask.
         distance: in registered voxel space.
         limit: below which it lies.
         median: distance that training cases of different patients have to their nearest, for comparison.
@@ -41,6 +44,7 @@ class Leak:
     case: str
     patient: str
     nearest: str
+    own: bool
     distance: float
     limit: float
     median: float
@@ -61,20 +65,47 @@ def leak_limit(between: Sequence[float], planted: Sequence[float]) -> float:
     return min(fence, float(np.quantile(planted, COPY_SHARE)))
 
 
+@dataclass(frozen=True)
+class Doubles:
+    """What is as near to a training case as planted copies are.
+
+    Args:
+        limit: of `leak_limit`; None where all training cases are of one patient, so that there is none.
+        real: held-out cases, and training cases that are another patient's too.
+        synthetic: probable copies.
+        looked_at: held-out cases, real ones that nobody copied, before any was left out.
+    """
+
+    limit: float | None = None
+    real: tuple[Leak, ...] = ()
+    synthetic: tuple[Leak, ...] = ()
+    looked_at: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """`leaks`, `copies` and what belongs to them, as the report takes them."""
+        return {
+            "leaks": [leak.to_json() for leak in self.real],
+            "copies": [leak.to_json() for leak in self.synthetic],
+            "copy_limit": self.limit,
+            "held_out": self.looked_at,
+        }
+
+
 def leaks_of(
     cases: ImageSet, distances: np.ndarray, training: ImageSet, limit: float, median: float
 ) -> tuple[Leak, ...]:
     """The cases of a set that are nearer to a training case than `leak_limit`.
 
     Args:
-        distances: (N, T) to the training cases; infinite where the two are of one patient.
+        distances: (N, T) to the training cases; of real cases, infinite where the two are of one patient.
     """
     found = []
     for case, row in zip(cases.cases, distances, strict=True):
         nearest = int(row.argmin())
         if row[nearest] < limit:
-            name = training.cases[nearest].name
-            found.append(Leak(cases.role, case.name, case.patient, name, float(row[nearest]), limit, median))
+            near = training.cases[nearest]
+            own = near.patient == case.patient
+            found.append(Leak(cases.role, case.name, case.patient, near.name, own, float(row[nearest]), limit, median))
     return tuple(found)
 
 
@@ -118,3 +149,26 @@ def leak_sentences(leaks: Sequence[Leak]) -> list[str]:
             f"{'was' if number == 1 else 'were'} left out of all that follows (table of probable doubles)."
         )
     return lines
+
+
+def copy_sentence(copies: Sequence[Leak], volumes: int, named: bool = True) -> str:
+    """Which synthetic volumes are probably copies, and of whom; nothing where none is.
+
+    Args:
+        copies: of `Doubles.synthetic`.
+        volumes: all synthetic ones.
+        named: with the names; a model card has none of training cases.
+    """
+    if not copies:
+        return ""
+    one = len(copies) == 1
+    text = f"{len(copies)} of {volumes} synthetic volumes "
+    text += "is probably a copy of a training case" if one else "are probably copies of training cases"
+    if named:
+        text += f": {listing(f'{c.case} (of {c.nearest})' for c in copies)}"
+    text += f"; {'it is' if one else 'they are'} as near to {'it' if one else 'those'} as planted copies are, and far "
+    text += "nearer than other patients are."
+    if own := sum(c.own for c in copies):
+        text += f" {own} of them {'was' if own == 1 else 'were'} made for the mask of the very patient that "
+        text += f"{'it is' if own == 1 else 'they are'} near to."
+    return text

@@ -26,8 +26,9 @@ from SynthDiffusionLib.evaluation.sets.embedding import (
 )
 from SynthDiffusionLib.evaluation.sets.flags import flag_figures
 from SynthDiffusionLib.evaluation.sets.image_set import ImageSet, check_apart, check_comparable
-from SynthDiffusionLib.evaluation.sets.leaks import MILD, Leak, leak_limit, leaks_of, without
+from SynthDiffusionLib.evaluation.sets.leaks import MILD, Doubles, leak_limit, leaks_of, without
 from SynthDiffusionLib.evaluation.sets.membership import candidates, membership
+from SynthDiffusionLib.evaluation.sets.odd_sizes import box_sentences
 from SynthDiffusionLib.evaluation.sets.registered import (
     DistanceCache,
     VoxelSpace,
@@ -103,8 +104,17 @@ class Group:
     source: Sequence[int] | None = None
 
 
-def check_sets(training: ImageSet, validation: ImageSet, synthetic: ImageSet, fresh: ImageSet | None) -> None:
+def check_sets(
+    training: ImageSet,
+    validation: ImageSet,
+    synthetic: ImageSet,
+    fresh: ImageSet | None,
+    on_event: Event = lambda event: None,
+) -> None:
     """Refuses sets that do not belong together.
+
+    Args:
+        on_event: see `check_apart`.
 
     Raises:
         BadInput: other spacings; a patient or a file in two of the real sets; a synthetic file that is a validation or
@@ -114,7 +124,7 @@ def check_sets(training: ImageSet, validation: ImageSet, synthetic: ImageSet, fr
     check_comparable(*real, synthetic)
     for number, one in enumerate(real):
         for other in real[number + 1 :]:
-            check_apart(one, other)
+            check_apart(one, other, on_event)
     for one in real[1:]:
         files = {c.sha256: c.file.name for c in one.cases}
         same = next((c for c in synthetic.cases if c.sha256 in files), None)
@@ -149,9 +159,12 @@ def measure_copies(
         )
     if settings.reference == "held-out" and fresh is None:
         raise BadInput("There are no fresh real cases to take into the reference", "Give --real.")
-    check_sets(training, validation, synthetic, fresh)
+    check_sets(training, validation, synthetic, fresh, on_event)
     sets = [s for s in (training, validation, synthetic, fresh) if s is not None]
     box = common_box([c.image.shape for s in sets for c in s.cases])
+    box_told = box_sentences(sets, box)
+    for sentence in box_told:
+        on_event({"event": "warning", "message": sentence})
     limits = training.frame.intensity_range
     space = voxel_space(box, limits)
     key = keys_of([c.sha256 for c in training.cases]) + f"{training.frame.to_json()}{box}"
@@ -161,9 +174,9 @@ def measure_copies(
     def in_voxels(group: Group) -> np.ndarray:
         return voxel_distances(group.images, gallery, space, store, f"voxel space: {group.label}", on_event)
 
-    leaks = _leaks(training, validation, fresh, box, limits, settings, in_voxels)
-    validation = without(validation, leaks)
-    fresh = fresh if fresh is None else without(fresh, leaks)
+    doubles = _doubles(training, validation, fresh, synthetic, box, limits, settings, in_voxels)
+    validation = without(validation, doubles.real)
+    fresh = fresh if fresh is None else without(fresh, doubles.real)
     groups = _groups(training, validation, synthetic, fresh, box, limits, settings)
 
     def points(group: Group) -> np.ndarray:
@@ -186,17 +199,19 @@ def measure_copies(
                 found[group.name] = in_voxels(group)
         apart = next(g.hidden for g in groups if g.name == "training")
         others = np.where(apart, np.inf, found["training"]) if space_name == "voxels" else None
-        threshold = _threshold(groups, found, others, {x.patient for x in leaks}, settings)
+        threshold = _threshold(groups, found, others, {x.patient for x in doubles.real}, settings)
         thresholds[space_name] = threshold
         for group in groups:
             shown = found[group.name] if group.hidden is None else np.where(group.hidden, np.inf, found[group.name])
-            rows.append(_row(group, shown, threshold, space_name))
+            copy_limit = doubles.limit if space_name == "voxels" else None
+            rows.append(_row(group, shown, threshold, space_name, copy_limit))
             if group.kind in ("synthetic", "real", "reference"):
                 per_volume += _volumes(group, shown, space_name, names, threshold)
     return {
         "rows": rows,
         "thresholds": {k: t.to_json() for k, t in thresholds.items()},
-        "leaks": [leak.to_json() for leak in leaks],
+        **doubles.to_json(),
+        "box_told": box_told,
         "fewest": fewest(settings.level),
         "fewest_paired": fewest(settings.level / 2),
         "pairs": _pairs(per_volume, thresholds, settings),
@@ -211,30 +226,32 @@ def measure_copies(
     }
 
 
-def _leaks(
+def _doubles(
     training: ImageSet,
     validation: ImageSet,
     fresh: ImageSet | None,
+    synthetic: ImageSet,
     box: tuple[int, int, int],
     limits: tuple[float, float],
     settings: Settings,
     search: Callable[[Group], np.ndarray],
-) -> tuple[Leak, ...]:
-    """Held-out cases that are in the training set too, and training cases that are in it twice."""
+) -> Doubles:
+    """Held-out cases that are in the training set too, training cases that are in it twice, and probable copies."""
     own = _of_set("training", LABELS["training"], "real", training, box)
     between = np.where(_own(training, training), np.inf, search(own))
     planted = [search(g).min(1) for g in _planted(training, box, limits, settings) if g.name in MILD]
     healthy = _first_of_patients(between.min(1), training.patients)
     healthy = [v for v in healthy if np.isfinite(v)]
     if not healthy:
-        return ()
+        return Doubles()
     limit, median = leak_limit(healthy, np.concatenate(planted)), float(np.median(healthy))
-    found: tuple[Leak, ...] = ()
-    for cases in (validation, fresh):
-        if cases is not None:
-            distances = search(_of_set(cases.role, LABELS.get(cases.role, cases.role), "real", cases, box))
-            found += leaks_of(cases, distances, training, limit, median)
-    return found + leaks_of(training, between, training, limit, median)
+    held_out = [s for s in (validation, fresh) if s is not None]
+    of_set = [
+        leaks_of(s, search(_of_set(s.role, LABELS.get(s.role, s.role), "real", s, box)), training, limit, median)
+        for s in (*held_out, synthetic)
+    ]
+    real = (*of_set[:-1], leaks_of(training, between, training, limit, median))
+    return Doubles(limit, sum(real, ()), of_set[-1], sum(len(s.cases) for s in held_out))
 
 
 def _own(cases: ImageSet, training: ImageSet) -> np.ndarray:
@@ -339,7 +356,7 @@ def _threshold(
     return threshold_of(reference, of_training, settings.level)
 
 
-def _row(group: Group, found: np.ndarray, threshold: Threshold, space: str) -> dict[str, Any]:
+def _row(group: Group, found: np.ndarray, threshold: Threshold, space: str, copy_limit: float | None) -> dict[str, Any]:
     values = found.min(1)
     flagged = values < threshold.value
     tested = group.kind in ("real", "synthetic") and group.name != "training"
@@ -354,6 +371,7 @@ def _row(group: Group, found: np.ndarray, threshold: Threshold, space: str) -> d
         "median": float(np.median(values)),
         "flagged": int(flagged.sum()),
         "far_below": int((values < FAR_BELOW * threshold.value).sum()),
+        "copies": None if copy_limit is None else int((values < copy_limit).sum()),
         **flag_figures(flagged, group.patients, threshold, tested),
         "right": None,
         "needed": group.kind == "control" and copies.CONTROLS[group.name].needed,

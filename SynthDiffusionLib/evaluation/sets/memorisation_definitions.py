@@ -45,13 +45,20 @@ def definitions_of(found: Mapping[str, Any]) -> dict[str, str]:
         "drawn too. Where patients have several volumes, the first ones of all patients are tested, then the second "
         "ones, and so on, so that each test has one volume of a patient; the smallest p counts, times the number of "
         "all volumes over those of its test (weighted Bonferroni). Then corrected for the two searches (Holm 1979).",
+        "Probable copies": "synthetic volumes that are nearer to a training case, in registered voxel space, than the "
+        f"distance that {leaks.COPY_SHARE:.0%} of planted exact, noisy, shifted, mirrored, blurred and gamma-changed "
+        "copies have from the copied case, and than the outer fence of Tukey 1977 (lower quartile minus three "
+        "interquartile ranges, of logarithms) of what training patients have to the nearest other one. All training "
+        "cases count, also those of the patient whose mask a volume was made for. Each volume is judged by itself, so "
+        "that one is named however few they are; the main figure is the share of a patient's volumes, mean over "
+        "patients, with the interval of the flag rate. Held-out real cases (before doubles were left out) and volumes "
+        "without detail say how often others are so near. Missed are, mostly: copies that are rotated or warped, "
+        "blends of two cases, copies of a part of a case, and some shifted ones (the row of planted copies). A "
+        "training image whose intensities were made flat counts as its copy. Ours.",
         "Probable doubles": "held-out cases that are in the training set too, and training cases that are in it twice, "
-        "under another name: nearer to a training case (of another patient), in registered voxel space, than "
-        f"{leaks.COPY_SHARE:.0%} of planted exact, noisy, shifted, mirrored, blurred and gamma-changed copies reach "
-        "from the copied case, and below the outer fence of Tukey 1977 (lower quartile minus three interquartile "
-        "ranges, of logarithms) of what training patients have to the nearest other one. Their patients do not set the "
-        "limit, and held-out ones are left out of every figure. Copies that are rotated or warped, and other scans of "
-        "one person, mostly stay unseen. Ours.",
+        "under another name: as near to a training case (of another patient) as probable copies are. Their patients "
+        "do not set the limit, and held-out ones are left out of every figure. Other scans of one person mostly stay "
+        "unseen. Ours.",
         "Far below the limit": f"nearer than {FAR_BELOW:g} times the limit. How many planted copies and how many fresh "
         "real cases are so near says what that means. Ours.",
         "Membership AUC": "probability that a training case is nearer to its nearest synthetic volume than a fresh "

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from SynthDiffusionLib.evaluation.sets import copies
-from SynthDiffusionLib.evaluation.sets.flags import flags_needed
+from SynthDiffusionLib.evaluation.sets.flags import flags_needed, patient_shares, share_interval
 from SynthDiffusionLib.evaluation.sets.image_set import ImageSet
-from SynthDiffusionLib.evaluation.sets.leaks import Leak, leak_sentences
+from SynthDiffusionLib.evaluation.sets.leaks import Leak, copy_sentence, leak_sentences
 from SynthDiffusionLib.evaluation.sets.membership_report import ALPHA, IN, NAMES, membership_section
 from SynthDiffusionLib.evaluation.sets.memorisation import SPACES
 from SynthDiffusionLib.evaluation.sets.pair_picture import pair_picture
@@ -115,7 +115,7 @@ def flag_sentences(found: Mapping[str, Any]) -> list[str]:
     if found["same_files"]:
         names = listing(found["same_files"])
         lines.insert(0, f"{counted(len(found['same_files']), 'synthetic file')} are training files: {names}.")
-    return [*leak_sentences([Leak(**leak) for leak in found["leaks"]]), *lines]
+    return lines
 
 
 def control_sentences(found: Mapping[str, Any]) -> list[str]:
@@ -158,8 +158,32 @@ def control_sentences(found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def answer(found: Mapping[str, Any]) -> str:
-    """Both searches in one sentence, with what must be known to read it."""
+def copy_check_sentence(found: Mapping[str, Any]) -> str:
+    """What is as near to a training case as probable copies are: synthetic, real and planted volumes, and such without
+    detail."""
+    if found["copy_limit"] is None:
+        return "Probable copies could not be told from others: all training cases are of one patient."
+
+    def told(kind: str, prefix: str) -> str:
+        rows = [r for r in found["rows"] if r["kind"] == kind and r["space"] == "voxels"]
+        return listing((f"{r['label'].removeprefix(prefix)} {r['copies']} of {r['volumes']}" for r in rows), 20)
+
+    doubles = sum(leak["role"] != "training" for leak in found["leaks"])
+    return (
+        f"Nearer than {number(found['copy_limit'])} in registered voxel space, as planted copies are, lie "
+        f"{len(found['copies'])} of {row_of(found, 'synthetic', 'voxels')['volumes']} synthetic volumes (probable "
+        f"copies) and {doubles} of {found['held_out']} held-out real cases; of volumes without detail: "
+        f"{told('no skill', 'no skill: ')}; of the planted copies, to say what is seen and what is missed: "
+        f"{told('control', 'planted: ')}."
+    )
+
+
+def answer(found: Mapping[str, Any], named: bool = True) -> str:
+    """Both searches in one sentence, with what must be known to read it; before it, volumes that are probably copies.
+
+    Args:
+        named: see `copy_sentence`.
+    """
     name = headline_row(found)
     rows = [row_of(found, name, space) for space in SPACES]
     sure = any(row["p_holm"] is not None and row["p_holm"] < ALPHA for row in rows)
@@ -168,7 +192,13 @@ def answer(found: Mapping[str, Any]) -> str:
     )
     verdict = "suspected" if sure else "not shown"
     whose = " of another patient than that of their mask" if name == "synthetic_other" else ""
-    text = f"Copying of training cases is {verdict}: nearer to one{whose} than the limit are {told}"
+    text = f"Copying of training cases is {verdict}"
+    copied = [Leak(**leak) for leak in found["copies"]]
+    if copied:
+        volumes = row_of(found, "synthetic", "voxels")["volumes"]
+        shown = "is more than chance explains" if sure else "by itself would not be more than chance explains"
+        text = f"{copy_sentence(copied, volumes, named)} The number of volumes near to any training case {shown}"
+    text += f": nearer to one{whose} than the limit are {told}"
     others = [row_of(found, "synthetic_other", space) for space in SPACES]
     if name == "synthetic" and None not in others:
         left = " and ".join(f"{row['flagged']} of {row['volumes']}" for row in others)
@@ -181,7 +211,8 @@ def answer(found: Mapping[str, Any]) -> str:
 
 def _copies(found: Mapping[str, Any]) -> Section:
     doubles = leak_sentences([Leak(**leak) for leak in found["leaks"]])
-    sentences = [*doubles, answer(found), *flag_sentences(found)[len(doubles) :]]
+    first = [answer(found), *doubles] if found["copies"] else [*doubles, answer(found)]
+    sentences = [*first, *found["box_told"], copy_check_sentence(found), *flag_sentences(found)]
     masks = found["masks"]
     if masks["training"]:
         sentences.append(
@@ -214,7 +245,7 @@ def _copies(found: Mapping[str, Any]) -> Section:
             "median|median|number", "flagged|flagged|int", "patients_flagged|patients with any|int",
             "rate|flag rate|percent", "low|95 % interval from|percent", "high|to|percent",
             "expected|expected|percent", "p|p|p", "p_holm|p, corrected|p",
-            "far_below|nearer than half the limit|int",
+            "far_below|nearer than half the limit|int", "copies|probable copies|int",
         ),
         rows,
         "Training cases are driven apart by the training of the embedding: there, their distances to each other are "
@@ -240,7 +271,7 @@ def _copies(found: Mapping[str, Any]) -> Section:
         "Are synthetic volumes nearer to training cases than other patients are?",
         "measured",
         tuple(sentences),
-        (*_doubles(found), table),
+        (*_probable_copies(found), *_doubles(found), table),
         tuple(plots),
         family="The two searches of each row are corrected together (Holm 1979).",
         detail={
@@ -248,10 +279,56 @@ def _copies(found: Mapping[str, Any]) -> Section:
             "per_volume": found["per_volume"],
             "masks": masks,
             "same_files": found["same_files"],
-            "leaks": found["leaks"],
+            "answer": {"named": answer(found), "unnamed": answer(found, named=False)},
+            **{k: found[k] for k in ("leaks", "copies", "copy_limit", "held_out")},
         },
-        headlines=tuple(_rate_headline(found, space) for space in SPACES),
+        headlines=(_copy_headline(found), *(_rate_headline(found, space) for space in SPACES)),
     )
+
+
+def _probable_copies(found: Mapping[str, Any]) -> tuple[Table, ...]:
+    """Synthetic volumes that are probably copies; nothing where there are none."""
+    table = Table(
+        "copies",
+        "Probable copies of training cases",
+        columns(
+            "case|synthetic", "nearest|training case", "distance|distance in registered voxels|number6",
+            "limit|copies are nearer than|number6",
+            "median|training patients to the nearest other one, median|number", "own|made for that patient's mask|yes",
+        ),
+        tuple(found["copies"]),
+        "Look at the two volumes. Copies that are rotated or warped, and blends of two cases, are mostly not seen so.",
+    )  # fmt: skip
+    return (table,) if found["copies"] else ()
+
+
+def _copy_headline(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The share of probable copies beside that of held-out real cases and of volumes without detail."""
+    shown = [v for v in found["per_volume"] if v["row"] == "synthetic" and v["space"] == "voxels"]
+    limit, real = found["copy_limit"], sum(leak["role"] != "training" for leak in found["leaks"])
+    figure = {
+        "measure": "Probable copies",
+        "better": "near 0",
+        "kind": "percent",
+        "sentence": copy_check_sentence(found),
+    }
+    if limit is None:
+        return figure | {"row": "synthetic", "value": None}
+    shares = patient_shares([v["distance"] < limit for v in shown], [v["patient"] for v in shown])
+    low, high = share_interval(shares, len(shown))
+    none = [r for r in found["rows"] if r["kind"] == "no skill" and r["space"] == "voxels"]
+    best = min(none, key=lambda r: r["copies"] / r["volumes"])
+    return figure | {
+        "row": f"{len(found['copies'])} of {len(shown)} synthetic volumes",
+        "value": float(shares.mean()),
+        "low": low,
+        "high": high,
+        "reference": real / found["held_out"],
+        "reference_name": f"{real} of {found['held_out']} held-out real cases",
+        "cartoon": best["copies"] / best["volumes"],
+        "cartoon_name": best["label"].removeprefix("no skill: "),
+        "n": len(shares),
+    }
 
 
 def _doubles(found: Mapping[str, Any]) -> tuple[Table, ...]:
@@ -317,7 +394,8 @@ def _controls(found: Mapping[str, Any]) -> Section:
         columns(
             "space|search", "label|volumes", "volumes|number|int", "smallest|nearest|number", "median|median|number",
             "flagged|flagged|int", "rate|flag rate|percent", "low|95 % interval from|percent", "high|to|percent",
-            "far_below|nearer than half the limit|int", "right|nearest is the copied case|int",
+            "far_below|nearer than half the limit|int", "copies|as near as probable copies|int",
+            "right|nearest is the copied case|int",
         ),
         tuple(r for r in found["rows"] if r["kind"] in ("control", "no skill")),
         "Means of random halves of one set resemble each other: they count as one volume, without an interval.",
