@@ -47,3 +47,12 @@ def write_phantoms(
             hu = change(hu, np.random.default_rng([32, number]))
         write_volume(folder / f"{prefix}{number}{suffix}.nii.gz", hu)
     return folder
+
+
+def vessels(number: int, side: int = 20) -> np.ndarray:
+    """(side, side, side) float32 HU: vessels of their own course in lung."""
+    from scipy import ndimage
+
+    rough = np.random.default_rng([9, number]).standard_normal((side,) * 3)
+    smooth = ndimage.gaussian_filter(rough, 1.5)
+    return np.where(smooth > 0.8 * smooth.std(), -200, -850).astype(np.float32)

@@ -165,7 +165,7 @@ def copy_sentence(copies: Sequence[Leak], volumes: int, named: bool = True) -> s
     text = f"{len(copies)} of {volumes} synthetic volumes "
     text += "is probably a copy of a training case" if one else "are probably copies of training cases"
     if named:
-        text += f": {listing(f'{c.case} (of {c.nearest})' for c in copies)}"
+        text += ": " + listing(f"{c.case} (of '{c.nearest}')" for c in copies)
     text += f"; {'it is' if one else 'they are'} as near to {'it' if one else 'those'} as planted copies are, and far "
     text += "nearer than other patients are."
     if own := sum(c.own for c in copies):
