@@ -126,8 +126,8 @@ def control_sentences(found: Mapping[str, Any]) -> list[str]:
         rows = [r for r in found["rows"] if r["kind"] == "control" and r["space"] == space]
         said = listing((f"{copies.CONTROLS[r['row']].label} {r['flagged']} of {r['volumes']}" for r in rows), 20)
         lines.append(f"{IN[space]}, planted copies of training cases were found: {said}.")
-        weak = [r for r in rows if r["needed"] and r["flagged"] < WEAK * r["volumes"]]
-        if weak:
+        weak = [r for r in rows if r["flagged"] < WEAK * r["volumes"]]
+        if any(r["needed"] for r in weak):
             kinds = listing(copies.CONTROLS[r["row"]].label for r in weak)
             lines.append(f"{IN[space]}, the search is too weak for copies that are {kinds}: few flags mean little.")
     for control in controls:
