@@ -30,6 +30,17 @@ def test_two_volumes_are_laid_on_each_other():
         np.testing.assert_array_equal(registered.laid_on(other, found, space)[inner], image[inner])
 
 
+def test_an_equal_volume_is_at_no_distance_even_where_it_is_nearly_flat(tmp_path):
+    """Such a core counts as without a pattern: its correlation with itself is far below 1."""
+    flat = {name: (5.0 * vessels(seed, 32) / 1000.0).astype(np.float32) for name, seed in (("a", 1), ("b", 2))}
+    space = registered.voxel_space((32, 32, 32), LIMITS)
+    gallery, store = registered.gallery_of(flat, space), registered.DistanceCache(tmp_path, ["flat"])
+    again = {"c": flat["b"].copy()}
+    (blind,) = registered.voxel_distances(again, gallery, space, store, "searching")
+    (found,) = registered.voxel_distances(again, gallery, space, store, "searching", equals=registered.by_content(flat))
+    assert blind.min() > 0.5 and found[1] == 0.0 and found[0] == blind[0]
+
+
 def test_a_damaged_cache_of_distances_is_measured_again(tmp_path):
     store = registered.DistanceCache(tmp_path, ["key"])
     assert store.row("a", lambda: np.arange(3.0)).tolist() == [0, 1, 2]

@@ -32,6 +32,7 @@ from SynthDiffusionLib.evaluation.sets.odd_sizes import box_sentences
 from SynthDiffusionLib.evaluation.sets.registered import (
     DistanceCache,
     VoxelSpace,
+    by_content,
     gallery_of,
     keys_of,
     voxel_distances,
@@ -169,10 +170,11 @@ def measure_copies(
     space = voxel_space(box, limits)
     key = keys_of([c.sha256 for c in training.cases]) + f"{training.frame.to_json()}{box}"
     trained = {f"{c.sha256}-{n}": central(c.image, box) for n, c in enumerate(training.cases)}
-    gallery, store = gallery_of(trained, space), DistanceCache(cache, [key, space.to_json()])
+    gallery, equals = gallery_of(trained, space), by_content(trained)
+    store = DistanceCache(cache, [key, space.to_json()])
 
     def in_voxels(group: Group) -> np.ndarray:
-        return voxel_distances(group.images, gallery, space, store, f"voxel space: {group.label}", on_event)
+        return voxel_distances(group.images, gallery, space, store, f"voxel space: {group.label}", on_event, equals)
 
     doubles = _doubles(training, validation, fresh, synthetic, box, limits, settings, in_voxels)
     validation = without(validation, doubles.real)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from SynthDiffusionLib.evaluation.memorisation import FLAT_SD
 from SynthDiffusionLib.evaluation.sets import copies, leaks
 from SynthDiffusionLib.evaluation.sets.memorisation import FAR_BELOW
 
@@ -26,7 +27,9 @@ def definitions_of(found: Mapping[str, Any]) -> dict[str, str]:
         "Distance in registered voxel space": "1 minus the largest normalised cross-correlation of the volume's core "
         f"({core} mm round the middle) with a training case, over all shifts that keep the core inside and the eight "
         "mirror images, of band-passed volumes"
-        f"{' at half resolution' if space['step'] == 2 else ''}. Brightness and contrast do not matter. Ours.",
+        f"{' at half resolution' if space['step'] == 2 else ''}. Brightness and contrast do not matter; a core with "
+        f"hardly a pattern (standard deviation below {FLAT_SD / 2:.0%} of the intensity range) is near to nothing, "
+        "but for a volume that is the same voxel by voxel. Ours.",
         "Limit": "the k-th smallest distance of held-out real patients to their nearest training case (one volume of "
         "each patient), k = floor(0.05 (V + 1)) of V patients. A new real patient is nearer with a probability of "
         "k / (V + 1), at most 5 %, over validation sets and new patients alike (split conformal prediction, Vovk et "

@@ -121,8 +121,14 @@ def voxel_distances(
     cache: DistanceCache,
     stage: str,
     on_event: Callable[[dict], None] = lambda event: None,
+    equals: Mapping[str, Sequence[int]] | None = None,
 ) -> np.ndarray:
-    """Distances of volumes, by their keys, to all of a gallery; (N, M) float64."""
+    """Distances of volumes, by their keys, to all of a gallery; (N, M) float64.
+
+    Args:
+        equals: of `by_content` of the gallery's volumes: those that a volume is equal to are at distance 0, also where
+            its core has hardly a pattern, so that its correlation with itself is counted as less than 1.
+    """
     rows = []
     try:
         for number, (key, image) in enumerate(images.items()):
@@ -132,10 +138,25 @@ def voxel_distances(
                 volume = space.reduced(image)
                 return distances(volume, [n // 2 for n in volume.shape], gallery)
 
-            rows.append(cache.row(key, measure))
+            row = np.array(cache.row(key, measure))
+            row[list((equals or {}).get(_content(image), ()))] = 0.0
+            rows.append(row)
     finally:
         cache.save()
     return np.stack(rows)
+
+
+def by_content(images: Mapping[str, np.ndarray]) -> dict[str, list[int]]:
+    """The places, in their order, of the volumes that have one content, voxel by voxel."""
+    places: dict[str, list[int]] = {}
+    for number, image in enumerate(images.values()):
+        places.setdefault(_content(image), []).append(number)
+    return places
+
+
+def _content(image: np.ndarray) -> str:
+    array = np.ascontiguousarray(image, np.float32)
+    return hashlib.sha256(str(array.shape).encode() + array.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
