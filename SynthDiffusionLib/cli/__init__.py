@@ -62,7 +62,7 @@ def _run(arguments: list[str]) -> int:
     except BrokenPipeError:
         # The reader of our output has gone (`| head`): nothing is left to say, and nowhere to say it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return _report(KeyboardInterrupt()) if _was_interrupted() else 1
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             import traceback
@@ -74,9 +74,17 @@ def _run(arguments: list[str]) -> int:
 def _report(error: BaseException) -> int:
     """Prints the line of an error; returns its exit code."""
     known = _known(error)
+    if known.exit_code != 130 and _was_interrupted():  # while a module was loaded: see `interrupted`
+        known = _known(KeyboardInterrupt())
     print(f"synthdiffusion: error: {known.one_line()}", file=sys.stderr)
     _reported.append(known.exit_code)
     return known.exit_code
+
+
+def _was_interrupted() -> bool:
+    from SynthDiffusionLib.jobs.interrupts import interrupted
+
+    return interrupted()
 
 
 def _end_as_cancelled() -> None:

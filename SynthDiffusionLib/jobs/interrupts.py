@@ -11,33 +11,48 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 
 from SynthDiffusionLib.errors import BadInput, Cancelled
 
 POLL_SECONDS = 0.1
 
 _ending = threading.Event()
+_interrupts: list[int] = []  # numbers of the signals that came in the last block of `ended_like_interrupted`
 
 
 @contextmanager
 def ended_like_interrupted() -> Iterator[None]:
     """Lets SIGTERM (`kill`, a batch system) and SIGHUP (a closed terminal) raise KeyboardInterrupt in the block, as
-    Ctrl+C does, so that it cleans up and says that it was cancelled.
+    Ctrl+C does, so that it cleans up and says that it was cancelled. `interrupted` tells whether any of them came.
 
     Signals that the parent process has told us to ignore (`nohup`) stay ignored. Only the main thread can set
     handlers; elsewhere nothing is changed.
     """
+    _interrupts.clear()
     previous = {}
     if threading.current_thread() is threading.main_thread():
-        for name in ("SIGTERM", "SIGHUP"):
+        ordinary = {"SIGINT": signal.default_int_handler, "SIGTERM": signal.SIG_DFL, "SIGHUP": signal.SIG_DFL}
+        for name, handler in ordinary.items():
             number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-                previous[number] = signal.signal(number, signal.default_int_handler)
+            if number is not None and signal.getsignal(number) is handler:
+                previous[number] = signal.signal(number, _interrupt)
     try:
         yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def interrupted() -> bool:
+    """Whether a signal asked the last block of `ended_like_interrupted` to end. Where it came while a module was
+    loaded, an ImportError comes out of the block, or what somebody made of it, in place of KeyboardInterrupt."""
+    return bool(_interrupts)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _interrupts.append(number)
+    signal.default_int_handler(number, frame)
 
 
 def end_at_once_when_interrupted() -> None:

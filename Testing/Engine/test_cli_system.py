@@ -13,6 +13,8 @@ import pytest
 from command_process import ERROR, PROGRESS, environment
 from tiny_package import Stopwatch
 
+from SynthDiffusionLib.cli import main, models_command
+
 place, refused = command_process.place, command_process.refused
 
 
@@ -185,6 +187,30 @@ def test_interrupted_while_it_ends(place, tmp_path):
     assert ended(place, tmp_path, "-c", command, *arguments) == (130, [*said, f"{ERROR}Cancelled"], out)
     command = SCRIPT.format(before="atexit.register(interrupt)", after="")  # the last of all to be called
     assert ended(place, tmp_path, "-c", command, *arguments) == (0, said, out), "all is done: its own exit code"
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_interrupted_while_a_module_is_loaded(monkeypatch, capsys, name):
+    """Python makes an ImportError of what a signal raises within the start of a module written in C."""
+    number = getattr(signal, name)
+
+    def run(args):
+        if args.models_action == "list":
+            try:
+                signal.raise_signal(number)
+            except KeyboardInterrupt:
+                raise ImportError("initialization failed") from None
+        raise ImportError("no such module")
+
+    monkeypatch.setattr(models_command, "run", run)
+    before = signal.signal(number, signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
+    try:
+        assert main(["models", "list"]) == 130
+        assert capsys.readouterr().err == f"{ERROR}Cancelled\n"
+        assert main(["models", "show", "x"]) == 1  # the signal was of the command before
+        assert "ImportError: no such module" in capsys.readouterr().err
+    finally:
+        signal.signal(number, before)
 
 
 def test_debug_shows_the_traceback_too(place, tmp_path):
