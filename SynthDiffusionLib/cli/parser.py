@@ -38,30 +38,52 @@ def numbers_joined(arguments: Sequence[str]) -> list[str]:
 class _Parser(argparse.ArgumentParser):
     """argparse, with errors on one line, the nearest match named, and options that take negative numbers."""
 
+    _words: Sequence[str] = ()  # that are being parsed
+
     def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None) -> Any:
-        return super().parse_args(numbers_joined(sys.argv[1:] if args is None else args), namespace)
+        self._words = numbers_joined(sys.argv[1:] if args is None else args)
+        return super().parse_args(self._words, namespace)
 
     def error(self, message: str) -> None:
         wrong = re.search(r"unrecognized arguments: (--?[\w-]+)", message)
         invalid = re.search(r"invalid choice: '([^']+)' \(choose from (.+)\)", message)
         hint = f"See {self.prog} --help."
         if wrong:
-            near = difflib.get_close_matches(wrong.group(1), _option_strings(self), n=1)
-            hint = f"Did you mean {near[0]}? {hint}" if near else hint
+            hint = _unknown_option(self, self._words, wrong.group(1))
         elif invalid:
             near = difflib.get_close_matches(invalid.group(1), re.findall(r"[\w-]+", invalid.group(2)), n=1)
             hint = f"Did you mean '{near[0]}'? {hint}" if near else hint
         self.exit(2, f"synthdiffusion: error: {' '.join(message.split())}. {hint}\n")
 
 
+def _unknown_option(parser: argparse.ArgumentParser, words: Sequence[str], wrong: str) -> str:
+    """What to do about an option that the command of these words does not have."""
+    used, siblings = parser, {}
+    for word in words:
+        commands = _commands(used)
+        if word in commands:
+            used, siblings = commands[word], commands
+    name = used.prog.rpartition(" ")[2]
+    see = f"See {used.prog} --help."
+    if wrong in used._option_string_actions:
+        return f"Give it after the command: {used.prog} {wrong}. {see}"
+    having = [other for other, p in siblings.items() if wrong in p._option_string_actions]
+    if having:
+        told = " and ".join([", ".join(having[:-1]), having[-1]]) + " have" if having[1:] else f"{having[0]} has"
+        return f"{name} has no such option; {told} it. {see}"
+    near = difflib.get_close_matches(wrong, [*_option_strings(used), *parser._option_string_actions], n=1)
+    return f"Did you mean {near[0]}? {see}" if near and near[0] != wrong else see
+
+
+def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    return next((a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction)), {})
+
+
 def _option_strings(parser: argparse.ArgumentParser) -> list[str]:
     found: list[str] = []
     for action in parser._actions:
         found += action.option_strings
-        if isinstance(action, argparse._SubParsersAction):
-            for sub in action.choices.values():
-                found += _option_strings(sub)
-    return found
+    return found + [name for sub in _commands(parser).values() for name in _option_strings(sub)]
 
 
 def build_parser() -> argparse.ArgumentParser:
