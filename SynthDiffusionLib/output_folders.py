@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from SynthDiffusionLib.errors import BadInput, RunFailed, SynthDiffusionError
+from SynthDiffusionLib.errors import BadInput, RunFailed, SynthDiffusionError, shortened
 from SynthDiffusionLib.volumes.atomic import writing_error
+
+LOCK = "running.lock"  # in a folder that `only_writer` holds
 
 
 @contextmanager
@@ -50,6 +54,28 @@ def staging_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(staging, ignore_errors=True)
 
 
+@contextmanager
+def only_writer(folder: Path) -> Iterator[Path]:
+    """A folder for results (see `output_folder`) that no other process works in while the block runs: those that ask
+    by this function are refused. The lock of a process that was killed is taken over.
+
+    Raises:
+        BadInput, RunFailed: as `output_folder`; another process works in it.
+    """
+    from SynthDiffusionLib.reader_study.locks import FileLock, Locked
+
+    utc = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    with output_folder(folder) as out:
+        try:
+            lock = FileLock.acquire(out / LOCK, utc=utc, what=f"The folder '{out}' cannot be locked")
+        except Locked as error:
+            raise _at_work(out, error.holder, error.other_computer) from error
+        try:
+            yield out
+        finally:
+            lock.release()
+
+
 def check_writable(folder: Path) -> None:
     """Refuses a folder that results cannot be written to; leaves nothing behind.
 
@@ -77,6 +103,18 @@ def _remove_empty(folders: list[Path]) -> None:
     with suppress(OSError, ValueError):  # something is in it; a name that cannot be
         for folder in folders:
             folder.rmdir()
+
+
+def _at_work(folder: Path, holder: dict[str, Any], unsure: bool) -> BadInput:
+    """The error to show for a folder whose lock another process has; without a holder, the lock is damaged."""
+    who = ""
+    if holder:
+        host = f" on the computer '{shortened(holder.get('host'), 60)}'" if unsure else ""
+        who = f": process {holder.get('pid')}{host}, since {shortened(holder.get('utc'), 60)}"
+    hint = "Wait until it has ended, or choose another folder with --out."
+    if unsure:
+        hint += f" If none is at work there any more, delete '{LOCK}' in the folder."
+    return BadInput(f"Another command is at work in '{folder}'{who}", hint)
 
 
 def _unusable(folder: Path, error: OSError | ValueError) -> SynthDiffusionError:

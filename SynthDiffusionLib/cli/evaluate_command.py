@@ -18,7 +18,7 @@ from SynthDiffusionLib.cli import (
     evaluate_utility,
     evaluate_volumes,
 )
-from SynthDiffusionLib.cli.evaluate_sets import run_sets
+from SynthDiffusionLib.cli.evaluate_sets import given_folders, run_sets
 from SynthDiffusionLib.cli.paths import path_arg
 from SynthDiffusionLib.errors import BadInput
 
@@ -149,7 +149,8 @@ def run(args: argparse.Namespace) -> int:
         return evaluate_report.run_report(args)
     if args.evaluate_action == "volumes":
         return run_sets(args, "volumes", evaluate_volumes.measure)
-    if args.evaluate_action in SETS and args.synthetic is not None:
+    if args.evaluate_action in SETS and given_folders(args):
+        _check_no_model_options(args)
         return run_sets(args, args.evaluate_action, SETS[args.evaluate_action].measure)
     _check_model_options(args)
     from SynthDiffusionLib.cli.progress import ProgressLine
@@ -173,6 +174,17 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(outcome, ensure_ascii=False))
     return 0
+
+
+def _check_no_model_options(args: argparse.Namespace) -> None:
+    given = [f"--{n}" for n in ("model", "data", "samples") if getattr(args, n) is not None]
+    given += ["--split"] if args.split != "test" else []
+    if given:
+        raise BadInput(
+            f"{', '.join(given)} cannot go with {', '.join(given_folders(args))}",
+            "Measure folders of volumes with --real DIR --synthetic DIR, or a model's samples with --model, --data and "
+            "--samples.",
+        )
 
 
 def _check_model_options(args: argparse.Namespace) -> None:

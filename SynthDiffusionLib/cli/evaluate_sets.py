@@ -22,12 +22,16 @@ if TYPE_CHECKING:
 
 Event = Callable[[dict], None]
 LARGEST_SEED = 2**32 - 1
+INPUTS = ("real", "synthetic", "training", "validation", "reference", "real_labels", "synthetic_labels",
+          "training_labels")  # fmt: skip
 __all__ = [
     "Event",
     "Measured",
     "add_set_options",
     "command_of",
+    "check_folders",
     "frame_from",
+    "given_folders",
     "kept_when_cancelled",
     "read_role",
     "run_sets",
@@ -102,6 +106,30 @@ def add_set_options(parser: argparse.ArgumentParser, *, labels: bool = False, cl
     )
 
 
+def given_folders(args: argparse.Namespace) -> dict[str, Path]:
+    """The folders of volumes and label maps that were given, by their options (`--real-labels`)."""
+    given = {f"--{name.replace('_', '-')}": getattr(args, name, None) for name in INPUTS}
+    return {option: folder for option, folder in given.items() if isinstance(folder, Path)}
+
+
+def check_folders(args: argparse.Namespace) -> None:
+    """Refuses what was given in place of a folder, and an `--out` that is one of the folders given.
+
+    Raises:
+        BadInput: naming the option.
+    """
+    for option, folder in given_folders(args).items():
+        if not folder.exists():
+            raise BadInput(f"The folder of {option}, '{folder}', does not exist", "Check the path.")
+        if not folder.is_dir():
+            raise BadInput(f"{option}: '{folder}' is a file, not a folder", "Give the folder that the files are in.")
+        if args.out.is_dir() and os.path.samefile(args.out, folder):
+            raise BadInput(
+                f"--out is the folder of {option}, '{folder}': results and files on the way would lie among its own",
+                "Give another folder for --out.",
+            )
+
+
 def frame_from(args: argparse.Namespace, folders: dict[str, Path]) -> Frame:
     """The frame that the options ask for.
 
@@ -151,9 +179,10 @@ def run_sets(args: argparse.Namespace, kind: str, measure: Callable[[argparse.Na
     """
     from SynthDiffusionLib.cli.progress import ProgressLine
     from SynthDiffusionLib.evaluation.sets import results
-    from SynthDiffusionLib.output_folders import check_writable
+    from SynthDiffusionLib.output_folders import check_writable, only_writer
     from SynthDiffusionLib.reports.plots import require_matplotlib
 
+    check_folders(args)
     check_writable(args.out)
     require_matplotlib()
     line = ProgressLine(quiet=args.json)
@@ -166,23 +195,24 @@ def run_sets(args: argparse.Namespace, kind: str, measure: Callable[[argparse.Na
             for_report.append(event["message"])
 
     try:
-        with kept_when_cancelled(args.out):
+        with kept_when_cancelled(args.out), only_writer(args.out):
             measured = measure(args, on_event)
+            unseen = getattr(args, "unseen", None)  # of `read_role`
+            told: dict[str, object] = {"trained_on": unseen.to_json()} if unseen is not None else {}
+            told |= {"told": for_report} if for_report else {}
+            frame = {"frame": measured.sets[0].frame.to_json()} if measured.sets else {}
+            result = results.assemble(
+                kind,
+                measured.sections,
+                sets=[s.summary() for s in measured.sets],
+                settings=frame | measured.settings | told,
+                definitions=measured.definitions,
+                command=command_of(),
+                seconds=time.monotonic() - began,
+            )
+            paths = {k: str(p) for k, p in results.write_result(result, args.out).items()}
     finally:
         line.close()
-    unseen = getattr(args, "unseen", None)  # of `read_role`
-    told: dict[str, object] = {"trained_on": unseen.to_json()} if unseen is not None else {}
-    told |= {"told": for_report} if for_report else {}
-    result = results.assemble(
-        kind,
-        measured.sections,
-        sets=[s.summary() for s in measured.sets],
-        settings=({"frame": measured.sets[0].frame.to_json()} if measured.sets else {}) | measured.settings | told,
-        definitions=measured.definitions,
-        command=command_of(),
-        seconds=time.monotonic() - began,
-    )
-    paths = {k: str(p) for k, p in results.write_result(result, args.out).items()}
     print("\n".join([*results.console_lines(result), "", paths["html"], paths["json"]]))
     if args.json:
         print(json.dumps(paths, ensure_ascii=False))

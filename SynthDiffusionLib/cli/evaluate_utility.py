@@ -92,27 +92,27 @@ def run(args: argparse.Namespace) -> int:
     from SynthDiffusionLib.evaluation.sets import results
     from SynthDiffusionLib.evaluation.utility.report import report
     from SynthDiffusionLib.evaluation.utility.store import sets_of
-    from SynthDiffusionLib.output_folders import check_writable
+    from SynthDiffusionLib.output_folders import check_writable, only_writer
 
     _check(args)
     check_writable(args.out)
     line = ProgressLine(quiet=args.json)
     try:
-        with kept_when_cancelled(args.out):
+        with kept_when_cancelled(args.out), only_writer(args.out):
             store, settings, found = _carry_out(args, line)
+            measured = report(args.experiment, store.data, store.recipe, settings, found)
+            result = results.assemble(
+                "utility",
+                measured.sections,
+                sets=sets_of(store.data),
+                settings=measured.settings,
+                definitions=measured.definitions,
+                command=command_of(),
+                seconds=store.seconds(),
+            )
+            paths = {k: str(p) for k, p in results.write_result(result, args.out).items()}
     finally:
         line.close()
-    measured = report(args.experiment, store.data, store.recipe, settings, found)
-    result = results.assemble(
-        "utility",
-        measured.sections,
-        sets=sets_of(store.data),
-        settings=measured.settings,
-        definitions=measured.definitions,
-        command=command_of(),
-        seconds=store.seconds(),
-    )
-    paths = {k: str(p) for k, p in results.write_result(result, args.out).items()}
     print("\n".join([*results.console_lines(result), "", paths["html"], paths["json"]]))
     if args.json:
         print(json.dumps(paths, ensure_ascii=False))

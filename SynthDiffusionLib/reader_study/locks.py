@@ -52,13 +52,14 @@ class FileLock:
         _held.add(content["token"])
 
     @classmethod
-    def acquire(cls, path: Path, *, utc: str, take_over: bool = False) -> FileLock:
+    def acquire(cls, path: Path, *, utc: str, take_over: bool = False, what: str = "") -> FileLock:
         """Takes the lock.
 
         Args:
             path: of the lock file.
             utc: now, for the one who finds it.
             take_over: take it from whoever has it; the other is then refused at its next write.
+            what: is the matter when the file cannot be made (default: nobody can read, or write the log).
 
         Raises:
             Locked: another process has it (the message names computer, process and time).
@@ -72,7 +73,7 @@ class FileLock:
             content["started"] = started
         note = ""
         for _ in range(5):
-            if _create(path, content):
+            if _create(path, content, what):
                 if note:
                     # Another that saw the same stale lock may just now be putting back what it moved by mistake.
                     time.sleep(_SETTLE_S)
@@ -191,10 +192,10 @@ def writing_error(error: OSError, path: Path, what: str) -> BadInput | RunFailed
     )
 
 
-def _create(path: Path, content: dict[str, Any]) -> bool:
-    what = f"Nobody can read as '{path.stem}'"
+def _create(path: Path, content: dict[str, Any], what: str = "") -> bool:
     if _is_log(path):
         what = "What is done cannot be written into the coordinator's log"
+    what = what or f"Nobody can read as '{path.stem}'"
     try:
         file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o644)
     except FileExistsError:

@@ -304,16 +304,23 @@ def test_the_help_names_the_default_of_the_embedding(capsys):
 
 
 def test_a_cancelled_measure_says_that_it_can_go_on(tmp_path, capsys, monkeypatch):
+    kept = []
+
     def interrupted(args, on_event):
-        args.out.mkdir()
+        for name in kept:
+            (args.out / name).write_text("x")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(evaluate_command.evaluate_volumes, "measure", interrupted)
-    assert run("--real", "x", "--out", tmp_path / "out") == 130
+    assert run("--real", tmp_path, "--out", tmp_path / "out") == 130
+    assert capsys.readouterr().err == "synthdiffusion: error: Cancelled\n" and not (tmp_path / "out").exists()
+    kept.append("features")
+    assert run("--real", tmp_path, "--out", tmp_path / "out") == 130
     error = capsys.readouterr().err
     assert error == (
         "synthdiffusion: error: Cancelled. What was done is kept in --out: the same command goes on where it stopped.\n"
     )
+    assert [p.name for p in (tmp_path / "out").iterdir()] == kept
 
 
 def test_what_would_drive_a_terminal_is_spelled_in_csv_files_and_on_the_console(tmp_path):

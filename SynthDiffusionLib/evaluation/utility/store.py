@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from SynthDiffusionLib.errors import BadInput, RunFailed
 from SynthDiffusionLib.evaluation.utility.networks import Recipe, scores, train_network
 from SynthDiffusionLib.evaluation.utility.pairs import Data, Pair
+from SynthDiffusionLib.output_folders import LOCK
 
 if TYPE_CHECKING:
     import torch
@@ -89,7 +90,8 @@ class Store:
 
     def undo(self) -> None:
         """Takes the plan back where nothing was done by it, so that a corrected command finds the folder free."""
-        if self._new and [p for p in self.out.rglob("*") if not p.is_dir()] == [self.out / PLAN]:
+        files = [p for p in self.out.rglob("*") if not p.is_dir() and p.name != LOCK]
+        if self._new and files == [self.out / PLAN]:
             (self.out / PLAN).unlink()
             for folder in (*sorted((p for p in self.out.rglob("*")), reverse=True), self.out):
                 with suppress(OSError):  # not of this experiment
