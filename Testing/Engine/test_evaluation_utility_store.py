@@ -47,6 +47,10 @@ def trainings(monkeypatch) -> list[int]:
     return done
 
 
+def warnings(events: list[dict]) -> list[str]:
+    return [e["message"] for e in events if e["event"] == "warning"]
+
+
 def noise(pairs: list[Pair]) -> list[Pair]:
     rng = np.random.default_rng(1)
     return [dataclasses.replace(p, image=rng.uniform(-1, 1, p.image.shape).astype(np.float32)) for p in pairs]
@@ -66,11 +70,42 @@ def test_changed_test_images_or_masks_are_scored_again_by_the_same_network(data,
         )
         assert found["scores"] == fresh["scores"] != first["scores"]
     assert trainings == [1, 1, 1] and again.trained == 0  # those of the oracle, and the first
-    assert "real-fold1-seed1: the examples of test have changed; scored again" in [e.get("message") for e in events]
+    told = "real-fold1-seed1: test images or masks have changed (set 'test'): scored again"
+    assert warnings(events) == [told, told]
     assert again.network("real", 1, 1, [real], {"test": test}) == json.loads(json.dumps(first))
     (tmp_path / "a" / "networks" / "real-fold1-seed1.safetensors").write_bytes(b"damaged")
+    events.clear()
+    assert again.network("real", 1, 1, [real], {"test": test})["scores"] == first["scores"] and again.trained == 0
     found = again.network("real", 1, 1, [real], {"test": emptied})
     assert found["scores"] == fresh["scores"] and again.trained == 1
+    assert warnings(events) == [
+        "real-fold1-seed1: the kept weights are damaged: the scores from before are used",
+        "real-fold1-seed1: test images or masks have changed (set 'test'), and the kept weights are damaged: trained and "
+        "scored again",
+    ]
+
+
+def test_what_is_done_again_is_told_with_its_reason(data, tmp_path, trainings):
+    real, tests = data.real(data.parts["train"]), {"a": [], "b": data.real(data.parts["test"])}
+    events: list[dict] = []
+    kept = store.Store(tmp_path, data, QUICK, on_event=events.append)
+    path = tmp_path / "networks" / "real-fold1-seed1.json"
+    for groups in ([real], [real], [noise(real)]):
+        kept.network("real", 1, 1, groups, tests)
+    assert warnings(events) == [
+        "real-fold1-seed1: training images or masks of arm 'real' have changed: trained and scored again"
+    ]
+    path.write_text("{")
+    kept.network("real", 1, 1, [real], tests)
+    path.with_suffix(".safetensors").unlink()
+    kept.network("real", 1, 1, [real], tests)  # the scores are there
+    kept.network("real", 1, 1, [real], tests | {"b": noise(tests["b"])})
+    assert warnings(events)[1:] == [
+        "real-fold1-seed1: the kept scores are damaged: trained and scored again",
+        "real-fold1-seed1: test images or masks have changed (set 'b'), and the kept weights are gone: trained and scored "
+        "again",
+    ]
+    assert trainings == [1, 1, 1, 1]
 
 
 def test_a_network_of_another_recipe_is_not_taken(data, tmp_path, trainings):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PLAN = "plan.json"
 TESTED = "tests_sha256"
+GONE, DAMAGED = "gone", "damaged"
 
 
 class Unfinished(RunFailed):
@@ -139,19 +140,26 @@ class Store:
         }
         tested = {part: _digest(pairs, named=True) for part, pairs in tests.items()}
         path = self.out / "networks" / f"{arm}-fold{fold}-seed{seed}.json"
-        earlier = self._earlier(path, key, tests)
-        if earlier is not None and all(earlier[TESTED].get(part) == d for part, d in tested.items()):
-            return earlier
         weights = path.with_suffix(".safetensors")
-        network = self._kept(weights, earlier) if earlier is not None else None
+        earlier, reason = self._earlier(path, arm, key, tests)
+        network = None
         if earlier is not None:
-            what = "scored" if network is not None else "trained and scored"
-            changed = ", ".join(part for part, digest in tested.items() if earlier[TESTED].get(part) != digest)
-            self.on_event(
-                {"event": "warning", "message": f"{path.stem}: the examples of {changed} have changed; {what} again"}
-            )
+            changed = [f"'{part}'" for part, digest in tested.items() if earlier[TESTED].get(part) != digest]
+            wrong = _wrong_weights(weights, earlier)
+            if not changed:
+                if wrong == DAMAGED:
+                    self._warn(path, f"the kept weights are {wrong}: the scores from before are used")
+                return earlier
+            reason = f"test images or masks have changed (set {', '.join(changed)})"
+            network = self._kept(weights) if not wrong else None
+            if network is not None:
+                self._warn(path, f"{reason}: scored again")
+            else:
+                reason += f", and the kept weights are {wrong or DAMAGED}"
         if network is None:
             self.check_time()
+            if reason:
+                self._warn(path, f"{reason}: trained and scored again")
             began = time.monotonic()
             name = f"network {arm}, fold {fold}, seed {seed}"
             network = train_network(
@@ -187,30 +195,39 @@ class Store:
         write_json(path, found)
         return found
 
+    def _warn(self, path: Path, message: str) -> None:
+        self.on_event({"event": "warning", "message": f"{path.stem}: {message}"})
+
     def _earlier(
-        self, path: Path, key: Mapping[str, Any], tests: Mapping[str, Sequence[Pair]]
-    ) -> dict[str, Any] | None:
-        """What the folder has of a network that learnt the same, by the same recipe.
+        self, path: Path, arm: str, key: Mapping[str, Any], tests: Mapping[str, Sequence[Pair]]
+    ) -> tuple[dict[str, Any] | None, str]:
+        """What the folder has of a network that learnt the same, by the same recipe; or None, and why what it has is
+        not taken, "" where it has nothing.
 
         Raises:
             BadInput: it has no checksums of what it was tested on, and files of the data set are newer than it.
         """
         if not path.is_file():
-            return None
+            return None, ""
+        damaged = None, "the kept scores are damaged"
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             recipe = json.loads(json.dumps(self.recipe.to_json()))
-            same = all(found[k] == v for k, v in key.items())
-            same = same and found["steps"] == self.recipe.steps and found.get("recipe", recipe) == recipe
+            differing = [k for k, v in key.items() if found[k] != v]
+            same = found["steps"] == self.recipe.steps and found.get("recipe", recipe) == recipe
             cases = {part: [s["case"] for s in found["scores"][part]] for part in tests}
             if not isinstance(found.get(TESTED, {}), dict):
-                return None
+                return damaged
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            return None  # damaged: trained again
-        if not same or TESTED not in found and any([p.case for p in t] != cases[part] for part, t in tests.items()):
-            return None
+            return damaged
+        if "training_sha256" in differing:
+            return None, f"training images or masks of arm '{arm}' have changed"
+        if differing or not same:
+            return None, "it was trained by another recipe"
         if TESTED in found:
-            return found
+            return found, ""
+        if any([p.case for p in t] != cases[part] for part, t in tests.items()):
+            return None, "it was tested on other cases"
         newer = self._newer_file(path.stat().st_mtime)
         if newer is not None:
             raise BadInput(
@@ -222,7 +239,7 @@ class Store:
 
         found[TESTED] = {part: _digest(pairs, named=True) for part, pairs in tests.items()}
         write_json(path, found)  # from now on, changes are seen
-        return found
+        return found, ""
 
     def _newer_file(self, moment: float) -> Path | None:
         """A file of the data set that was written after a moment (s since 1970)."""
@@ -231,8 +248,8 @@ class Store:
                 return path
         return None
 
-    def _kept(self, path: Path, entry: Mapping[str, Any]) -> torch.nn.Module | None:
-        """The network of an entry; None where its weights are not there, or damaged."""
+    def _kept(self, path: Path) -> torch.nn.Module | None:
+        """The network of these weights; None where they are none of it."""
         from safetensors import SafetensorError
         from safetensors.torch import load
 
@@ -240,11 +257,8 @@ class Store:
         from SynthDiffusionLib.networks.small_grids import exact_on_small_grids
 
         try:
-            content = path.read_bytes()
-            if hashlib.sha256(content).hexdigest() != entry.get("weights_sha256"):
-                return None
             network = exact_on_small_grids(build_segmenter(self.recipe.channels, len(self.data.targets)))
-            network.load_state_dict(load(content))
+            network.load_state_dict(load(path.read_bytes()))
         except (OSError, SafetensorError, RuntimeError):
             return None
         return network.to(self.device).eval()
@@ -283,6 +297,17 @@ def _digest(pairs: Sequence[Pair] | Iterator[Pair], named: bool = False) -> str:
         digest.update(pair.image.tobytes())
         digest.update(pair.target.tobytes())
     return digest.hexdigest()
+
+
+def _wrong_weights(path: Path, entry: Mapping[str, Any]) -> str:
+    """What is the matter with the weights of an entry; "" where they are as they were written."""
+    if not path.is_file() or "weights_sha256" not in entry:
+        return GONE
+    try:
+        same = hashlib.sha256(path.read_bytes()).hexdigest() == entry["weights_sha256"]
+    except OSError:
+        same = False
+    return "" if same else DAMAGED
 
 
 def _keep(network: torch.nn.Module, path: Path) -> str:
