@@ -62,12 +62,15 @@ def sections(kind: str) -> list[Section]:
 
 
 def result(kind: str, *, real: str = "a", synthetic: str = "b", frame: dict | None = None, **changes) -> dict[str, Any]:
-    """A result of a kind on two sets, named by a letter each."""
+    """A result of a kind on two sets, named by a letter each; of utility on the parts of a data set."""
     skipped = ({"file": "p05.nii.gz", "reason": "damaged <b>"},) if kind == "adherence" else ()
+    sets = [set_summary("real", real), set_summary("synthetic", synthetic, 60, skipped)]
+    if kind == "utility":
+        sets = [set_summary(role, sha) for role, sha in (("training", "d"), ("validation", "e"), ("test", "f"))]
     made = results.assemble(
         kind,
         sections(kind),
-        sets=[set_summary("real", real), set_summary("synthetic", synthetic, 60, skipped)],
+        sets=sets,
         settings={"frame": FRAME | (frame or {})},
         definitions={"Dice": "2 |A and B| / (|A| + |B|), ours"},
         command=f"synthdiffusion evaluate {kind} --real real --synthetic synthetic --out out",

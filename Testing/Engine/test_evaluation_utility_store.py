@@ -80,8 +80,8 @@ def test_changed_test_images_or_masks_are_scored_again_by_the_same_network(data,
     assert found["scores"] == fresh["scores"] and again.trained == 1
     assert warnings(events) == [
         "real-fold1-seed1: the kept weights are damaged: the scores from before are used",
-        "real-fold1-seed1: test images or masks have changed (set 'test'), and the kept weights are damaged: trained and "
-        "scored again",
+        "real-fold1-seed1: test images or masks have changed (set 'test'), and the kept weights are damaged: trained "
+        "and scored again",
     ]
 
 
@@ -102,8 +102,8 @@ def test_what_is_done_again_is_told_with_its_reason(data, tmp_path, trainings):
     kept.network("real", 1, 1, [real], tests | {"b": noise(tests["b"])})
     assert warnings(events)[1:] == [
         "real-fold1-seed1: the kept scores are damaged: trained and scored again",
-        "real-fold1-seed1: test images or masks have changed (set 'b'), and the kept weights are gone: trained and scored "
-        "again",
+        "real-fold1-seed1: test images or masks have changed (set 'b'), and the kept weights are gone: trained and "
+        "scored again",
     ]
     assert trainings == [1, 1, 1, 1]
 

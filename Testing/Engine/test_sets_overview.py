@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +48,9 @@ def test_the_answers_come_first_and_in_one_order(folders):
         f"The {kind} of the synthetic set is 0.812." for kind in ("fidelity", "adherence", "utility")
     ]
     assert summary_notes(overview) == [
-        "All measures that used them saw the same real and synthetic volumes.",
+        "Fidelity and Adherence saw the same real and synthetic volumes.",
+        "Utility has sets of its own: its networks were tested on 40 volumes of 38 patients of a prepared data set, "
+        "and its synthetic images were made for it. Whether these are volumes of the other measures was not compared.",
         "Adherence: 1 file left out (named below).",
         "Not measured: regional volumes and memorisation.",
     ]
@@ -90,9 +93,12 @@ def test_files(folders):
     with paths["sets"].open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     assert [(r["measure"], r["role"], r["set"], r["volumes"]) for r in rows] == [
-        (name, role, letter, volumes)
-        for name in ("Fidelity", "Adherence", "Utility")
-        for role, letter, volumes in (("real", "A", "40"), ("synthetic", "B", "60"))
+        *(
+            (name, role, letter, volumes)
+            for name in ("Fidelity", "Adherence")
+            for role, letter, volumes in (("real", "A", "40"), ("synthetic", "B", "60"))
+        ),
+        *(("Utility", role, letter, "40") for role, letter in zip(("training", "validation", "test"), "CDE")),
     ]
     assert rows[0]["fingerprint"] == "a" * 12 and rows[0]["spacing"] == "1 x 1 x 2.5"
     assert str(folders) not in paths["json"].read_text(encoding="utf-8") + paths["html"].read_text(encoding="utf-8")
@@ -110,13 +116,39 @@ def test_results_on_different_sets_are_told_apart(tmp_path):
     examples.write_json(tmp_path / "two", "volumes", synthetic="c", frame={"spacing_mm": [2.0, 2.0, 2.0]})
     notes = combine(find_results([tmp_path]))["notes"]
     assert notes == [
-        "All measures that used them saw the same real volumes.",
+        "Fidelity, Adherence and Regional volumes saw the same real volumes.",
         "The synthetic volumes are not the same ones in all measures, so the figures are not all about one set: 2 "
         "different sets were measured (Fidelity and Adherence; Regional volumes).",
         "The volumes were not read in the same way in all measures. Fidelity and Adherence: Read as CT at 1 x 1 x 2.5 "
         "mm (their own), intensities clipped to -1000 to 1000 (HU). Regional volumes: Read as CT at 2 x 2 x 2 mm, "
         "intensities clipped to -1000 to 1000 (HU).",
     ]
+
+
+def test_only_sets_that_are_the_same_thing_are_compared(tmp_path):
+    """A training set is the generator's, a segmenter's or a network's; utility sees no real and synthetic sets."""
+    training = {"adherence": "c", "volumes": "c", "memorisation": "d"}
+    for kind in (*training, "fidelity", "utility"):
+        sha = training.get(kind)
+        path = examples.write_json(tmp_path / kind, kind)
+        made = json.loads(path.read_text(encoding="utf-8"))
+        if kind == "memorisation":
+            made["sets"][0]["role"] = "validation"  # utility has one too
+        made["sets"] += [examples.set_summary("training", sha)] if sha else []
+        path.write_text(json.dumps(made), encoding="utf-8")
+    notes = combine(find_results([tmp_path]))["notes"]
+    assert notes[:-1] == [
+        "Fidelity, Adherence and Regional volumes saw the same real volumes.",
+        "Fidelity, Adherence, Regional volumes and Memorisation saw the same synthetic volumes.",
+        "Adherence and Regional volumes saw the same training volumes.",
+    ]
+    assert notes[-1].startswith("Utility has sets of its own: its networks were tested on 40 volumes of 38 patients")
+    notes = combine(find_results([tmp_path / kind for kind in ("fidelity", "utility")]))["notes"]
+    assert len(notes) == 1 and notes[0].startswith("Utility has sets of its own")
+    assert combine(find_results([tmp_path / "utility"]))["notes"] == []
+    shutil.copytree(tmp_path / "utility", tmp_path / "again" / "utility")
+    notes = combine(find_results([tmp_path / "utility", tmp_path / "again" / "utility"]))["notes"]
+    assert notes == ["Utility (utility) and Utility (utility), 2 saw the same training, validation and test volumes."]
 
 
 def test_two_results_of_one_kind_have_names_and_files_of_their_own(tmp_path):

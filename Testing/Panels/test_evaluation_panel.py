@@ -99,7 +99,7 @@ def test_a_report_and_a_folder_say_the_same(standin, harness, ui, measured, what
     assert [row[0] for row in cells(ui.figuresTable)] == [
         f"{kind}: {name}" for kind in ("Fidelity", "Adherence") for name in ("Dice", "HD95", "Share")
     ]
-    assert "• All measures that used them saw the same real and synthetic volumes." in ui.answersLabel.text
+    assert "• Fidelity and Adherence saw the same real and synthetic volumes." in ui.answersLabel.text
 
 
 def test_the_report_is_opened(standin, harness, ui, measured, monkeypatch):

@@ -34,6 +34,7 @@ from SynthDiffusionLib.reports.sections import Section, Table, columns, counted,
 _UNDRAWABLE = (KeyError, TypeError, ValueError, IndexError, AttributeError)
 REPORT_FORMAT = "synthdiffusion-set-evaluation-report-1"
 TITLE = "Evaluation of synthetic volumes"
+UTILITY_SETS = "Sets of utility are images with class maps: their letters say nothing about sets of other measures."
 NAMES = {kind: title.partition(":")[0] for kind, title in TITLES.items()}
 _REPORT_SHAPE = {
     "title": str, "not_measured": [str], "notes": [str], "left_out": [str],
@@ -290,6 +291,7 @@ def _sets_section(found: Found, names: Sequence[str]) -> dict[str, Any]:
     """Which measure saw which volumes."""
     known: dict[str, str] = {}
     rows = []
+    utility = any(result["kind"] == "utility" for _, result in found.results)
     for name, (_, result) in zip(names, found.results, strict=True):
         frame = result["settings"].get("frame")
         spacing = frame.get("spacing_mm") if isinstance(frame, Mapping) else None
@@ -315,7 +317,7 @@ def _sets_section(found: Found, names: Sequence[str]) -> dict[str, Any]:
             "left_out|Left out|int", "spacing|Spacing in mm", "fingerprint|SHA-256 of its files (beginning)",
         ),
         tuple(rows),
-        "The same letter stands for the very same files.",
+        "The same letter stands for the very same files." + (f" {UTILITY_SETS}" if utility else ""),
     )  # fmt: skip
     return Section("sets", "What was measured on what?", "data", tables=(table,)).to_json()
 
@@ -330,32 +332,57 @@ def _notes(found: Found, names: Sequence[str]) -> list[str]:
     ]
     if len(found.results) < 2:
         return notes
-    roles = list(dict.fromkeys(s["role"] for _, result in found.results for s in result["sets"]))
-    agreed = []
-    for role in roles:
-        of_set: dict[str, list[str]] = {}
-        for name, (_, result) in zip(names, found.results, strict=True):
-            for s in result["sets"]:
-                if s["role"] == role and name not in of_set.setdefault(s["sha256"], []):
-                    of_set[s["sha256"]].append(name)
+    compared: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for name, (_, result) in zip(names, found.results, strict=True):
+        for s in result["sets"]:
+            measures = compared.setdefault((s["role"], _compared_in(result["kind"], s["role"])), {})
+            if name not in measures.setdefault(s["sha256"], []):
+                measures[s["sha256"]].append(name)
+    agreed: dict[tuple[str, ...], list[str]] = {}
+    for (role, _), of_set in compared.items():
         if sum(map(len, of_set.values())) < 2:
             continue
         if len(of_set) == 1:
-            agreed.append(role)
+            agreed.setdefault(tuple(*of_set.values()), []).append(role)
             continue
         told = "; ".join(listing(measures) for measures in of_set.values())
         notes.append(
             f"The {role} volumes are not the same ones in all measures, so the figures are not all about one set: "
             f"{len(of_set)} different sets were measured ({told})."
         )
-    if agreed:
-        notes.insert(0, f"All measures that used them saw the same {listing(agreed)} volumes.")
+    same = [f"{listing(measures)} saw the same {listing(roles)} volumes." for measures, roles in agreed.items()]
+    notes = [*same, *notes, *_notes_on_utility(found, names)]
     frames: dict[str, list[str]] = {}
     for name, (_, result) in zip(names, found.results, strict=True):
         frames.setdefault(frame_line(result), []).append(name)
     if len(frames) > 1:
         told = " ".join(f"{listing(measures)}: {line or 'not recorded.'}" for line, measures in frames.items())
         notes.append(f"The volumes were not read in the same way in all measures. {told}")
+    return notes
+
+
+def _compared_in(kind: str, role: str) -> str:
+    """Among which measures the sets of a role are the same thing: "training" is of the generator in memorisation, of
+    the segmenter in adherence and volumes, and of networks in utility."""
+    if kind != "utility" and role in ("real", "synthetic"):
+        return "all but utility"
+    return "segmenters" if kind in ("adherence", "volumes") else kind
+
+
+def _notes_on_utility(found: Found, names: Sequence[str]) -> list[str]:
+    """That its sets are no others' sets, where there are other measures."""
+    if all(result["kind"] == "utility" for _, result in found.results):
+        return []
+    notes = []
+    for name, (_, result) in zip(names, found.results, strict=True):
+        if result["kind"] == "utility":
+            tested = next((s for s in result["sets"] if s["role"] == "test"), None)
+            told = counted(tested["volumes"], "volume") if tested else "the test volumes"
+            told += f" of {counted(tested['patients'], 'patient')}" if tested else ""
+            notes.append(
+                f"{name} has sets of its own: its networks were tested on {told} of a prepared data set, and its "
+                "synthetic images were made for it. Whether these are volumes of the other measures was not compared."
+            )
     return notes
 
 
