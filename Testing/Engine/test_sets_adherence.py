@@ -86,6 +86,21 @@ def test_a_difference_that_surface_dice_shows_is_not_passed_over():
     assert "; one of surface Dice is: a ratio of 1.04" in told
 
 
+def test_what_an_answer_must_be_read_against_stands_in_its_first_sentence():
+    scores = adherence.Scores((1,), {1: "liver"})
+    for i in range(12):
+        for row in (adherence.REAL, adherence.SYNTHETIC, "mean_mask"):
+            figures = {"dice": 0.5 + 0.01 * i, "surface_dice": 0.5, "hd95_mm": 2.0, "state": "both"}
+            scores.all.append(adherence.Score(row, f"c{i}", f"p{i}", 1, figures))
+    answer = build_sections(scores, "a program", 1.0, 2)[0].sentences[0]
+    assert answer.startswith("Caution: 2 patients of the segmenter's training") and "Dice 0.56" in answer
+    assert "too weak to judge by" in answer and "a high Dice is no sign of a good image here" in answer
+    two = adherence.Scores((1, 2), {1: "liver", 2: "spleen"}, all=[*scores.all])
+    two.all += [adherence.Score(s.row, s.case, s.patient, 2, s.figures) for s in scores.all]
+    answer = build_sections(two, "a program", 1.0, 0)[0].sentences[0]
+    assert "too weak on real images to judge by (Dice below 0.6): liver and spleen" in answer
+
+
 # Cartoons.
 
 

@@ -259,8 +259,16 @@ def test_masks_of_real_patients_are_noticed():
     found = measure_sets(real, replace(real, role="synthetic"), None, [], Whole(), permutations=199, seed=1)
     assert found.same_masks == 12 and all(r["p"] == 1.0 for r in found.rows)
     text = " ".join(build_sections(found, "HU", None, True)[0].sentences)
-    assert "12 of the 12 label maps of synthetic volumes are real ones" in text
+    assert "12 of the 12 synthetic label maps are real ones, so that agreement with the real ones says nothing" in text
     assert "asked for, not what is in the images" in text
+
+
+def test_one_real_mask_among_many_does_not_dismiss_the_others():
+    real, synthetic = phantom_set("real", 12), phantom_set("synthetic", 12, seed=2, prefix="q")
+    mixed = as_set("synthetic", [replace(synthetic.cases[0], labels=real.cases[0].labels), *synthetic.cases[1:]])
+    found = measure_sets(real, mixed, None, [], Whole(), permutations=199, seed=1)
+    answer = build_sections(found, "HU", None, True)[0].sentences[0]
+    assert answer.endswith("; 1 of the 12 synthetic label maps is a real one, which says nothing about the model.")
 
 
 def test_missing_regions_and_empty_masks_are_counted():

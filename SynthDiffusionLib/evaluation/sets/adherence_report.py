@@ -58,11 +58,6 @@ def build_sections(scores: Scores, segmenter_name: str, tolerance_mm: float, sha
 
 def _main(scores: Scores, ratios: dict[int, dict[str, Ratio]], segmenter_name: str, shared_training: int) -> Section:
     sentences: list[str] = []
-    if shared_training:
-        sentences.append(
-            f"Caution: {counted(shared_training, 'patient')} of the segmenter's training are among those measured, as "
-            "was allowed. Its figures on them are too good, on real images more than on synthetic ones."
-        )
     spoken = scores.values if len(scores.values) <= SPOKEN_CLASSES else _worst(scores, ratios)
     if len(spoken) < len(scores.values):
         known = [r["dice"].estimate.value for r in ratios.values()]
@@ -72,8 +67,13 @@ def _main(scores: Scores, ratios: dict[int, dict[str, Ratio]], segmenter_name: s
         )
     for value in spoken:
         sentences += _sentences(scores, value, ratios[value])
-    if len(scores.values) > 1:
-        sentences.insert(0, _answer(scores, ratios))
+    # The first sentence is all that `evaluate report` shows: nothing that it must be read against may be missing there.
+    sentences = [_answer(scores, ratios), *sentences] if len(scores.values) > 1 else [" ".join(sentences)]
+    if shared_training:
+        sentences[0] = (
+            f"Caution: {counted(shared_training, 'patient')} of the segmenter's training are among those measured, as "
+            "was allowed. Its figures on them are too good, on real images more than on synthetic ones. " + sentences[0]
+        )
     if scores.not_findable:
         sentences.append(
             f"Not measured, since the segmenter does not know them: "
@@ -136,6 +136,11 @@ def _answer(scores: Scores, ratios: dict[int, dict[str, Ratio]]) -> str:
     rivals = [scores.names[v] for v in scores.values if any(_rivals(scores, v, row) for row in LABELS)]
     if rivals:
         told.append(f"not clearly above an answer that needs no model: {_some(rivals)}")
+    weak = [
+        scores.names[v] for v in scores.values if mean_of(scores.by_patient(REAL, v, "dice")).value < LEAST_REAL_DICE
+    ]
+    if weak:
+        told.append(f"too weak on real images to judge by (Dice below {LEAST_REAL_DICE}): {_some(weak)}")
     return f"Ratio of Dice on synthetic to Dice on real images, by class; {'; '.join(told)}."
 
 

@@ -112,8 +112,7 @@ def _shares(result: Regional, unit: str, segmenter_name: str | None, labels_give
         n = len(tested)
         caution = "" if segmenter_name else ", which are those of the label maps, whatever the images show"
         if result.same_masks and not segmenter_name:
-            caution = f"; {result.same_masks} of the {len(result.synthetic)} synthetic label maps are real ones, so "
-            caution += "that this says nothing about the model"
+            caution = f"; {_same_masks(result)}"
         sentences.insert(
             0,
             f"Of {counted(n, 'region')} that could be compared, {len(differing)} "
@@ -203,12 +202,16 @@ def _origin(result: Regional, segmenter_name: str | None) -> list[str]:
         "not what is in the images; --segmenter finds the regions in the images, which is the honest measure."
     ]
     if result.same_masks:
-        n = len(result.synthetic)
-        sentences.append(
-            f"{result.same_masks} of the {n} label maps of synthetic volumes are real ones of this comparison, voxel "
-            "by voxel: that their volumes agree with the real ones says nothing about the model."
-        )
+        sentences.append(f"Compared voxel by voxel, {_same_masks(result)}.")
     return sentences
+
+
+def _same_masks(result: Regional) -> str:
+    n, same = len(result.synthetic), result.same_masks
+    text = f"{same} of the {n} synthetic label maps {'is a real one' if same == 1 else 'are real ones'}"
+    if 2 * same < n:
+        return f"{text}, which says nothing about the model"
+    return f"{text}, so that agreement with the real ones says nothing about the model"
 
 
 def _difference(result: Regional, row: dict[str, Any]) -> str:
