@@ -7,7 +7,7 @@ import warnings
 import nibabel
 import numpy as np
 import pytest
-from tiny_sets import affine, ct_array, mr_array, write_set
+from tiny_sets import SHAPE, affine, ct_array, mr_array, write_set
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.evaluation.sets.case_file import FEWEST_VOXELS
@@ -27,6 +27,22 @@ def test_values_beyond_float32_are_left_out_by_name(tmp_path, modality, array, f
         found = read_set("real", folder, Frame(modality, None, RANGES[modality]), least=9)
     assert [s["file"] for s in found.skipped] == ["p03.nii.gz"] and len(found.cases) == 9
     assert "values beyond float32" in found.skipped[0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("array", "told"),
+    [
+        (np.zeros(SHAPE, np.int16), "every voxel is 0 in the range -1000 to 1000: it is constant"),
+        (np.full(SHAPE, -1024, np.int16), "every voxel is -1000 in the range"),
+        (ct_array(1)[:2, :2, :2], "2 x 2 x 2 voxels are too few to show anatomy"),
+    ],
+    ids=["zeros", "below the range", "a few voxels"],
+)
+def test_a_volume_without_an_image_is_left_out(tmp_path, array, told):
+    folder = write_set(tmp_path / "s")
+    nibabel.save(nibabel.Nifti1Image(array, affine()), folder / "p05.nii.gz")
+    found = read_set("real", folder, Frame("CT", None, RANGES["CT"]), least=9)
+    assert [s["file"] for s in found.skipped] == ["p05.nii.gz"] and told in found.skipped[0]["reason"]
 
 
 def test_a_spacing_that_leaves_no_anatomy_is_refused(tmp_path):

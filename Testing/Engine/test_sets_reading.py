@@ -281,21 +281,6 @@ def test_a_constant_mr_has_no_scale(tmp_path):
     assert "is constant (7)" in text
 
 
-@pytest.mark.parametrize(
-    ("array", "told"),
-    [
-        (np.zeros(SHAPE, np.int16), "every voxel is 0 in the range -1000 to 1000: it is constant"),
-        (np.full(SHAPE, -1024, np.int16), "every voxel is -1000 in the range"),
-        (ct_array(1)[:2, :2, :2], "2 x 2 x 2 voxels are too few to show anatomy"),
-    ],
-    ids=["zeros", "below the range", "a few voxels"],
-)
-def test_a_volume_without_an_image_is_left_out(real, array, told):
-    write_volume(Volume(array, affine()), real / "p05.nii.gz")
-    (text,) = left_out(real)
-    assert text.startswith("p05.nii.gz: ") and told in text
-
-
 # Label maps
 
 

@@ -56,9 +56,9 @@ def definitions_of(found: Mapping[str, Any]) -> dict[str, str]:
         "that one is named however few they are; the main figure is the share of a patient's volumes, mean over "
         "patients, with the interval of the flag rate. Held-out real cases (before doubles were left out) and volumes "
         "without detail say how often others are so near. Missed are, mostly: copies that are rotated (also by 90°, or "
-        "with two axes exchanged) or warped, of inverted contrast, blends of two cases, copies of a part of a case, and "
-        "some shifted ones (the row of planted copies). A "
-        "training image whose intensities were made flat counts as its copy. Ours.",
+        "with two axes exchanged) or warped, of inverted contrast, blends of two cases, copies of a part of a case, "
+        "and some shifted ones (the row of planted copies). A training image "
+        "whose intensities were made flat counts as its copy. Ours.",
         "Probable doubles": "held-out cases that are in the training set too, and training cases that are in it twice, "
         "under another name: as near to a training case (of another patient) as probable copies are. Their patients "
         "do not set the limit, and held-out ones are left out of every figure. Other scans of one person mostly stay "
