@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
+from SynthDiffusionLib.cli import export_dicom
 from SynthDiffusionLib.cli.paths import path_arg
 from SynthDiffusionLib.errors import BadInput
 
@@ -29,6 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     add("--out", type=path_arg, required=True, metavar="DIR", help="folder for the results; made if missing")
     add("--format", default="nii.gz", metavar="FORMAT", help="nii.gz (default) or nrrd")
     add("--json", action="store_true", help="print one JSON object on the last line")
+    export_dicom.add_parser(kinds)
     return parser
 
 
@@ -62,6 +63,7 @@ def export_volume(
         BadInput: a file that cannot be used, a name that is taken, or a region that is not the volume's.
         RunFailed: the disk is full.
     """
+    from SynthDiffusionLib.export.records import read_record
     from SynthDiffusionLib.jobs.outputs import check_names, header_marks, output_paths, safe_stem
     from SynthDiffusionLib.jobs.provenance import sha256_of, write_json
     from SynthDiffusionLib.jobs.request import CHOICES, check_choice
@@ -101,26 +103,3 @@ def export_volume(
             sums = {"output_sha256": sha256_of(staged["volume"]), "generated_sha256": generated}
             write_json(staged["provenance"], record | sums)
     return paths
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """The provenance of a volume.
-
-    Raises:
-        BadInput: no such file, or not a provenance record.
-    """
-    from SynthDiffusionLib.schemas import first_problem, read_json
-
-    mend = "Give the .json file that generate has written beside the volume."
-    try:
-        record = read_json(path)
-    except OSError as error:
-        raise BadInput(f"Cannot read the provenance '{path}' ({error.strerror})", mend) from error
-    except ValueError as error:
-        raise BadInput(f"The provenance '{path}' is not valid JSON: {error}", mend) from error
-    problem = first_problem(record, "provenance")
-    if problem:
-        raise BadInput(f"'{path}' is not the provenance of a synthetic volume: {problem}", mend)
-    if (record["settings"]["mode"] == "inpaint") != record["contains_real_patient_pixels"]:
-        raise BadInput(f"The provenance '{path}' contradicts itself about real patient pixels in the volume", mend)
-    return record

@@ -45,6 +45,8 @@ def make_record(
         "model": {
             "id": spec.id,
             "version": spec.version,
+            "modality": spec.modality,
+            "body_part": spec.body_part,
             "license": spec.license.spdx,
             "files": {f.path: f.sha256 for f in spec.files if f.role not in ("card", "figure")},
         },

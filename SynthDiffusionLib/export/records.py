@@ -1,0 +1,74 @@
+"""The record of a volume that is to be exported: found, checked, and held against the volume's file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from SynthDiffusionLib.errors import BadInput
+
+_SUFFIXES = (".nii.gz", ".nrrd", ".nii", ".mha", ".mhd")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The provenance of a volume.
+
+    Raises:
+        BadInput: no such file, or not a provenance record.
+    """
+    from SynthDiffusionLib.schemas import first_problem, read_json
+
+    mend = "Give the .json file that generate has written beside the volume."
+    try:
+        record = read_json(path)
+    except OSError as error:
+        raise BadInput(f"Cannot read the provenance '{path}' ({error.strerror})", mend) from error
+    except ValueError as error:
+        raise BadInput(f"The provenance '{path}' is not valid JSON: {error}", mend) from error
+    problem = first_problem(record, "provenance")
+    if problem:
+        raise BadInput(f"'{path}' is not the provenance of a synthetic volume: {problem}", mend)
+    if (record["settings"]["mode"] == "inpaint") != record["contains_real_patient_pixels"]:
+        raise BadInput(f"The provenance '{path}' contradicts itself about real patient pixels in the volume", mend)
+    return record
+
+
+def beside(volume: Path, ending: str) -> Path:
+    """The file that `generate` has written with a volume, by its ending: ".json", ".seg.nrrd", "_region.seg.nrrd"."""
+    suffix = next((s for s in _SUFFIXES if volume.name.lower().endswith(s)), "")
+    return volume.with_name(volume.name[: len(volume.name) - len(suffix)] + ending)
+
+
+def record_of(volume: Path, provenance: Path | None) -> dict[str, Any]:
+    """The record of a volume's file, which must be the very file that the record was written with.
+
+    A record of another volume could pass a patient's image off as synthetic, so that it is refused.
+
+    Args:
+        volume: its file.
+        provenance: its record; None: the file of the same name that ends in .json.
+
+    Raises:
+        BadInput: no record, none that can be used, or the record of another file.
+    """
+    from SynthDiffusionLib.jobs.provenance import sha256_of
+    from SynthDiffusionLib.volumes.files import existing
+
+    volume = existing(volume)
+    if volume.is_dir():
+        raise BadInput(f"'{volume}' is a folder", "Give the .nii.gz or .nrrd file that generate has written.")
+    if provenance is None:
+        provenance = beside(volume, ".json")
+        if not provenance.is_file():
+            raise BadInput(
+                f"'{volume.name}' has no record ('{provenance.name}') beside it, so it is not known to be synthetic",
+                "Only volumes that generate has written are exported. Give the record with --provenance.",
+            )
+    record = read_record(provenance)
+    if record.get("output_sha256") != sha256_of(volume):
+        raise BadInput(
+            f"'{provenance.name}' is not the record of '{volume.name}': the checksums differ",
+            "Give the two files that were written together. For a volume that was saved from a scene, run "
+            "synthdiffusion export volume first: it writes both anew.",
+        )
+    return record
