@@ -50,7 +50,9 @@ def complaints(path: Path) -> list[str]:
         ("MR", "whole", "none", None),
     ],
 )
-def test_dciodvfy_finds_no_error_and_warns_of_no_more_than_an_unknown_side(tmp_path, oblique_affine, modality, mode, label, body_part):
+def test_dciodvfy_finds_no_error_and_warns_of_no_more_than_an_unknown_side(
+    tmp_path, oblique_affine, modality, mode, label, body_part
+):
     """Neither in the files as they are, but for the attribute that it is too old for, nor without that attribute."""
     affine, shape = oblique_affine("PSL"), (140, 120, 3)
     model = {"id": "lung-nodule-ct", "version": "1", "modality": modality} | (
