@@ -63,31 +63,18 @@ def require_writable(affine: np.ndarray, name: str) -> None:
 
 
 def shown_volume(volume: Volume) -> tuple[Volume, Planes]:
-    """The same voxels in the order in which they are stored, axes (column, row, slice), and where they lie."""
+    """The same voxels in the order in which they are stored, axes (column, row, slice), and where they lie.
+
+    The axes that are asked for have the right hand, and so has what comes nearest to them of axes at right angles.
+    """
     shown = reorient(volume, _codes(volume.affine))
-    if _ascends(shown.affine):
-        return shown, Planes(LPS_TO_RAS @ shown.affine)
-    shown = Volume(shown.array[:, :, ::-1], _reversed(shown.affine, shown.shape), shown.unit)
     return shown, Planes(LPS_TO_RAS @ shown.affine)
 
 
 def shown_segmentation(segmentation: Segmentation) -> tuple[np.ndarray, ...]:
     """The layers of a segmentation in the order of `shown_volume` of a volume on the same grid."""
-    shown = reorient_segmentation(segmentation, _codes(segmentation.affine))
-    return shown.layers if _ascends(shown.affine) else tuple(layer[:, :, ::-1] for layer in shown.layers)
+    return reorient_segmentation(segmentation, _codes(segmentation.affine)).layers
 
 
 def _codes(affine: np.ndarray) -> str:
     return _SHOWN[axis_codes(affine)[2]]
-
-
-def _ascends(affine: np.ndarray) -> bool:
-    # Of grids that lie askew, the nearest axes of the patient may have the other hand.
-    return bool(np.linalg.det(affine[:3, :3]) > 0)
-
-
-def _reversed(affine: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    turned = affine.copy()
-    turned[:3, 3] += affine[:3, 2] * (shape[2] - 1)
-    turned[:3, 2] *= -1
-    return turned

@@ -64,8 +64,9 @@ def series_header(
     item.PixelSpacing = [decimal_string(row_mm), decimal_string(column_mm)]
     item.SliceThickness = item.SpacingBetweenSlices = decimal_string(slice_mm)
     item.ImageOrientationPatient = [decimal_string(v) for v in planes.orientation]
-    item.WindowCenter = decimal_string(sum(window) / 2)
-    item.WindowWidth = decimal_string(max(window[1] - window[0], 1.0))
+    if window[1] - window[0] >= 1:  # narrower ones are not allowed (C.11.2.1.2); viewers then choose their own
+        item.WindowCenter = decimal_string(sum(window) / 2)
+        item.WindowWidth = decimal_string(window[1] - window[0])
     if marks.modality == "CT" or not stored.plain:
         item.RescaleSlope, item.RescaleIntercept = decimal_string(stored.slope), decimal_string(stored.intercept)
         item.RescaleType = "HU" if marks.modality == "CT" else "US"

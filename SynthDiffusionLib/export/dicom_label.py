@@ -57,9 +57,11 @@ def burned_in(array: np.ndarray, mask: tuple[np.ndarray, np.ndarray], limits: tu
         limits: values that are shown as black and white.
     """
     letters, box = mask
+    kind = np.iinfo(array.dtype) if array.dtype.kind in "iu" else np.finfo(array.dtype)
+    black, white = np.clip(limits, kind.min, kind.max)
     changed = np.array(array)
-    changed[box] = np.asarray(limits[0]).astype(array.dtype)
-    changed[letters] = np.asarray(limits[1]).astype(array.dtype)
+    changed[box] = black
+    changed[letters] = white
     return changed
 
 

@@ -24,8 +24,9 @@ from dicom_examples import (
 )
 
 from SynthDiffusionLib import cli
+from SynthDiffusionLib.export.dicom_geometry import shown_volume
 from SynthDiffusionLib.export.dicom_values import stored_values
-from SynthDiffusionLib.volumes import Segment, Segmentation, read_segmentation, read_volume, write_segmentation
+from SynthDiffusionLib.volumes import Segment, Segmentation, Volume, read_segmentation, read_volume, write_segmentation
 
 pydicom = pytest.importorskip("pydicom")
 highdicom = pytest.importorskip("highdicom")
@@ -67,6 +68,15 @@ def test_rows_and_columns_run_as_radiologists_look_at_them(tmp_path, oblique_aff
     assert np.all(np.diff(places) > 0)
     np.testing.assert_allclose([item.SliceLocation for item in items], places, atol=1e-9)
     assert [item.InstanceNumber for item in items] == list(range(1, len(items) + 1))
+
+
+def test_slices_ascend_along_the_normal_however_askew_a_grid_lies():
+    rng = np.random.default_rng(4)
+    for _ in range(300):
+        affine = np.eye(4)
+        affine[:3, :3] = np.linalg.qr(rng.normal(size=(3, 3)))[0] * (0.7, 1.1, 2.3)  # with the right hand or the left
+        _, planes = shown_volume(Volume(np.zeros((2, 3, 4), np.int16), affine))
+        assert planes.location(1) - planes.location(0) == pytest.approx(2.3)
 
 
 def test_thousands_of_thin_slices(tmp_path, oblique_affine):
@@ -271,6 +281,18 @@ def test_the_same_export_has_the_same_bytes_and_another_one_other_uids(tmp_path,
     write_segmentation(Segmentation((labels()[::-1],), affine, (LUNG, NODULE)), drawn)
     changed = uids(files("f"))
     assert {name for name, uid in uids(first).items() if changed[name] != uid} == {Path("segmentation.dcm")}
+
+
+@pytest.mark.parametrize("all_frames", [True, False])
+def test_a_segment_with_nothing_in_it(tmp_path, oblique_affine, monkeypatch, all_frames):
+    from SynthDiffusionLib.export import dicom_seg
+
+    monkeypatch.setattr(dicom_seg, "ALL_FRAMES_BYTES", dicom_seg.ALL_FRAMES_BYTES if all_frames else 0)
+    affine, path = oblique_affine("LPS"), tmp_path / "empty.seg.nrrd"
+    write_segmentation(Segmentation((labels(),), affine, (LUNG, Segment("none", 9), NODULE)), path)
+    export = exported(generated(tmp_path, ct(), affine), tmp_path / "out", segmentation=path)
+    found = read_segmentation(export.segmentation)
+    assert [int(found.mask(s).sum()) for s in found.segments] == [int((labels() == n).sum()) for n in (1, 9, 4)]
 
 
 def test_an_overlay_leaves_the_values_alone(tmp_path, oblique_affine):

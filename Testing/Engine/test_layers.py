@@ -89,6 +89,18 @@ def test_importing_the_engine_loads_nothing_heavy():
     assert json.loads(heavy) == []
 
 
+def test_exporting_needs_no_torch():
+    result = run_python("import SynthDiffusionLib.export.dicom\nprint(heavy())")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == []
+    offences = {
+        path.name: found
+        for path in sorted((ROOT / "SynthDiffusionLib" / "export").glob("*.py"))
+        if (found := imported_modules(path.read_text(encoding="utf-8")) & {"torch", "monai", "diffusers"})
+    }
+    assert not offences
+
+
 @pytest.mark.skipif(
     not (ROOT / "SynthDiffusionLib" / "__main__.py").is_file(), reason="SynthDiffusionLib has no __main__.py yet"
 )
