@@ -52,6 +52,18 @@ def test_oblique_flipped_and_anisotropic_volumes_as_itk_and_we_read_them(tmp_pat
     np.testing.assert_allclose(drawn.affine, ours.affine, rtol=0, atol=1e-6)
 
 
+def test_strict_readings_by_pydicom_and_highdicom(tmp_path, oblique_affine, monkeypatch):
+    monkeypatch.setattr(pydicom.config.settings, "reading_validation_mode", pydicom.config.RAISE)
+    affine = oblique_affine("AIR")
+    volume = generated(tmp_path, ct(), affine, mode="inpaint")
+    export = exported(volume, tmp_path / "out", segmentation=drawing(tmp_path, affine))
+    for path in export.folder.rglob("*.dcm"):
+        str(pydicom.dcmread(path))  # converts, and so checks, every value
+    found = highdicom.get_volume_from_series(slices(export))
+    lps = found.affine[:, [2, 1, 0, 3]]
+    assert_same_image(*nifti(volume), found.array.T, np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps)
+
+
 @pytest.mark.parametrize("codes", ["RAS", "SAL", "ILP", "PSR"])
 def test_rows_and_columns_run_as_radiologists_look_at_them(tmp_path, oblique_affine, codes):
     """To the patient's left and back (axial), back and down (sagittal) or left and down (coronal), and upwards."""

@@ -14,7 +14,7 @@ import pytest
 from dicom_examples import SHAPE, ct, drawing, exported, generated, labels
 
 from SynthDiffusionLib import cli
-from SynthDiffusionLib.volumes import Segment, Segmentation, write_segmentation
+from SynthDiffusionLib.volumes import Segment, Segmentation, read_volume, write_segmentation, write_volume
 
 pydicom = pytest.importorskip("pydicom")
 pytest.importorskip("highdicom")
@@ -62,6 +62,19 @@ def test_the_record_of_another_volume(sample, refused, tmp_path, oblique_affine)
     path = tmp_path / "record.json"
     path.write_text(json.dumps(record), encoding="utf-8")
     assert "the checksums differ" in refused(sample, "--provenance", path)
+
+
+def test_a_volume_from_a_scene_gets_a_record_of_its_own_first(sample, refused, tmp_path):
+    read = read_volume(sample)
+    saved = tmp_path / "saved.nrrd"
+    write_volume(read.with_array(read.array + np.int16(1), metadata={}), saved)
+    record = sample.with_name("Doe_m_seed3.json")
+    assert "run synthdiffusion export volume first" in refused(saved, "--provenance", record)
+    assert (
+        cli.main(["export", "volume", str(saved), "--provenance", str(record), "--out", str(tmp_path / "again")]) == 0
+    )
+    (volume,) = (tmp_path / "again").glob("*.nii.gz")
+    assert exported(volume, tmp_path / "out").slices == SHAPE[2]
 
 
 @pytest.mark.parametrize(
