@@ -40,10 +40,10 @@ class StoredValues:
         return self.slope == 1 and self.intercept == 0
 
     def encode(self, values: np.ndarray) -> np.ndarray:
-        """Values of the volume to stored integers; those beyond the range of the integers become its ends."""
-        limits = np.iinfo(self.dtype)
-        if self.plain and values.dtype.kind in "iu":
-            return np.clip(values, limits.min, limits.max).astype(self.dtype)
+        """Values of the volume that this was chosen for to stored integers."""
+        if self.plain:
+            return values.astype(self.dtype)
+        limits = np.iinfo(self.dtype)  # the decimal strings may have been rounded inwards
         levels = np.rint((values.astype(np.float64) - self.intercept) / self.slope)
         return np.clip(levels, limits.min, limits.max).astype(self.dtype)
 
@@ -97,7 +97,6 @@ def _exact(array: np.ndarray, low: float, high: float, step: float, unsigned: bo
 
 
 def _rounded(array: np.ndarray, low: float, high: float) -> StoredValues:
-    # Decimal strings may be rounded inwards by their last digit; the ends of the range are then off by as little.
     slope = float(decimal_string((high - low) / _LEVELS)) or 1.0
     stored = StoredValues(False, slope, float(decimal_string(low)))
     planes = np.moveaxis(array, 2, 0)

@@ -151,6 +151,15 @@ def test_what_16_bits_can_hold_is_exact(array, signed, slope, intercept):
     assert np.array_equal(stored.decode(stored.encode(array)), array)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int32, np.uint32, np.int64, np.float32, np.float64])
+@pytest.mark.parametrize("unsigned", [True, False])
+def test_whole_numbers_of_every_type_are_exact(dtype, unsigned):
+    array = np.array([0, 3, 127], dtype).reshape(1, 1, 3)
+    stored = stored_values(array, unsigned)
+    assert stored.plain and stored.signed != unsigned
+    assert np.array_equal(stored.decode(stored.encode(array)), array)
+
+
 @pytest.mark.parametrize("array", [[-100000, 1, 100000], [1e-9, 3.3e-9, 9e-9], [0.1, 0.1, 0.1], [-1e30, 0.5, 1e30]])
 def test_everything_else_is_rounded_to_65536_levels(array):
     array = np.array(array).reshape(1, 1, 3)
