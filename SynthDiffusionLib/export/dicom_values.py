@@ -41,7 +41,7 @@ class StoredValues:
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Values of the volume that this was chosen for to stored integers."""
-        if self.plain:
+        if self.plain and values.dtype.kind in "iu":
             return values.astype(self.dtype)
         limits = np.iinfo(self.dtype)  # the decimal strings may have been rounded inwards
         levels = np.rint((values.astype(np.float64) - self.intercept) / self.slope)
