@@ -93,7 +93,9 @@ def add_set_options(parser: argparse.ArgumentParser, *, labels: bool = False, cl
     )
     group.add_argument("--patients", type=path_arg, metavar="CSV", help="table with the columns case and patient")
     group.add_argument(
-        "--patient-pattern", metavar="REGEX", help="whose first group is the patient (default: the whole case name)"
+        "--patient-pattern",
+        metavar="REGEX",
+        help="matched from the name's first letter on, its first group is the patient (default: the whole case name)",
     )
     group.add_argument(
         "--trained-on",

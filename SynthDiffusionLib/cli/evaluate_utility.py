@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -189,6 +190,8 @@ def _check(args: argparse.Namespace) -> None:
     for path in getattr(args, "generator", None) or ():
         if not Path(path).is_file():
             raise BadInput(f"'{path}' does not exist", "Give --generator TOML files of a training.")
+    if args.out.is_dir() and args.data.is_dir() and os.path.samefile(args.out, args.data):
+        raise BadInput("--out is the folder of --data: results would lie among its files", "Give another folder.")
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -128,8 +128,9 @@ def patient_of(case: str, pattern: str) -> str:
         ) from error
     if not match or not match.groups() or not match.group(1):
         raise BadInput(
-            f"'{case}' does not match the patient pattern {pattern!r}",
-            "Give --patient-pattern a regular expression whose first group is the patient.",
+            f"'{case}' does not match the patient pattern {pattern!r} from its first letter on",
+            "Give --patient-pattern a regular expression that fits the beginning of the name, and whose first group is "
+            "the patient; '.*' stands for whatever comes before it.",
         )
     return match.group(1)
 

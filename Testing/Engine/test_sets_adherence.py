@@ -86,6 +86,20 @@ def test_a_difference_that_surface_dice_shows_is_not_passed_over():
     assert "; one of surface Dice is: a ratio of 1.04" in told
 
 
+def test_of_one_patient_there_is_no_answer_without_a_model(tmp_path):
+    """Rows that do not exist are not scored as 0, nor made from the measured patient's own image."""
+    real, synthetic = phantom_set("real", 1), phantom_set("synthetic", 1)
+    scores = score_sets(real, synthetic, Thresholds(), tmp_path, tolerance_mm=1.0, seed=1)
+    assert {s.row for s in scores.all} == {adherence.REAL, adherence.SYNTHETIC}
+    sections = build_sections(scores, "a program", 1.0, 0)
+    told = " ".join(sections[0].sentences)
+    assert "nothing says what this Dice is worth" in told and "score higher" not in sections[1].sentences[0]
+    # A patient more in the synthetic set does not bring a row of zeros for the one.
+    two = phantom_set("synthetic", 2)
+    rows = score_sets(real, two, Thresholds(), tmp_path, tolerance_mm=1.0, seed=1).of("mean_mask", 1)
+    assert [s.patient for s in rows] == [two.cases[1].patient]
+
+
 def test_what_an_answer_must_be_read_against_stands_in_its_first_sentence():
     scores = adherence.Scores((1,), {1: "liver"})
     for i in range(12):
@@ -143,7 +157,8 @@ def test_mean_mask_is_of_others_and_aligned_at_the_middle():
     mean = cartoons.MeanMasks(as_set("real", cases), 1)
     assert np.array_equal(mean(cases[3]), small == 1)
     assert np.array_equal(mean(cases[1]), large == 1)
-    assert not cartoons.MeanMasks(as_set("real", cases), 9)(cases[0]).any()
+    assert cartoons.MeanMasks(as_set("real", cases), 9)(cases[0]) is None
+    assert cartoons.MeanMasks(as_set("real", cases[:1]), 1)(cases[0]) is None
 
 
 def test_masks_with_nothing_in_common_still_give_a_mean_mask():

@@ -131,10 +131,12 @@ def score_sets(
     of_synthetic, more = segment_set(synthetic, segmenter, cache, on_event)
     scores.failures += failed + more
 
-    def add(row: str, cases: Sequence[SetCase], found: Sequence[Segmented | None]) -> None:
+    def add(
+        row: str, cases: Sequence[SetCase], found: Sequence[Segmented | None], values: Sequence[int] = tuple(known)
+    ) -> None:
         for number, (case, one) in enumerate(zip(cases, found)):
             on_event({"event": "progress", "stage": f"scoring {ROWS[row]}", "step": number, "total": len(cases)})
-            for value in known if one is not None else ():
+            for value in values if one is not None else ():
                 figures = overlap(one.mask(value), case.labels == value, case.spacing, tolerance_mm)
                 scores.all.append(Score(row, case.name, case.patient, value, figures))
 
@@ -144,7 +146,10 @@ def score_sets(
         scores.found |= {(row, c.name): f for c, f in zip(cases, found) if f is not None}
     # One cartoon for a mask, however many samples were made for it: they would all be the same.
     masks = _different_masks(synthetic.cases)
-    add("mean_mask", masks, _mean_masks(masks, real, known))
+    for value in known:
+        means = map(cartoons.MeanMasks(real, value), masks)
+        labels = [None if m is None else Segmented((m.astype(np.uint16) * np.uint16(value),)) for m in means]
+        add("mean_mask", masks, labels, (value,))
     given = cartoons.dealt(masks, real, seed)
     others = [None if n is None else _fitted(of_real[n], case.image.shape) for n, case in zip(given, masks)]
     add("other_patient", masks, others)
@@ -156,7 +161,7 @@ def score_sets(
         "painted_real": lambda i, c: cartoons.painted_real(c, real.cases[given[i]].image, known, knowledge, limits),
     }
     for row, paint in painters.items():
-        there = [(i, c) for i, c in enumerate(masks) if row != "painted_real" or given[i] is not None]
+        there = [(i, c) for i, c in enumerate(masks) if given[i] is not None]  # there is another patient to know from
         volumes = ((c.name, image_of(paint(i, c), c.affine, real.frame)) for i, c in there)
         found, failed = segment_images(ROWS[row], volumes, len(there), segmenter, cache, on_event)
         scores.failures += failed
@@ -169,15 +174,6 @@ def _different_masks(cases: Sequence[SetCase]) -> list[SetCase]:
     for case in cases:
         seen.setdefault((case.patient, case.labels.tobytes()), case)
     return list(seen.values())
-
-
-def _mean_masks(masks: Sequence[SetCase], real: ImageSet, values: Sequence[int]) -> list[Segmented]:
-    layers: list[list[np.ndarray]] = [[] for _ in masks]
-    for value in values:
-        mean = cartoons.MeanMasks(real, value)
-        for own, case in zip(layers, masks):
-            own.append(mean(case).astype(np.uint16) * np.uint16(value))
-    return [Segmented(tuple(own)) for own in layers]
 
 
 def _fitted(found: Segmented | None, shape: tuple[int, ...]) -> Segmented | None:

@@ -120,10 +120,11 @@ def _main(scores: Scores, ratios: dict[int, dict[str, Ratio]], segmenter_name: s
 
 def _answer(scores: Scores, ratios: dict[int, dict[str, Ratio]]) -> str:
     """All classes in one sentence."""
-    found: dict[str, list[str]] = {"worse": [], "easier": [], "alike": [], "": []}
+    found: dict[str, list[str]] = {"worse": [], "easier": [], "alike": [], "": [], "unfound": []}
     for value in scores.values:
         e = ratios[value]["dice"].estimate
         side = "worse" if e.high < 1 else "easier" if e.low > 1 else "alike" if np.isfinite(e.low) else ""
+        side = side if np.isfinite(e.value) else "unfound"
         text = f"{scores.names[value]} ({number(e.value, 2)})" if np.isfinite(e.value) else scores.names[value]
         found[side].append(text)
     words = {
@@ -131,6 +132,7 @@ def _answer(scores: Scores, ratios: dict[int, dict[str, Ratio]]) -> str:
         "easier": "easier to find than in real images",
         "alike": "no difference from real images shown",
         "": "no interval",
+        "unfound": "no ratio, since it is found in no real image",
     }
     told = [f"{words[k]}: {_some(names)}" for k, names in found.items() if names]
     rivals = [scores.names[v] for v in scores.values if any(_rivals(scores, v, row) for row in LABELS)]
@@ -215,6 +217,11 @@ def _sentences(scores: Scores, value: int, ratios: dict[str, Ratio]) -> list[str
         if np.isfinite(edge.low) and not edge.low <= 1 <= edge.high:
             text += f"; one of surface Dice is: {_ratio_text(ratios['surface_dice'])}"
         sentences.append(f"{text}.")
+    if not any(scores.of(row, value) for row in LABELS):
+        sentences.append(
+            f"{name}: there is no real image of another patient to make answers from that need no model, so that "
+            "nothing says what this Dice is worth."
+        )
     rivals = [row for row in LABELS if _rivals(scores, value, row)]
     if rivals:
         told = [f"{LABELS[r]} ({number(mean_of(scores.by_patient(r, value, 'dice')).value, 2)})" for r in rivals]
@@ -342,7 +349,12 @@ def _no_skill(scores: Scores) -> Section:
     beaten = [r for r in rows if r["verdict"] == RIVAL]
     cartoons = {LABELS[row] for row in ("means_noise", "blobs", "painted_real")}
     sentences = []
-    if not beaten:
+    if not rows:
+        sentences.append(
+            "Nothing: there is no real image of another patient, which answers without a model are made from. So "
+            "nothing says what the Dice is worth."
+        )
+    elif not beaten:
         sure = all(r["verdict"] == LOWER for r in rows)
         sentences.append(
             "The synthetic images score higher than every answer that needs no model, in every class"
@@ -350,8 +362,8 @@ def _no_skill(scores: Scores) -> Section:
         )
     else:
         sentences.append(
-            f"In {len(beaten)} of {len(rows)} comparisons an answer that needs no model scores as high as the "
-            "synthetic images, or cannot be told from them."
+            f"In {len(beaten)} of {counted(len(rows), 'comparison')} an answer that needs no model scores as high as "
+            "the synthetic images, or cannot be told from them."
         )
         if any(r["row"] in cartoons for r in beaten):
             sentences.append(

@@ -42,14 +42,13 @@ class RealKnowledge:
     sums: Mapping[int, np.ndarray]
 
     def without(self, patient: str, value: int) -> tuple[float, float]:
-        """Mean and standard deviation of a class in the images of other patients (every case counts the same); of all
-        where no other patient has the class, and of the whole background where none at all has it."""
+        """Mean and standard deviation of a class in the images of other patients (every case counts the same); of the
+        background where none of them has the class."""
         rows = self.sums.get(value)
-        if rows is None or not rows[:, 0].any():
+        others = np.array([p != patient for p in self.patients])
+        if rows is None or not (rows[:, 0] > 0)[others].any():
             return self.without(patient, 0) if value else (0.0, 0.0)
-        there = rows[:, 0] > 0
-        others = there & np.array([p != patient for p in self.patients])
-        used = rows[others if others.any() else there]
+        used = rows[others & (rows[:, 0] > 0)]
         means = used[:, 1] / used[:, 0]
         mean = float(means.mean())
         # Of the voxels about the common mean: within a case, and between cases.
@@ -136,14 +135,14 @@ class MeanMasks:
         self._masks = [fitted(c.labels == value, self._shape, False) for c in cases]
         self._total = np.sum(self._masks, axis=0, dtype=np.int32) if cases else np.zeros(self._shape, np.int32)
 
-    def __call__(self, case: SetCase) -> np.ndarray:
+    def __call__(self, case: SetCase) -> np.ndarray | None:
         """The mask that half of the other patients' masks have in common; where they have nothing in common, as many of
-        the most frequent voxels as their median mask has. (I, J, K) bool; empty where no other patient has the class.
+        the most frequent voxels as their median mask has. (I, J, K) bool; None where no other patient has the class.
         """
         own = [m for m, p in zip(self._masks, self._patients) if p == case.patient]
         others = [m for m, p in zip(self._masks, self._patients) if p != case.patient]
         if not others:
-            return np.zeros(case.image.shape, bool)
+            return None
         share = (self._total - np.sum(own, axis=0, dtype=np.int32) if own else self._total) / len(others)
         half = share >= 0.5
         if not half.any():

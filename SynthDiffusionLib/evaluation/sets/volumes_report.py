@@ -105,7 +105,8 @@ def _shares(result: Regional, unit: str, segmenter_name: str | None, labels_give
     elif not result.compared:
         sentences.insert(
             0,
-            f"There are {counted(real_n, 'real patient')} and {counted(synthetic_n, 'synthetic one')}; with fewer than "
+            f"There {'is' if real_n == 1 else 'are'} {counted(real_n, 'real patient')} and "
+            f"{counted(synthetic_n, 'synthetic one')}; with fewer than "
             f"{FEWEST_CASES} in either set the shares are listed, and no distribution is compared.",
         )
     else:
