@@ -240,7 +240,8 @@ def prepare(
     Raises:
         BadInput: an `out` that cannot be written to, no pairs, an empty mask, geometry that differs within a pair, a
             split that does not add up, a scheme that cannot be prepared, labels that are no class, an MR image without
-            contrast, or a spacing that is to be kept and is not the same in all cases.
+            contrast, the same image under two patients, or a spacing that is to be kept and is not the same in all
+            cases.
     """
     anatomy = anatomy_of(scheme)
     pairs = find_pairs(Path(images), Path(labels))
@@ -334,14 +335,23 @@ def _write_cases(
     """Writes `images` and `classes`; returns the "cases" of `dataset.json`."""
     for name in ("images", "classes"):
         (folder / name).mkdir()
-    entries = {}
+    entries: dict[str, dict[str, Any]] = {}
+    first: dict[str, tuple[str, str]] = {}  # by the image's voxels: patient and file
     for done, (case, (image_file, label_file)) in enumerate(sorted(pairs.items())):
         on_progress(done, len(pairs))
-        image, classes, facts = _prepared_case(case, image_file, label_file, scheme, anatomy, grid)
+        patient = patient_of(case, patient_pattern)
+        image, classes, facts, voxels = _prepared_case(case, image_file, label_file, scheme, anatomy, grid)
+        other, other_file = first.setdefault(voxels, (patient, image_file.name))
+        if other != patient:
+            raise BadInput(
+                f"'{other_file}' and '{image_file.name}' hold the same image, but are of the patients '{other}' and "
+                f"'{patient}', who may be dealt into different parts",
+                "Remove one of the two, or give a --patient-pattern that makes them one patient.",
+            )
         write_volume(image, folder / "images" / f"{case}.nii.gz")
         write_volume(classes, folder / "classes" / f"{case}.nii.gz")
         entries[case] = {
-            "patient": patient_of(case, patient_pattern),
+            "patient": patient,
             "image_sha256": hashlib.sha256(image_file.read_bytes()).hexdigest(),
             "label_sha256": hashlib.sha256(label_file.read_bytes()).hexdigest(),
             **facts,
@@ -351,8 +361,9 @@ def _write_cases(
 
 def _prepared_case(
     case: str, image_file: Path, label_file: Path, scheme: LabelScheme, anatomy: Anatomy, grid: _Grid
-) -> tuple[Volume, Volume, dict[str, Any]]:
-    """Image (int16) and class map (uint8) of a case, and what `dataset.json` says about it beyond its sources."""
+) -> tuple[Volume, Volume, dict[str, Any], str]:
+    """Image (int16) and class map (uint8) of a case, what `dataset.json` says about it beyond its sources, and the
+    SHA-256 of the source's voxels, which does not hang on the format of its file."""
     image = read_volume(image_file, anatomy.unit)
     drawn = read_segmentation(label_file)
     if image.shape != drawn.shape or not np.allclose(image.affine, drawn.affine, atol=1e-3):
@@ -365,6 +376,7 @@ def _prepared_case(
         facts["intensity"] = list(mr_intensity.percentile_range(image.array, image_file.name))
         image = image.with_array(image.array.astype(np.float32))  # rounded once, after resampling and scaling
     image, labels = (reorient(v, ORIENTATION) for v in (image, labels))
+    voxels = hashlib.sha256(f"{image.shape}".encode() + image.array.astype(np.float32).tobytes()).hexdigest()
     before = set(np.unique(labels.array).tolist())
     if not grid.keep:
         image, labels = (resample_volume(v, grid.spacing_mm) for v in (image, labels))
@@ -390,4 +402,4 @@ def _prepared_case(
         classes = cut_or_pad(classes, start, grid.size, 0)
         left = np.count_nonzero(cut_or_pad(labels, start, grid.size, 0).array)
         facts["cut_share"] = round(1 - left / np.count_nonzero(target), 6)
-    return image, classes, facts
+    return image, classes, facts, voxels

@@ -279,3 +279,19 @@ def test_the_split_of_the_shipped_model(shared_data):
     package = Path(__file__).resolve().parents[2] / "Resources" / "Models" / "lung-nodule-ct" / "model.json"
     if package.is_file():
         assert json.loads(package.read_text(encoding="utf-8"))["training"]["split"] == split
+
+
+def test_the_same_image_under_two_patients_is_refused(scheme, tmp_path):
+    """Whatever its file: of another format, number type or orientation. Of one patient it may be there twice."""
+    images, labels = write_pairs(tmp_path, ["a_1", "b_1"])
+    image, label = (nibabel.load(folder / "a_1.nii.gz") for folder in (images, labels))
+    for copy in ("a_2", "c_1"):
+        for one, folder in ((image, images), (label, labels)):
+            voxels = np.asanyarray(one.dataobj)[::-1].astype(np.float32)
+            turned = one.affine @ [[-1, 0, 0, one.shape[0] - 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+            nibabel.save(nibabel.Nifti1Image(voxels, turned), folder / f"{copy}.nii")
+        if copy == "a_2":
+            prepare(images, labels, tmp_path / "out", scheme, split=(1, 1, 0))
+    with pytest.raises(BadInput, match="'a_1.nii.gz' and 'c_1.nii' hold the same image, but are of the patients 'a'"):
+        prepare(images, labels, tmp_path / "other", scheme, split=(1, 1, 1))
+    assert not (tmp_path / "other").exists()
