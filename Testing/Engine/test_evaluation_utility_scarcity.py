@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 from tiny_training_slice_ldm import write_config
-from tiny_utility import prepared
+from tiny_utility import prepared, scored
 
 pytest.importorskip("matplotlib")
 
@@ -92,32 +92,6 @@ def test_empty_masks_are_counted_and_drawn_again(experiment, tmp_path, monkeypat
     monkeypatch.setattr(synthesis, "MOST_EMPTY", 0)
     with pytest.raises(BadInput, match="left 1 of 1 masks empty"):
         make_jointly(package, data, 2, 1, tmp_path / "pairs", sampling)
-
-
-def scored(arms, parts, patients=20, networks=2, gains=None):
-    rng = np.random.default_rng(0)
-    base = rng.uniform(0.4, 0.7, patients)
-
-    def gain(arm: str, part: str) -> float:
-        return (gains or {}).get(arm, (gains or {}).get(part, 0.0))
-
-    return [
-        {
-            "arm": arm,
-            "fold": 1,
-            "seed": n,
-            "training": [["a", "b"], ["c"]],
-            "scores": {
-                part: [
-                    {"case": f"c{p}", "patient": f"p{p}", "dice": {"nodule": base[p] + gain(arm, part) + 0.001 * n}}
-                    for p in range(patients)
-                ]
-                for part in parts
-            },
-        }
-        for arm in arms
-        for n in range(networks)
-    ]  # fmt: skip
 
 
 def test_the_report_says_what_was_found(experiment, tmp_path):

@@ -4,7 +4,9 @@ An interval holds both who was tested and how a training happened to go: Student
 standard error is the variance between patients over their number plus that between an arm's networks (within a fold)
 over theirs, with the degrees of freedom of Satterthwaite (Biometrics Bulletin 1946;2:110) for such a sum. What a
 network does with a patient in particular is in both terms, so that the interval is rather a little too wide. With
-few networks a bootstrap over them would be far too narrow.
+few networks a bootstrap over them would be far too narrow. Where no fold has two networks, those of all folds are one
+group: the draw of the training patients is then in it too, so that the interval is rather too wide. Of one network
+nothing says how another training would have gone, and there is no interval.
 
 Tests are of patients: each patient's Dice is averaged over the networks of an arm, and the differences of two arms go
 through Wilcoxon's signed-rank test (Biometrics Bulletin 1945); they say how sure a difference of *these* networks is
@@ -68,11 +70,16 @@ def _between_patients(by_patient: np.ndarray) -> tuple[float, int]:
 
 
 def _between_networks(scores: Scores) -> tuple[float, int]:
-    """The same of a mean over networks, which differ from others of their fold; 0 where each is alone in its own."""
-    means = scores.values.mean(1)
+    """The same of a mean over networks, which differ from others of their fold; of all folds where each is alone in its
+    own; NaN of one network."""
+    means, folds = scores.values.mean(1), scores.folds
+    if len(means) == 1:
+        return float("nan"), 0
+    if len(np.unique(folds)) == len(folds):
+        folds = np.zeros_like(folds)
     squared, freedom = 0.0, 0
-    for fold in np.unique(scores.folds):
-        own = means[scores.folds == fold]
+    for fold in np.unique(folds):
+        own = means[folds == fold]
         if len(own) > 1:
             squared += len(own) * float(own.var(ddof=1)) / len(means) ** 2
             freedom += len(own) - 1
@@ -80,7 +87,7 @@ def _between_networks(scores: Scores) -> tuple[float, int]:
 
 
 def _interval(value: float, parts: Sequence[tuple[float, int]]) -> Estimate:
-    """Student's t about a value; not defined where nothing says how it varies.
+    """Student's t about a value; NaN where a part is.
 
     Args:
         parts: squared standard errors that add up, with their degrees of freedom.
@@ -88,7 +95,7 @@ def _interval(value: float, parts: Sequence[tuple[float, int]]) -> Estimate:
     from scipy.stats import t
 
     squared = sum(v for v, _ in parts)
-    if not any(freedom for _, freedom in parts):
+    if np.isnan(squared):
         return Estimate(value, float("nan"), float("nan"))
     if squared <= 0:
         return Estimate(value, value, value)

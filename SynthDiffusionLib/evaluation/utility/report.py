@@ -15,7 +15,8 @@ from SynthDiffusionLib.evaluation.utility.pairs import Data
 from SynthDiffusionLib.reports.sections import Section, Table, columns, with_holm
 
 LEVEL = 0.05
-LEAST_REAL_DICE = 0.6  # as in `evaluate adherence`
+LEAST_REAL_DICE = 0.6  # as in `evaluate adherence`: below it networks are weak
+LEAST_FOUND = 0.1  # below it networks find next to nothing
 UNEVEN = 0.1  # of the Dice of two networks of one arm
 KHADRA = "Khadra and Türkbey, arXiv:2410.12542 (abstract and figures; the paper's numbers were not at hand)"
 KEBAILI = "Kebaili et al., ISBI 2024, arXiv:2406.05421"
@@ -25,11 +26,19 @@ DEFINITIONS = {
     "patient's cases and the targets, then over the networks of the arm: each patient counts once",
     "interval": "95 %, Student's t: the squared standard error is the variance between patients over their number plus "
     "that between the networks of an arm, within its fold, over theirs, with Satterthwaite's degrees of freedom: who "
-    "was tested, and how the trainings happened to go. With one network an arm it is of patients alone. That other "
-    "patients might have been trained on is not in it",
+    "was tested, and how the trainings happened to go. That other patients might have been trained on is not in it. "
+    "With several folds of one network each, the networks of all folds are one group, and which patients they were "
+    "trained on is in it too. With one network an arm there is no interval",
     "p": "Wilcoxon's signed-rank test of the patients' differences, each a mean over the arm's networks: of these "
     "networks, over patients. Holm's correction over the tests of one table",
-    "clear": "a difference whose interval leaves out 0 and whose corrected P is below 0.05; all others are not clear",
+    "clear": "a difference whose interval leaves out 0 and whose corrected P is below 0.05; all others are not clear. "
+    "Nothing is clear with one network an arm, nor where the Dice of the networks that were trained on real images "
+    f"alone is below {LEAST_FOUND} on real images, nor is a difference of 0.000",
+    "worst masks": "the arms 'real + synthetic' of worst and of other masks are trained on class maps of validation "
+    "patients with images that the generator made for them; these patients' own images are in one arm only, which says "
+    "so. Validation patients are not tested on",
+    "weak": f"networks whose Dice on real images is below {LEAST_REAL_DICE}, trained on real images alone; of several "
+    "numbers of patients, on the largest",
     "better, worse": "patients whose mean Dice is higher or lower than with the arm that it is compared with",
     "equal": "every network of every arm is trained with as many optimiser steps, crops and the same first weights "
     "(those of its seed), and its last weights are tested: nothing is chosen on validation or test cases",
@@ -99,6 +108,34 @@ def _uneven(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def _warnings(real: Mapping[str, Any]) -> list[str]:
+    """What a reader must know before the figures: too few networks, or weak ones.
+
+    Args:
+        real: row of the networks that were trained on real images alone, with their Dice on real images, and with the
+            "number" of patients where there are several.
+    """
+    said = []
+    if real["networks"] < 2:
+        said.append(
+            "One network an arm: chance in training is not known, so that there is no interval and nothing can be "
+            "called clear. Give --seeds 3 or more."
+        )
+    of = f" of {real['number']} patients" if "number" in real else ""
+    reach = f"trained on real images{of} alone, their Dice on real test images is {real['dice']:.2f}"
+    if real["dice"] < LEAST_FOUND:
+        said.append(
+            f"The networks find next to nothing: {reach}, and nothing is called clear. Give --network-steps a larger "
+            "number, or more patients."
+        )
+    elif real["dice"] < LEAST_REAL_DICE:
+        said.append(
+            f"The networks are weak: {reach}, less than {LEAST_REAL_DICE}. What they gain may not hold for stronger "
+            "ones."
+        )
+    return said
+
+
 def _against(one: str, other: str, networks: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> dict[str, Any]:
     a, b = (analysis.scores_of(networks, arm) for arm in (one, other))
     estimate = analysis.difference(a, b)
@@ -133,14 +170,15 @@ def _augmentation(data: Data, settings: augmentation.Settings, found: Mapping[st
     pairs = [(arm, augmentation.REAL) for arm in labels if arm != augmentation.REAL]
     pairs += [*augmentation.CONTROLS.items(), ("real-targeted", "real-untargeted")]
     tests = [_against(one, other, networks, labels) for one, other in pairs]
-    with_holm(tests)
+    value = {r["arm"]: r for r in rows}
+    _judge(tests, value["real"])
     by = {(t["label"], t["other"]): t for t in tests}
 
     def test(one: str, other: str) -> dict[str, Any]:
         return by[(labels[one], labels[other])]
 
-    value = {r["arm"]: r for r in rows}
     sentences = [
+        *_warnings(value["real"]),
         _gain("Adding synthetic images of the worst validation masks", test("real-targeted", "real")),
         _versus("cartoons of the same masks", test("real-targeted", "real-cartoons")),
         _versus("as many synthetic images of other masks", test("real-targeted", "real-untargeted")),
@@ -202,8 +240,9 @@ def _scarcity(data: Data, settings: scarcity.Settings, found: Mapping[str, Any])
             {**_against(one, other, networks, labels), "number": number}
             for one, other in ((both, real), (painted, real), (both, painted), (made, real))
         ]
-    with_holm(tests)
-    sentences = []
+    most = next(r for r in rows if r["arm"] == scarcity.arm_name(scarcity.REAL, max(settings.patients)))
+    _judge(tests, most)
+    sentences = _warnings(most)
     for number in settings.patients:
         with_pairs, with_cartoons, against, _ = (t for t in tests if t["number"] == number)
         sentences.append(
@@ -290,25 +329,21 @@ def _gap(data: Data, settings: gap.Settings, found: Mapping[str, Any]) -> list[S
                     "p": None if part == gap.REAL else analysis.signed_rank(own, real),
                 }
             )
-    with_holm(rows)
     shown = {r["set"]: r for r in rows[: len(gap.SETS)]}
+    _judge(rows, shown[gap.REAL], "d_low", "d_high")
     made, real = shown["synthetic"], shown[gap.REAL]
     best = max((shown["cartoons"], shown["unrelated"]), key=lambda r: r["dice"])
-    clearly = _side({"low": made["d_low"], "high": made["d_high"], "p_holm": made["p_holm"]})
     over = analysis.difference_of_sets(*(analysis.scores_of(networks, gap.REAL, r["set"]) for r in (made, best)))
+    higher = over.low > 0 and round(over.value, 3) > 0 and real["dice"] >= LEAST_FOUND
     sentences = (
-        f"Networks that were trained on real images reach a Dice of {made['dice']:.3f} [{made['low']:.3f}, "
-        f"{made['high']:.3f}] on synthetic images and {real['dice']:.3f} on the real images of the same masks: "
-        f"{made['difference']:+.3f} [{made['d_low']:+.3f}, {made['d_high']:+.3f}], "
-        + ("a clear difference." if clearly else "no clear difference."),
+        *_warnings(real),
+        "Networks that were trained on real images reach a Dice of "
+        f"{_limits(made['dice'], made['low'], made['high'], '')} on synthetic images and {real['dice']:.3f} on the "
+        f"real images of the same masks: {_limits(made['difference'], made['d_low'], made['d_high'])}, "
+        + ("a clear difference." if made["side"] else "no clear difference."),
         f"{best['label'].capitalize()} reach {best['dice']:.3f}, the higher of the two rows without skill: synthetic "
-        f"images {over.value:+.3f} [{over.low:+.3f}, {over.high:+.3f}] against them"
-        + ("." if over.low > 0 else ", which is not clearly higher."),
-        *(
-            [f"On real images the networks reach less than {LEAST_REAL_DICE}: too weak to judge by."]
-            if real["dice"] < LEAST_REAL_DICE
-            else []
-        ),
+        f"images {_limits(over.value, over.low, over.high)} against them"
+        + ("." if higher else ", which is not clearly higher."),
         *_uneven(rows),
         "A Dice as on real images says that what was drawn is found where it was drawn; it does not say that the "
         "image is realistic.",
@@ -384,28 +419,42 @@ def _intervals(name: str, title: str, rows: Sequence[Mapping[str, Any]]) -> dict
     }
 
 
+def _judge(tests: Sequence[dict[str, Any]], real: Mapping[str, Any], low: str = "low", high: str = "high") -> None:
+    """Holm's correction, and which way each difference is clear ("side": 1, -1 or 0).
+
+    Args:
+        tests: rows with "difference" and "p"; None where there is no difference.
+        real: see `_warnings`.
+        low, high: keys of the difference's interval.
+    """
+    with_holm(tests)
+    for test in tests:
+        shown = test["difference"] is not None and round(test["difference"], 3) != 0
+        possible = shown and real["dice"] >= LEAST_FOUND and test["p_holm"] is not None and test["p_holm"] < LEVEL
+        test["side"] = int(test[low] > 0) - int(test[high] < 0) if possible else 0
+
+
+def _limits(value: float, low: float, high: float, sign: str = "+") -> str:
+    """ "+0.020 [-0.010, +0.050]", or without an interval where there is none."""
+    one, *limits = (f"{round(number, 3) + 0.0:{sign}.3f}" for number in (value, low, high))
+    return f"{one} [{', '.join(limits)}]" if np.isfinite(low) else f"{one} (no interval)"
+
+
 def _signed(test: Mapping[str, Any]) -> str:
-    return f"{test['difference']:+.3f} [{test['low']:+.3f}, {test['high']:+.3f}]"
-
-
-def _side(test: Mapping[str, Any]) -> int:
-    """1 or -1 where a difference is clear: its interval leaves out 0, and P is below 0.05 after Holm's correction."""
-    if test["p_holm"] is None or test["p_holm"] >= LEVEL:
-        return 0
-    return int(test["low"] > 0) - int(test["high"] < 0)
+    return _limits(test["difference"], test["low"], test["high"])
 
 
 def _gain(what: str, test: Mapping[str, Any]) -> str:
     """A sentence: clearly raised, clearly lowered, or not clear."""
     words = {1: "raises the Dice", -1: "lowers the Dice", 0: "does not clearly change the Dice"}
-    return f"{what} {words[_side(test)]}: {_signed(test)}, {test['better']} patients better, {test['worse']} worse."
+    return f"{what} {words[test['side']]}: {_signed(test)}, {test['better']} patients better, {test['worse']} worse."
 
 
 def _versus(what: str, test: Mapping[str, Any]) -> str:
     words = {1: "clearly more than", -1: "clearly less than", 0: "not clearly other than"}
-    return f"That is {words[_side(test)]} {what} do: {_signed(test)}."
+    return f"That is {words[test['side']]} {what} do: {_signed(test)}."
 
 
 def _clear(test: Mapping[str, Any], one: str = "synthetic", other: str = "real") -> str:
-    word = "clear" if _side(test) else "not clear"
+    word = "clear" if test["side"] else "not clear"
     return f"The difference ({one} minus {other}) is {word}: {_signed(test)}."
