@@ -26,6 +26,7 @@ INPUTS = ("real", "synthetic", "training", "validation", "reference", "real_labe
           "training_labels")  # fmt: skip
 __all__ = [
     "Event",
+    "ForReport",
     "Measured",
     "add_set_options",
     "command_of",
@@ -174,6 +175,28 @@ def read_role(
     return found
 
 
+class ForReport:
+    """Passes events on, and keeps the warnings that are for the report too ("report": True).
+
+    Args:
+        on_event: gets all of them.
+    """
+
+    def __init__(self, on_event: Event) -> None:
+        self._on_event = on_event
+        self._told: list[str] = []
+
+    def __call__(self, event: dict) -> None:
+        self._on_event(event)
+        if event.get("report"):
+            self._told.append(event["message"])
+
+    @property
+    def settings(self) -> dict[str, list[str]]:
+        """For the settings of a result: what was told; {} where nothing was."""
+        return {"told": self._told} if self._told else {}
+
+
 def run_sets(args: argparse.Namespace, kind: str, measure: Callable[[argparse.Namespace, Event], Measured]) -> int:
     """Measures, writes JSON, CSV and HTML into `--out`, prints sentences and tables.
 
@@ -189,19 +212,13 @@ def run_sets(args: argparse.Namespace, kind: str, measure: Callable[[argparse.Na
     require_matplotlib()
     line = ProgressLine(quiet=args.json)
     began = time.monotonic()
-    for_report: list[str] = []
-
-    def on_event(event: dict) -> None:
-        line(event)
-        if event.get("report"):
-            for_report.append(event["message"])
-
+    on_event = ForReport(line)
     try:
         with kept_when_cancelled(args.out), only_writer(args.out):
             measured = measure(args, on_event)
             unseen = getattr(args, "unseen", None)  # of `read_role`
             told: dict[str, object] = {"trained_on": unseen.to_json()} if unseen is not None else {}
-            told |= {"told": for_report} if for_report else {}
+            told |= on_event.settings
             frame = {"frame": measured.sets[0].frame.to_json()} if measured.sets else {}
             result = results.assemble(
                 kind,

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from SynthDiffusionLib.cli.evaluate_sets import Event, command_of, kept_when_cancelled, seed_arg
+from SynthDiffusionLib.cli.evaluate_sets import Event, ForReport, command_of, kept_when_cancelled, seed_arg
 from SynthDiffusionLib.cli.paths import path_arg
 from SynthDiffusionLib.errors import BadInput
 
@@ -98,15 +98,16 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     check_writable(args.out)
     line = ProgressLine(quiet=args.json)
+    on_event = ForReport(line)
     try:
         with kept_when_cancelled(args.out), only_writer(args.out):
-            store, settings, found = _carry_out(args, line)
+            store, settings, found = _carry_out(args, on_event)
             measured = report(args.experiment, store.data, store.recipe, settings, found)
             result = results.assemble(
                 "utility",
                 measured.sections,
                 sets=sets_of(store.data),
-                settings=measured.settings,
+                settings=measured.settings | on_event.settings,
                 definitions=measured.definitions,
                 command=command_of(),
                 seconds=store.seconds(),
@@ -122,9 +123,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _carry_out(args: argparse.Namespace, on_event: Event) -> tuple[Store, Any, dict[str, Any]]:
     from SynthDiffusionLib.evaluation.utility import augmentation, gap, scarcity
+    from SynthDiffusionLib.evaluation.utility.generators import configs_sha256
     from SynthDiffusionLib.evaluation.utility.networks import Recipe
     from SynthDiffusionLib.evaluation.utility.pairs import load_data
-    from SynthDiffusionLib.evaluation.utility.store import Store
+    from SynthDiffusionLib.evaluation.utility.store import GENERATOR, Store
     from SynthDiffusionLib.evaluation.utility.synthesis import Sampling
     from SynthDiffusionLib.memory.plan import resolve_device
     from SynthDiffusionLib.models import load_package
@@ -133,7 +135,7 @@ def _carry_out(args: argparse.Namespace, on_event: Event) -> tuple[Store, Any, d
     targets = [t.strip() for t in args.targets.split(",")] if args.targets else None
     package = load_package(args.model) if getattr(args, "model", None) else None
     limits = package.spec.intensity.range if package is not None else None
-    data = load_data(args.data, targets, limits, LEAST_TEST_PATIENTS)
+    data = load_data(args.data, targets, limits, LEAST_TEST_PATIENTS, on_event)
     patch = _patch(args.patch)
     cubic = len(set(patch)) == 1 and len(set(spacing_of(data.description))) == 1
     recipe = Recipe(
@@ -153,6 +155,7 @@ def _carry_out(args: argparse.Namespace, on_event: Event) -> tuple[Store, Any, d
         settings = scarcity.Settings(numbers, args.pairs, args.share, args.seeds, args.folds, args.seed)
     store.begin(
         {"experiment": args.experiment, "settings": vars(settings), "model": package.id if package else None}
+        | {GENERATOR: configs_sha256(args.generator) if getattr(args, "generator", None) else None}
         | {"sampling": {"steps": args.steps, "guidance": args.guidance}}
     )
     try:
@@ -187,11 +190,16 @@ def _check(args: argparse.Namespace) -> None:
         raise BadInput(f"--minutes is {args.minutes:g}", "Give it a number above 0.")
     if args.experiment == "augmentation" and args.folds > 1 and args.generator is None:
         raise BadInput("Several folds need a generator of their own each", "Give --generator instead of --model.")
-    for path in getattr(args, "generator", None) or ():
+    configs = getattr(args, "generator", None) or ()
+    for path in configs:
         if not Path(path).is_file():
             raise BadInput(f"'{path}' does not exist", "Give --generator TOML files of a training.")
     if args.out.is_dir() and args.data.is_dir() and os.path.samefile(args.out, args.data):
         raise BadInput("--out is the folder of --data: results would lie among its files", "Give another folder.")
+    if configs:
+        from SynthDiffusionLib.evaluation.utility.generators import check_configs
+
+        check_configs(configs)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

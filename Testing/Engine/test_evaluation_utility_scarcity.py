@@ -52,6 +52,7 @@ def test_every_arm_has_a_generator_that_knows_its_own_patients_only(experiment):
         package = load_package(str(store.out / "generators" / name / "diffusion" / "package"))
         patients = {data.case_patients.get(c, c) for c in package.spec.training.split["train"]}
         assert patients == set(found["patients"][name]) and len(patients) == number and not patients & tested
+        assert found["leak"][name] == {"generator_patients": number, "arm_patients": number}
         files = {p.name for p in (store.out / "parts" / name / "images").iterdir()}
         assert not files & {f"{c.name}.nii.gz" for c in data.parts["test"]}
 

@@ -29,13 +29,7 @@ from SynthDiffusionLib.evaluation.sets.case_file import (
     read_case,
 )
 from SynthDiffusionLib.evaluation.sets.lists import base_name, parse_classes, patient_of_case, patient_table
-from SynthDiffusionLib.evaluation.sets.training_lists import (
-    check_unseen,
-    perhaps_same,
-    perhaps_sentences,
-    shared_patients,
-    spellings,
-)
+from SynthDiffusionLib.evaluation.sets.training_lists import check_unseen, perhaps_shared, shared_patients
 from SynthDiffusionLib.reports.sections import counted
 from SynthDiffusionLib.training.prepare import READABLE_SUFFIXES, case_name
 from SynthDiffusionLib.volumes import read_volume
@@ -311,9 +305,7 @@ def check_apart(one: ImageSet, other: ImageSet, on_event: Callable[[dict], None]
             "set",
             "Give sets of different patients.",
         )
-    whose = {spelling: name for name in one.patients for spelling in spellings([name])}
-    perhaps = perhaps_same({name: spellings([name]) for name in other.patients}, whose)
-    for sentence in perhaps_sentences(perhaps, f"in the {one.role} set"):
+    for sentence in perhaps_shared(one.patients, other.patients, f"in the {one.role} set"):
         on_event({"event": "warning", "message": f"{other.role}: {sentence}", "report": True})
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 CHANNEL = "_0000"  # of the file names of nnU-Net
 MOST_TOLD = 5  # names in a sentence
+OPTIONS = "--patients or --patient-pattern"
 
 
 @dataclass(frozen=True)
@@ -100,20 +101,26 @@ def perhaps_same(own: Mapping[str, set[str]], whose: Mapping[str, str]) -> dict[
     return found
 
 
-def perhaps_sentences(perhaps: Mapping[str, str], where: str) -> list[str]:
+def perhaps_sentences(perhaps: Mapping[str, str], where: str, mend: str = OPTIONS) -> list[str]:
     """What `perhaps_same` found, in one sentence; none where it found nothing.
 
     Args:
         where: the other names are: "on the list", "in the training set".
+        mend: what says who is whose.
     """
     if not perhaps:
         return []
     pairs = [f"'{shortened(a)}' ('{shortened(b)}' {where})" for a, b in sorted(perhaps.items())]
     more = f" and {len(pairs) - MOST_TOLD} more" if len(pairs) > MOST_TOLD else ""
     return [
-        f"Perhaps the same patient under another name: {', '.join(pairs[:MOST_TOLD])}{more}. --patients or "
-        "--patient-pattern says who is whose."
+        f"Perhaps the same patient under another name: {', '.join(pairs[:MOST_TOLD])}{more}. {mend} says who is whose."
     ]
+
+
+def perhaps_shared(one: Iterable[str], other: Iterable[str], where: str, mend: str = OPTIONS) -> list[str]:
+    """As `perhaps_sentences`, of patients of the second set whose names look like those of patients of the first."""
+    whose = {spelling: name for name in one for spelling in spellings([name])}
+    return perhaps_sentences(perhaps_same({name: spellings([name]) for name in other}, whose), where, mend)
 
 
 def shared_patients(one: Iterable[str], other: Iterable[str]) -> dict[str, str]:

@@ -9,6 +9,10 @@ could not be read:
 * cartoons (class means and noise) of the same worst cases: does the model matter?
 * cartoons alone, beside synthetic volumes alone;
 * the worst cases' own real images: what knowing them would be worth.
+
+The masks that are aimed at are validation patients': arms with synthetic images of worst or other masks learn their
+class maps, and images that the generator, which has not been trained on these patients, made for them. Test patients
+are in nothing.
 """
 
 from __future__ import annotations
@@ -103,7 +107,7 @@ def _run_fold(
     package = generator
     if isinstance(generator, Sequence):
         package = own_generator(generator, data, patients, store, name, settings.seed + fold)
-    leak = check_subset(package, [*patients, *data.patients("validation")], data.case_patients)
+    leak = check_subset(package, patients, data.patients("validation"), data.case_patients)
     tests = {"test": data.real(data.parts["test"]), "validation": data.real(data.parts["validation"])}
     real = data.real(cases)
     seeds = [1 + n for n in range(settings.seeds)]

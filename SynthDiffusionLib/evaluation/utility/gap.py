@@ -51,7 +51,7 @@ def run_gap(data: Data, package: ModelPackage, store: Store, settings: Settings,
         {"networks": scores of all on the four sets, "leak": numbers of patients, "examples": (name, examples by kind)
         of pictures}.
     """
-    leak = check_subset(package, data.patients("train") + data.patients("validation"), data.case_patients)
+    leak = check_subset(package, data.patients("train"), data.patients("validation"), data.case_patients)
     test = data.parts["test"]
     made = make_for_masks(
         package,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import importlib
 import json
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.evaluation.utility.parts import write_part
+from SynthDiffusionLib.reports.sections import counted
+from SynthDiffusionLib.training.stages import method_of
 from SynthDiffusionLib.volumes.atomic import atomic_file
 
 if TYPE_CHECKING:
@@ -17,38 +22,120 @@ if TYPE_CHECKING:
     from SynthDiffusionLib.evaluation.utility.store import Store
     from SynthDiffusionLib.models import ModelPackage
 
-SEEN = ("train", "validation")
-EARLIER = ("autoencoder", "refiner", "denoiser")  # settings of [run] that name folders of earlier stages
+EARLIER = {"autoencoder": "autoencoder", "refiner": "refiner", "denoiser": "diffusion"}  # setting of [run]: its stage
+PHOTOGRAPHS = ("off", "alex", "vgg", "squeeze", "resnet50")  # MONAI's perceptual networks that have seen no patient
 
 
-def check_subset(package: ModelPackage, patients: Sequence[str], case_patients: Mapping[str, str]) -> dict[str, int]:
+def check_subset(
+    package: ModelPackage, patients: Sequence[str], validation: Sequence[str], case_patients: Mapping[str, str]
+) -> dict[str, int]:
     """Refuses a generator that knows more patients than its arm does.
 
     Args:
         package: the generator.
-        patients: those that the arm's segmentation network may see, in training or in choosing.
+        patients: those that the arm's segmentation network is trained on, and the generator may be.
+        validation: those of the validation part, which a generator may only have been chosen or logged with.
         case_patients: patient of each case of the data set; a package may list cases or patients.
 
     Returns:
-        how many it was trained on, and how many the arm has.
+        how many patients it was trained on ("generator_patients"), and how many the arm is ("arm_patients").
 
     Raises:
         BadInput: it has seen others, or does not say whom it has seen.
     """
-    seen = {case_patients.get(entry, entry) for part in SEEN for entry in package.spec.training.split.get(part, ())}
-    if not seen:
+    split = package.spec.training.split
+    trained, chosen = (
+        {case_patients.get(entry, entry) for entry in split.get(part, ())} for part in ("train", "validation")
+    )
+    if not trained:
         raise BadInput(
             f"The model '{package.id}' does not say which patients it was trained on, so a leak cannot be ruled out",
             'Add them to "training.split" in its model.json.',
         )
-    more = sorted(seen - set(patients))
-    if more:
+    own = set(patients)
+    for seen, allowed, words in ((trained, own, "trained on"), (chosen, own | set(validation), "validated with")):
+        more = sorted(seen - allowed)
+        if more:
+            raise BadInput(
+                f"The model '{package.id}' was {words} {counted(len(more), 'patient')} that the arm does not have, "
+                f"first '{more[0]}': the arm would gain from images that it is not given",
+                "Let the experiment train its own generator, or give the data set that the model was trained on.",
+            )
+    return {"generator_patients": len(trained), "arm_patients": len(own)}
+
+
+def check_configs(configs: Sequence[Path]) -> None:
+    """Refuses training configurations that would begin with, or build on, weights that the arm does not train itself.
+
+    Every setting of [run] that is a path, but for `data`, names such weights. Those of an earlier stage are replaced by
+    the arm's own where that stage is given too, before; of all others nobody knows which patients they have seen.
+
+    Args:
+        configs: TOML files of the generator's stages in order.
+
+    Raises:
+        BadInput: with the setting, and how to mend it; or two configurations of one stage.
+    """
+    own: list[str] = []
+    for config in configs:
+        values, stage = _parsed(config), stage_name(config)
+        if stage in own:
+            raise BadInput(f"Two configurations are of the stage '{stage}'", "Give --generator one TOML file a stage.")
+        for setting in sorted(set(values["run"]) & _weights(method_of(config), config)):
+            earlier = EARLIER.get(setting)
+            if earlier not in own:
+                raise BadInput(
+                    f"'{config}' takes weights from elsewhere: [run] {setting}. They may know patients that the arm "
+                    "does not have",
+                    f"Give --generator the TOML file of the stage {earlier} too, before this one."
+                    if earlier is not None
+                    else f"Take {setting} out of [run]: an arm's generator is trained from random weights.",
+                )
+        losses = values.get("losses")
+        perceptual = losses.get("perceptual", "off") if isinstance(losses, Mapping) else "off"
+        if perceptual not in PHOTOGRAPHS:
+            raise BadInput(
+                f"'{config}' takes weights from elsewhere: [losses] perceptual = '{perceptual}'. They may know "
+                "patients that the arm does not have",
+                f"Take one of {', '.join(PHOTOGRAPHS)}: these networks were trained on photographs.",
+            )
+        own.append(stage)
+
+
+def _weights(method: str, config: Path) -> set[str]:
+    """Settings of [run] that are paths of weights."""
+    from SynthDiffusionLib.training.config import TrainConfig
+    from SynthDiffusionLib.training.train import STAGED
+
+    if method != "patch_ddpm" and method not in STAGED:
         raise BadInput(
-            f"The model '{package.id}' was trained on {len(more)} patients that the arm does not have, first "
-            f"'{more[0]}': the arm would gain from images that it is not given",
-            "Let the experiment train its own generator, or give the data set that the model was trained on.",
+            f"Unknown method '{method}' in [run] of '{config}'", f"Choose one of patch_ddpm, {', '.join(STAGED)}."
         )
-    return {"generator_patients": len(seen), "arm_patients": len(set(patients))}
+    settings: type = TrainConfig
+    if method in STAGED:
+        settings = importlib.import_module(f"SynthDiffusionLib.training.{method}.config").METHOD.config
+    paths = {field.name for field in dataclasses.fields(settings) if "Path" in str(field.type)}
+    return paths - {"data", "source"}
+
+
+def configs_sha256(configs: Sequence[Path]) -> dict[str, str]:
+    """Checksum of each stage's settings, for the plan of an experiment; comments, and what an arm replaces, are left
+    out."""
+    own = {stage_name(config): Path() for config in configs}
+    texts = {stage_name(c): json.dumps(_of_arm(c, Path(), 0, own), sort_keys=True, default=str) for c in configs}
+    return {stage: hashlib.sha256(text.encode()).hexdigest() for stage, text in texts.items()}
+
+
+def _of_arm(config: Path, data: Path, seed: int, folders: Mapping[str, Path]) -> dict[str, Any]:
+    """A configuration with the arm's own data, seed and folders of earlier stages.
+
+    Args:
+        folders: by stage.
+    """
+    values = _parsed(config)
+    earlier = {setting: str(folders[stage]) for setting, stage in EARLIER.items() if setting in values["run"]}
+    values["run"] = values["run"] | {"data": str(data), "seed": seed} | earlier
+    return values
 
 
 def own_generator(
@@ -78,7 +165,7 @@ def own_generator(
 
 def stage_name(config: Path) -> str:
     """`[run] stage` of a training configuration; "model" where the method has no stages."""
-    return str(_parsed(config).get("run", {}).get("stage", "model"))
+    return str(_parsed(config)["run"].get("stage", "model"))
 
 
 def train_generator(
@@ -103,11 +190,12 @@ def train_generator(
         folder of the package that the last stage makes.
 
     Raises:
-        BadInput: a configuration that cannot be used, or that makes no package.
+        BadInput: a configuration that cannot be used, that takes weights from elsewhere, or that makes no package.
     """
     from SynthDiffusionLib.training.train import train
 
-    folders = {stage_name(c): Path(out) / stage_name(c) for c in configs}
+    check_configs(configs)
+    folders = {stage_name(c): (Path(out) / stage_name(c)).resolve() for c in configs}
     made = Path(out)
     for config in configs:
         stage = stage_name(config)
@@ -117,11 +205,7 @@ def train_generator(
             continue
         if (folder / "summary.json").is_file() and not _parsed(config).get("package"):
             continue
-        values = _parsed(config)
-        values["run"] = values.get("run", {}) | {"data": str(Path(data).resolve()), "seed": seed}
-        for earlier in EARLIER:
-            if earlier in values["run"] and earlier in folders:
-                values["run"][earlier] = str(folders[earlier].resolve())
+        values = _of_arm(config, Path(data).resolve(), seed, folders)
         folder.mkdir(parents=True, exist_ok=True)
         own = folder / "config.toml"
         with atomic_file(own) as stream:
@@ -135,10 +219,14 @@ def train_generator(
 
 
 def _parsed(config: Path) -> dict[str, Any]:
+    """A configuration as plain tables, [run] among them."""
     try:
-        return tomllib.loads(Path(config).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = tomllib.loads(Path(config).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"'{config}' cannot be read: {error}", "Give --generator TOML files of a training.") from error
+    if not isinstance(values.setdefault("run", {}), dict):
+        raise BadInput("'run' is not a table", "Write [run] on a line of its own, and its settings below.")
+    return values
 
 
 def toml_text(values: Mapping[str, Any], prefix: str = "") -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.evaluation import noskill
 from SynthDiffusionLib.evaluation.rows import Item, as_evaluated
+from SynthDiffusionLib.evaluation.sets.training_lists import perhaps_shared, shared_patients
 from SynthDiffusionLib.intensity import normalise
 from SynthDiffusionLib.training.dataset import Case, load_split, read_description
 from SynthDiffusionLib.volumes import read_segmentation, read_volume, same_grid
@@ -82,7 +86,11 @@ class Data:
 
 
 def load_data(
-    folder: Path, targets: Sequence[str] | None, intensity_range: tuple[float, float] | None, least: int
+    folder: Path,
+    targets: Sequence[str] | None,
+    intensity_range: tuple[float, float] | None,
+    least: int,
+    on_event: Callable[[dict], None] = lambda event: None,
 ) -> Data:
     """Reads a prepared data set.
 
@@ -90,22 +98,15 @@ def load_data(
         targets: classes to segment; the data set's target where None.
         intensity_range: [-1000, 400] HU, or [0, 1000] for MR, where None.
         least: test patients that are needed.
+        on_event: gets a warning, which is for the report too, where names of two parts look like those of one patient.
 
     Raises:
-        BadInput: no data set, a patient in two parts, an unknown class, or too few test patients.
+        BadInput: no data set, a patient or an image in two parts, an unknown class, or too few test patients.
     """
-    from SynthDiffusionLib.training.dataset import shared_patient
-
     folder = Path(folder)
     if not folder.is_dir():
         raise BadInput(f"The data folder '{folder}' does not exist", "Give --data what synthdiffusion prepare wrote.")
     description = read_description(folder)
-    shared = shared_patient(description)
-    if shared is not None:
-        raise BadInput(
-            f"The patient '{shared[0]}' is in the parts {shared[1]} and {shared[2]} of the data set",
-            "Prepare it again with a --patient-pattern that tells patients apart.",
-        )
     names = tuple(targets or ([description["target"]] if description.get("target") else ()))
     unknown = [n for n in names if n not in description["classes"]]
     if unknown or not names or len(set(names)) < len(names):
@@ -114,6 +115,7 @@ def load_data(
             f"Choose from: {', '.join(description['classes'])}.",
         )
     parts = {part: load_split(folder, part) for part in ("train", "validation", "test")}
+    _check_apart(parts, description["cases"], on_event)
     tested = {c.patient for c in parts["test"]}
     if len(tested) < least:
         raise BadInput(
@@ -121,6 +123,43 @@ def load_data(
         )
     limits = intensity_range or ((-1000.0, 400.0) if description["unit"] == "HU" else (0.0, 1000.0))
     return Data(folder, description, names, limits, parts)
+
+
+def _check_apart(
+    parts: Mapping[str, Sequence[Case]], described: Mapping[str, dict], on_event: Callable[[dict], None]
+) -> None:
+    """Refuses a patient or an image in two parts, as `check_apart` does of sets: names are compared as people write
+    them, images by the checksum of their source and by their voxels.
+
+    Args:
+        described: "cases" of the data set.
+    """
+    for (first, ours), (second, others) in combinations(parts.items(), 2):
+        known, names = (list(dict.fromkeys(c.patient for c in cases)) for cases in (ours, others))
+        for name, other in sorted(shared_patients(names, known).items()):
+            spelled = f" ('{other}' in {first})" if other != name else ""
+            raise BadInput(
+                f"The patient '{name}' is in the parts {first} and {second} of the data set{spelled}",
+                "Prepare it again with a --patient-pattern that tells patients apart.",
+            )
+        whose = {digest: c.name for c in ours for digest in _digests(c, described[c.name])}
+        for case in others:
+            for digest in _digests(case, described[case.name]):
+                if digest in whose:
+                    raise BadInput(
+                        f"'{case.name}' in the part {second} holds the same image as '{whose[digest]}' in the part "
+                        f"{first} of the data set",
+                        "Prepare it again without one of the two.",
+                    )
+        for sentence in perhaps_shared(known, names, f"in the part {first}", "Its --patient-pattern"):
+            on_event({"event": "warning", "message": f"{second}: {sentence}", "report": True})
+
+
+def _digests(case: Case, described: Mapping[str, Any]) -> list[str]:
+    """What tells an image: the checksum of its source file, where the data set has it, and that of its voxels."""
+    voxels = hashlib.sha256(f"{case.image.shape}".encode() + case.image.array.tobytes()).hexdigest()
+    source = described.get("image_sha256")
+    return [voxels, source] if isinstance(source, str) else [voxels]
 
 
 def read_pair(data: Data, case: str, patient: str, image: Path, segmentation: Path | None, classes: np.ndarray) -> Pair:

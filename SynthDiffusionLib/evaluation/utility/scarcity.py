@@ -82,7 +82,7 @@ def run_scarcity(
             real = data.real(cases)
             package = own_generator(configs, data, patients, store, name, settings.seed + fold)
             # The validation patients are only logged while the generator trains: no weight or step hangs on them.
-            leak[name] = check_subset(package, [*patients, *data.patients("validation")], data.case_patients)
+            leak[name] = check_subset(package, patients, data.patients("validation"), data.case_patients)
             made, empty[name] = make_jointly(
                 package,
                 data,

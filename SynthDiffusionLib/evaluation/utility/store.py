@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 PLAN = "plan.json"
+GENERATOR = "generator"  # of the plan: checksums of the configurations, by stage
 TESTED = "tests_sha256"
 GONE, DAMAGED = "gone", "damaged"
 
@@ -80,8 +81,13 @@ class Store:
                 raise BadInput(f"'{path}' is damaged: it is no plan of an experiment", "Give another --out.")
             differing = [k for k in content if earlier.get(k) != content[k]]
             if differing:
+                its = f"its {differing[0]} is {earlier.get(differing[0])!r}"
+                if differing[0] == GENERATOR and earlier.get(GENERATOR) is not None:
+                    its = "its generators were trained by other settings than --generator now has"
+                elif differing[0] == GENERATOR:
+                    its = "its plan does not say by which settings its generators were trained"
                 raise BadInput(
-                    f"'{self.out}' holds another experiment: its {differing[0]} is {earlier.get(differing[0])!r}",
+                    f"'{self.out}' holds another experiment: {its}",
                     "Give another --out, or the settings that it was begun with.",
                 )
             return
