@@ -151,6 +151,47 @@ def test_stages_are_trained_on_each_other(tmp_path, monkeypatch):
     assert {r["data"] for r in trained} == {str((tmp_path / "part").resolve())} and {r["seed"] for r in trained} == {4}
 
 
+def test_a_stage_that_is_damaged_or_was_trained_by_another_hand_is_trained_anew(tmp_path, monkeypatch):
+    """And all that build on it: the remedy may not be a training on patients whom the arm does not have."""
+    configs = [
+        write_stage(tmp_path, "slice_ldm", "autoencoder"),
+        write_stage(tmp_path, "slice_ldm", "diffusion", autoencoder="x"),
+    ]
+    trained, told = [], []
+
+    def train(config: Path, out: Path, *, resume: bool, **settings) -> Path:
+        if resume and (out / "checkpoint.pt").read_text() == "damaged":
+            raise BadInput("The checkpoint is damaged")
+        trained.append(out.name)
+        (out / "checkpoint.pt").write_text("whole")
+        (out / "summary.json").write_text("{}")
+        (out / "package").mkdir()
+        (out / "package" / "model.json").write_text("{}")
+        return out / "package"
+
+    def again() -> list[str]:
+        trained.clear()
+        told.clear()
+        where = tmp_path / "out" / "fold1"
+        generators.train_generator(configs, tmp_path, where, seed=1, on_event=lambda e: told.append(e["message"]))
+        return trained
+
+    monkeypatch.setattr(training, "train", train)
+    both = ["autoencoder", "diffusion"]
+    assert again() == both and not told
+    assert again() == []
+    first, second = (tmp_path / "out" / "fold1" / stage for stage in both)
+    (first / "checkpoint.pt").write_text("of other patients")
+    assert again() == both and "autoencoder: trained anew: it is not as this experiment left it" in told[0]
+    (second / "package" / "model.json").write_text("[]")
+    assert again() == both[1:]
+    # Killed before the stage was finished, and damaged.
+    for name in ("done.json", "summary.json", "package/model.json"):
+        (second / name).unlink()
+    (second / "checkpoint.pt").write_text("damaged")
+    assert again() == both[1:] and told == ["fold1, diffusion: trained anew: The checkpoint is damaged"]
+
+
 def test_the_command_refuses_foreign_weights_and_changed_configurations(folder, tmp_path, capsys, monkeypatch):
     """Before any work; comments, and what is replaced, may change."""
 

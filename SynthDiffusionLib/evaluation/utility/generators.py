@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import shutil
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.evaluation.utility.parts import write_part
+from SynthDiffusionLib.jobs.provenance import sha256_of
 from SynthDiffusionLib.reports.sections import counted
 from SynthDiffusionLib.training.stages import method_of
 from SynthDiffusionLib.volumes.atomic import atomic_file
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from SynthDiffusionLib.models import ModelPackage
 
 EARLIER = {"autoencoder": "autoencoder", "refiner": "refiner", "denoiser": "diffusion"}  # setting of [run]: its stage
+DONE, KEPT = "done.json", ("checkpoint.pt", "package/model.json")  # of a stage that is finished
 PHOTOGRAPHS = ("off", "alex", "vgg", "squeeze", "resnet50")  # MONAI's perceptual networks that have seen no patient
 
 
@@ -179,6 +182,9 @@ def train_generator(
 ) -> Path:
     """Trains a generator on one part of a data set, stage by stage; what is done already is not done again.
 
+    A stage that is damaged, or was changed since (by `synthdiffusion train`, on other patients perhaps), is trained
+    anew, and so are those that build on it.
+
     Args:
         configs: TOML files of its stages in order, as for `synthdiffusion train`. Their `data`, `seed` and folders of
             earlier stages are replaced.
@@ -196,26 +202,61 @@ def train_generator(
 
     check_configs(configs)
     folders = {stage_name(c): (Path(out) / stage_name(c)).resolve() for c in configs}
-    made = Path(out)
+    made, anew = Path(out), False
     for config in configs:
-        stage = stage_name(config)
-        folder = folders[stage]
-        if (folder / "package" / "model.json").is_file():
+        folder = folders[stage_name(config)]
+        if not anew and _finished(folder):
             made = folder / "package"
             continue
-        if (folder / "summary.json").is_file() and not _parsed(config).get("package"):
-            continue
-        values = _of_arm(config, Path(data).resolve(), seed, folders)
+        if anew or any((folder / name).is_file() for name in (DONE, "summary.json")):
+            anew = _remove(folder, "it is not as this experiment left it, or builds on such a stage", on_event) or anew
         folder.mkdir(parents=True, exist_ok=True)
         own = folder / "config.toml"
+        text = toml_text(_of_arm(config, Path(data).resolve(), seed, folders)).encode("utf-8")
         with atomic_file(own) as stream:
-            stream.write(toml_text(values).encode("utf-8"))
-        made = train(own, folder, resume=(folder / "checkpoint.pt").is_file(), device=device, on_event=on_event)
+            stream.write(text)
+        resume = (folder / "checkpoint.pt").is_file()
+        try:
+            made = train(own, folder, resume=resume, device=device, on_event=on_event)
+        except BadInput as error:
+            if not resume:
+                raise
+            anew = _remove(folder, error.message, on_event)
+            folder.mkdir(parents=True)
+            with atomic_file(own) as stream:
+                stream.write(text)
+            made = train(own, folder, resume=False, device=device, on_event=on_event)
+        _finish(folder)
     if not (made / "model.json").is_file():
         raise BadInput(
             f"'{configs[-1]}' makes no model package, so nothing can be generated", "Give the last stage a [package]."
         )
     return made
+
+
+def _finish(folder: Path) -> None:
+    """Notes what a stage was left with, so that it is known again."""
+    there = [name for name in KEPT if (folder / name).is_file()]
+    with atomic_file(folder / DONE) as stream:
+        stream.write(json.dumps({name: sha256_of(folder / name) for name in there}).encode("utf-8"))
+
+
+def _finished(folder: Path) -> bool:
+    """Whether a stage is as `_finish` left it: not damaged, and not trained by another hand on other patients."""
+    try:
+        known = json.loads((folder / DONE).read_text(encoding="utf-8"))
+        return KEPT[0] in known and all(sha256_of(folder / name) == known[name] for name in known)
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _remove(folder: Path, why: str, on_event: Callable[[dict], None]) -> bool:
+    """Removes a stage that cannot be built on; whether there was one."""
+    if not folder.exists():
+        return False
+    on_event({"event": "warning", "message": f"{folder.parent.name}, {folder.name}: trained anew: {why}"})
+    shutil.rmtree(folder)
+    return True
 
 
 def _parsed(config: Path) -> dict[str, Any]:
