@@ -71,7 +71,7 @@ demo: $(VENV)/stamp-demo
 # One thread per process: the processes are what keeps the cores busy, and more threads than cores are slow.
 # pytest ends with 5 when it finds no test at all, which is a fault here and not a success.
 test: $(VENV)/stamp-test
-	@OMP_NUM_THREADS=1 $(IN_VENV) -m pytest -n $(WORKERS) $(PYTEST_ARGS); status=$$?; \
+	@OMP_NUM_THREADS=1 $(IN_VENV) -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS); status=$$?; \
 	if [ $$status -eq 5 ]; then echo "No tests were found under Testing/." >&2; fi; \
 	exit $$status
 

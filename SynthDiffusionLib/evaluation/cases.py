@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
-from SynthDiffusionLib.training.dataset import Case, load_split, read_description
+from SynthDiffusionLib.training.dataset import Case, description_sha256, load_split, read_description
 
 if TYPE_CHECKING:
     from SynthDiffusionLib.models import ModelSpec
@@ -165,11 +164,6 @@ def borders_mm(case: Case, target: int) -> np.ndarray:
     voxels = np.argwhere(case.classes.array == target)
     low, high = voxels.min(0), np.array(case.classes.shape) - 1 - voxels.max(0)
     return np.stack([low, high], axis=1) * np.asarray(case.classes.spacing)[:, None]
-
-
-def description_sha256(folder: Path) -> str:
-    """Checksum of `dataset.json`, which holds the split and the checksums of all sources."""
-    return hashlib.sha256((Path(folder) / "dataset.json").read_bytes()).hexdigest()
 
 
 def load_evaluation_data(folder: Path, spec: ModelSpec, split: str = "test") -> EvaluationData:

@@ -25,11 +25,11 @@ from SynthDiffusionLib.evaluation.arms import (
     move_of,
     moved_mask,
 )
-from SynthDiffusionLib.evaluation.cases import EvaluationData, description_sha256
+from SynthDiffusionLib.evaluation.cases import EvaluationData
 from SynthDiffusionLib.evaluation.joint import check_frame, own_classes, same_frame, tumour_of
 from SynthDiffusionLib.evaluation.rows import Item, Row, as_evaluated
 from SynthDiffusionLib.jobs.request import GenerateRequest, check_choice
-from SynthDiffusionLib.training.dataset import Case
+from SynthDiffusionLib.training.dataset import Case, description_sha256
 from SynthDiffusionLib.volumes import Volume, read_volume, same_grid, write_volume
 
 if TYPE_CHECKING:

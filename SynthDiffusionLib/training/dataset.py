@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -37,6 +38,11 @@ class Case:
     patient: str
     image: Volume
     classes: Volume
+
+
+def description_sha256(folder: Path) -> str:
+    """Checksum of `dataset.json`, which holds the split and the checksums of all sources."""
+    return hashlib.sha256((Path(folder) / "dataset.json").read_bytes()).hexdigest()
 
 
 def read_description(folder: Path) -> dict:

@@ -59,18 +59,25 @@ def check_finite(path: Path, weights: dict[str, Any]) -> None:
             raise damaged(path, f"its weights '{name}' are no finite numbers")
 
 
-def load_state(path: Path, tables: Sequence[str], last_step: int) -> dict[str, Any]:
+def load_state(path: Path, tables: Sequence[str], last_step: int, data_sha256: str | None = None) -> dict[str, Any]:
     """Reads a checkpoint and checks that it can be gone on from.
 
     Args:
         path: what `save_state` wrote.
         tables: entries that must be there, each a dictionary.
         last_step: of the configuration; "step" lies between 1 and this.
+        data_sha256: of the data set's description; that of the checkpoint, if it says one, must be the same.
 
     Raises:
-        BadInput: the file is damaged, or of a longer run.
+        BadInput: the file is damaged, of a longer run, or of another data set.
     """
     state = read_table(path)
+    if data_sha256 is not None and state.get("data_sha256", data_sha256) != data_sha256:
+        raise BadInput(
+            f"The checkpoint '{path}' was trained on another data set than the one that the configuration names",
+            "Give another --out, or the data set that the run was begun with: a model may say of no patient that it "
+            "was not trained on them when it was.",
+        )
     for name in tables:
         if not isinstance(state.get(name), dict):
             raise damaged(path, f"it has no '{name}'")

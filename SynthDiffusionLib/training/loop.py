@@ -17,6 +17,7 @@ from lightning_fabric import Fabric
 from SynthDiffusionLib.errors import BadInput, RunFailed
 from SynthDiffusionLib.memory.plan import resolve_device
 from SynthDiffusionLib.training.budget import Budget
+from SynthDiffusionLib.training.dataset import description_sha256
 from SynthDiffusionLib.training.files import load_state, restore, save_state
 from SynthDiffusionLib.training.stages import Optimiser, StageConfig
 from SynthDiffusionLib.training.train_patch_ddpm import write_png
@@ -231,8 +232,9 @@ def run_stage(
     """
     checkpoint, log = out / "checkpoint.pt", out / "log.csv"
     step, budget = 0, Budget(config.steps, config.minutes, config.clock)
+    data_sha256 = description_sha256(config.data)
     if resume and checkpoint.is_file():
-        state = load_state(checkpoint, list(stage.parts), budget.last_step)
+        state = load_state(checkpoint, list(stage.parts), budget.last_step, data_sha256)
         if state.get("stage") != config.stage:
             raise BadInput(f"'{checkpoint}' is of the stage {state.get('stage')!r}", "Give another --out.")
         restore(checkpoint, state, stage.parts)
@@ -274,7 +276,8 @@ def run_stage(
         if (step % config.sample_every == 0 or finished) and fabric.is_global_zero:
             write_png(out / "samples" / f"step{step:06d}.png", stage.picture())
         if (step % config.checkpoint_every == 0 or finished) and fabric.is_global_zero:
-            save_state(checkpoint, _state(stage, config, step, budget.seconds(), finished))
+            state = _state(stage, config, step, budget.seconds(), finished)
+            save_state(checkpoint, state | {"data_sha256": data_sha256})
         if step % config.checkpoint_every == 0 or finished:
             fabric.barrier()
     if fabric.is_global_zero and step > first:

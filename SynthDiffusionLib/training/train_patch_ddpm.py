@@ -25,7 +25,7 @@ from SynthDiffusionLib.sampling.schedule import DiffusionSpec, diffuse
 from SynthDiffusionLib.training.budget import Budget
 from SynthDiffusionLib.training.checks import check_case_sizes
 from SynthDiffusionLib.training.config import Phase, TrainConfig
-from SynthDiffusionLib.training.dataset import Case, load_split
+from SynthDiffusionLib.training.dataset import Case, description_sha256, load_split
 from SynthDiffusionLib.training.files import load_initial_weights, load_state, restore, save_state
 from SynthDiffusionLib.training.patches import draw_patch
 
@@ -170,8 +170,9 @@ def train_denoiser(
 
     checkpoint, log, start = out / "checkpoint.pt", out / "log.csv", 0
     budget = Budget(config.steps, config.minutes, config.clock)
+    data_sha256 = description_sha256(config.data)
     if resume and checkpoint.is_file():
-        state = load_state(checkpoint, ("network", "ema", "ema_state", "optimiser"), budget.last_step)
+        state = load_state(checkpoint, ("network", "ema", "ema_state", "optimiser"), budget.last_step, data_sha256)
         restore(checkpoint, state, {"network": network, "ema_state": ema, "optimiser": optimiser})
         start = state["step"]
         budget = Budget(config.steps, config.minutes, config.clock, float(state.get("seconds", 0.0)))
@@ -198,6 +199,7 @@ def train_denoiser(
             {
                 "step": step,
                 "seconds": budget.seconds(),
+                "data_sha256": data_sha256,
                 "network": network.state_dict(),
                 "ema": {k: v.contiguous() for k, v in ema.module.state_dict().items()},
                 "ema_state": ema.state_dict(),

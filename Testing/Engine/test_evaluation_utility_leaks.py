@@ -18,6 +18,8 @@ from SynthDiffusionLib.evaluation.utility.pairs import load_data
 from SynthDiffusionLib.evaluation.utility.store import Unfinished
 from SynthDiffusionLib.models import load_package
 from SynthDiffusionLib.training import train as training
+from SynthDiffusionLib.training.dataset import description_sha256
+from SynthDiffusionLib.training.files import save_state
 
 STAGES = {
     "slice_ldm": ("autoencoder", "refiner", "diffusion"),
@@ -157,39 +159,46 @@ def test_a_stage_that_is_damaged_or_was_trained_by_another_hand_is_trained_anew(
         write_stage(tmp_path, "slice_ldm", "autoencoder"),
         write_stage(tmp_path, "slice_ldm", "diffusion", autoencoder="x"),
     ]
+    part, where = tmp_path / "part", tmp_path / "out" / "fold1"
+    part.mkdir()
+    (part / "dataset.json").write_text("{}")
     trained, told = [], []
 
     def train(config: Path, out: Path, *, resume: bool, **settings) -> Path:
-        if resume and (out / "checkpoint.pt").read_text() == "damaged":
-            raise BadInput("The checkpoint is damaged")
-        trained.append(out.name)
-        (out / "checkpoint.pt").write_text("whole")
+        trained.append((out.name, resume))
+        save_state(out / "checkpoint.pt", {"data_sha256": description_sha256(part)})
         (out / "summary.json").write_text("{}")
         (out / "package").mkdir()
         (out / "package" / "model.json").write_text("{}")
         return out / "package"
 
-    def again() -> list[str]:
+    def again() -> list[tuple[str, bool]]:
         trained.clear()
         told.clear()
-        where = tmp_path / "out" / "fold1"
-        generators.train_generator(configs, tmp_path, where, seed=1, on_event=lambda e: told.append(e["message"]))
+        generators.train_generator(configs, part, where, seed=1, on_event=lambda e: told.append(e["message"]))
         return trained
 
+    def unfinished() -> Path:
+        for name in ("done.json", "summary.json", "package/model.json"):
+            (where / "diffusion" / name).unlink()
+        (where / "diffusion" / "package").rmdir()
+        return where / "diffusion" / "checkpoint.pt"
+
     monkeypatch.setattr(training, "train", train)
-    both = ["autoencoder", "diffusion"]
-    assert again() == both and not told
+    first, second = ("autoencoder", False), ("diffusion", False)
+    assert again() == [first, second] and not told
     assert again() == []
-    first, second = (tmp_path / "out" / "fold1" / stage for stage in both)
-    (first / "checkpoint.pt").write_text("of other patients")
-    assert again() == both and "autoencoder: trained anew: it is not as this experiment left it" in told[0]
-    (second / "package" / "model.json").write_text("[]")
-    assert again() == both[1:]
-    # Killed before the stage was finished, and damaged.
-    for name in ("done.json", "summary.json", "package/model.json"):
-        (second / name).unlink()
-    (second / "checkpoint.pt").write_text("damaged")
-    assert again() == both[1:] and told == ["fold1, diffusion: trained anew: The checkpoint is damaged"]
+    (where / "autoencoder" / "checkpoint.pt").write_text("of other patients")
+    assert again() == [first, second] and "autoencoder: trained anew: it is not as this experiment left it" in told[0]
+    (where / "diffusion" / "package" / "model.json").write_text("[]")
+    assert again() == [second]
+    # Ended before the stage was: gone on with, unless it is damaged or was begun on other patients.
+    unfinished()
+    assert again() == [("diffusion", True)] and not told
+    unfinished().write_text("damaged")
+    assert again() == [second] and "is damaged" in told[0]
+    save_state(unfinished(), {"data_sha256": "of other patients"})
+    assert again() == [second] and told[0].endswith("'checkpoint.pt' was not trained on the arm's patients")
 
 
 def test_the_command_refuses_foreign_weights_and_changed_configurations(folder, tmp_path, capsys, monkeypatch):

@@ -138,6 +138,12 @@ def _answer(scores: Scores, ratios: dict[int, dict[str, Ratio]]) -> str:
     rivals = [scores.names[v] for v in scores.values if any(_rivals(scores, v, row) for row in LABELS)]
     if rivals:
         told.append(f"not clearly above an answer that needs no model: {_some(rivals)}")
+    alone = [scores.names[v] for v in scores.values if not any(scores.of(row, v) for row in LABELS)]
+    if alone:
+        told.append(
+            "no other patient to make an answer from that needs no model, so that nothing says what the Dice is worth: "
+            f"{_some(alone)}"
+        )
     weak = [
         scores.names[v] for v in scores.values if mean_of(scores.by_patient(REAL, v, "dice")).value < LEAST_REAL_DICE
     ]

@@ -16,6 +16,7 @@ from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.evaluation.utility.parts import write_part
 from SynthDiffusionLib.jobs.provenance import sha256_of
 from SynthDiffusionLib.reports.sections import counted
+from SynthDiffusionLib.training.dataset import description_sha256
 from SynthDiffusionLib.training.stages import method_of
 from SynthDiffusionLib.volumes.atomic import atomic_file
 
@@ -155,15 +156,24 @@ def own_generator(
 
     part = write_part(data.folder, patients, store.out / "parts" / name)
     store.check_time()
+    own = store.out / "generators" / name
+    known = _stages(own)
     folder = train_generator(
         configs,
         part,
-        store.out / "generators" / name,
+        own,
         seed=seed,
         device=store.device,
         on_event=lambda e: store.on_event(e | {"stage": f"generator {name}: {e.get('stage', '')}"}),
     )
+    if known and known != _stages(own):  # what a stage that was trained anew had made is not of this generator
+        shutil.rmtree(store.out / "synthetic" / name, ignore_errors=True)
     return load_package(str(folder))
+
+
+def _stages(folder: Path) -> dict[str, bytes]:
+    """What `_finish` noted of each stage of a generator."""
+    return {path.parent.name: path.read_bytes() for path in folder.glob(f"*/{DONE}")}
 
 
 def stage_name(config: Path) -> str:
@@ -217,6 +227,8 @@ def train_generator(
             stream.write(text)
         resume = (folder / "checkpoint.pt").is_file()
         try:
+            if resume:
+                _check_own(folder / "checkpoint.pt", data)
             made = train(own, folder, resume=resume, device=device, on_event=on_event)
         except BadInput as error:
             if not resume:
@@ -248,6 +260,14 @@ def _finished(folder: Path) -> bool:
         return KEPT[0] in known and all(sha256_of(folder / name) == known[name] for name in known)
     except (OSError, ValueError, TypeError):
         return False
+
+
+def _check_own(checkpoint: Path, data: Path) -> None:
+    """Refuses the checkpoint of an unfinished stage that does not say that it was trained on the arm's data."""
+    from SynthDiffusionLib.training.files import read_table
+
+    if read_table(checkpoint).get("data_sha256") != description_sha256(data):
+        raise BadInput(f"'{checkpoint.name}' was not trained on the arm's patients")
 
 
 def _remove(folder: Path, why: str, on_event: Callable[[dict], None]) -> bool:

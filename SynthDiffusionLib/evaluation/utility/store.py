@@ -65,8 +65,8 @@ class Store:
         Raises:
             BadInput: it holds another experiment.
         """
-        from SynthDiffusionLib.evaluation.cases import description_sha256
         from SynthDiffusionLib.jobs.provenance import write_json
+        from SynthDiffusionLib.training.dataset import description_sha256
 
         content = dict(plan) | {"recipe": self.recipe.to_json(), "data_sha256": description_sha256(self.data.folder)}
         content |= {"targets": list(self.data.targets), "intensity_range": list(self.data.intensity_range)}
