@@ -6,14 +6,14 @@ import argparse
 import json
 from pathlib import Path
 
-from SynthDiffusionLib.cli import export_dicom
+from SynthDiffusionLib.cli import export_datasets, export_dicom
 from SynthDiffusionLib.cli.paths import path_arg
 from SynthDiffusionLib.errors import BadInput
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     """Adds `export` and its own subcommands; `run` carries them out."""
-    parser = subparsers.add_parser("export", help="write a synthetic volume for others", description=__doc__)
+    parser = subparsers.add_parser("export", help="write synthetic volumes for others", description=__doc__)
     parser.set_defaults(run=run)
     kinds = parser.add_subparsers(dest="export_kind", metavar="KIND", required=True)
     volume = kinds.add_parser(
@@ -30,6 +30,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     add("--format", default="nii.gz", metavar="FORMAT", help="nii.gz (default) or nrrd")
     add("--json", action="store_true", help="print one JSON object on the last line")
     export_dicom.add_parser(kinds)
+    export_datasets.add_parser(kinds)
     return parser
 
 

@@ -68,12 +68,8 @@ class Marks:
 
     @property
     def weights_sha256(self) -> str:
-        """Of the model's only file of weights, or over the names and checksums of all of them; "" if unknown."""
-        files = self.record["model"].get("files", {})
-        if len(files) == 1:
-            return next(iter(files.values()))
-        lines = "".join(f"{name}:{digest}\n" for name, digest in sorted(files.items()))
-        return hashlib.sha256(lines.encode()).hexdigest() if files else ""
+        """See the function of this name."""
+        return weights_sha256(self.record)
 
     def uid(self, *what: object) -> str:
         """A UID that follows from the export's content: 2.25 and a UUID as a number (PS3.5 B.2).
@@ -83,6 +79,15 @@ class Marks:
         """
         name = "/".join(map(str, what))
         return f"2.25.{uuid.uuid5(uuid.UUID(hex=self.identity[:32]), f'{self.identity}/{name}').int}"
+
+
+def weights_sha256(record: Mapping[str, Any]) -> str:
+    """Of the model's only file of weights, or over the names and checksums of all of them; "" if unknown."""
+    files = record["model"].get("files", {})
+    if len(files) == 1:
+        return next(iter(files.values()))
+    lines = "".join(f"{name}:{digest}\n" for name, digest in sorted(files.items()))
+    return hashlib.sha256(lines.encode()).hexdigest() if files else ""
 
 
 def modality_of(record: Mapping[str, Any]) -> str:

@@ -223,7 +223,7 @@ def _labels_on_grid(path: Path, image: Volume) -> tuple[Volume, dict[int, str]]:
     names = {s.value: s.name.strip() for s in segmentation.segments if s.name.strip() != str(s.value)}
     if not same_grid(image.shape, image.affine, array.shape, segmentation.affine):
         # Slicer saves no more of a segmentation than what is drawn.
-        placed = _placed(array, segmentation.affine, image) if path.name.lower().endswith(".seg.nrrd") else None
+        placed = placed_on(image, array, segmentation.affine) if path.name.lower().endswith(".seg.nrrd") else None
         if placed is None:
             raise BadInput(f"{path.name}: it is on another grid than its image")
         array = placed
@@ -252,8 +252,15 @@ def _one_layer(segmentation: Segmentation, name: str) -> np.ndarray:
     return out
 
 
-def _placed(array: np.ndarray, affine: np.ndarray, image: Volume) -> np.ndarray | None:
-    """A part of the image's grid, with zeros all around; None if its voxels are not the image's."""
+def placed_on(image: Volume, array: np.ndarray, affine: np.ndarray, cut: bool = False) -> np.ndarray | None:
+    """A part of the image's grid, with zeros all around; None if its voxels are not the image's.
+
+    Args:
+        image: whose grid it is put on.
+        array: (I, J, K) labels.
+        affine: of `array`.
+        cut: what lies outside of the image is left away; otherwise there must be nothing.
+    """
     index_map = np.linalg.solve(image.affine, affine)
     start = np.rint(index_map[:3, 3]).astype(int)
     moved = image.affine.copy()
@@ -265,7 +272,7 @@ def _placed(array: np.ndarray, affine: np.ndarray, image: Volume) -> np.ndarray 
     if np.any(high <= low):
         return None
     inner = tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))
-    if np.count_nonzero(array[inner]) < np.count_nonzero(array):  # drawn outside of the image
+    if not cut and np.count_nonzero(array[inner]) < np.count_nonzero(array):  # drawn outside of the image
         return None
     out = np.zeros(image.shape, array.dtype)
     out[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = array[inner]

@@ -52,6 +52,7 @@ __all__ = [
     "parse_classes",
     "read_set",
     "same_images",
+    "volume_files",
 ]
 
 FEWEST_CASES = 10
@@ -132,11 +133,11 @@ def read_set(
             spacing, label values of different meaning, or more voxels than fit into memory.
     """
     images = Path(images)
-    files, skipped = _files(images, role)
+    files, skipped = volume_files(images, role)
     of_labels: dict[str, Path] = {}
     if labels is not None:
         same = Path(labels).resolve() == images.resolve()
-        of_labels = _files(Path(labels), f"{role} label maps", labels=True, only_segmentations=same)[0]
+        of_labels = volume_files(Path(labels), f"{role} label maps", labels=True, only_segmentations=same)[0]
     for entry in skipped:
         on_event({"event": "warning", "message": f"{escaped(entry['file'])} is left out: {entry['reason']}"})
     table = patient_table(patients) if patients is not None else None
@@ -203,7 +204,7 @@ def guess_modality(images: Path) -> str:
             body, or an MR that was standardised.
     """
     votes = []
-    for path in _files(Path(images), "given")[0].values():
+    for path in volume_files(Path(images), "given")[0].values():
         try:
             array = read_volume(path).array
             check_values(array, path.name)
@@ -326,15 +327,23 @@ def only_patients(whole: ImageSet, patients: Sequence[str]) -> ImageSet:
     return replace(whole, cases=tuple(c for c in whole.cases if c.patient in wanted))
 
 
-def _files(
+def volume_files(
     folder: Path, role: str, *, labels: bool = False, only_segmentations: bool = False
 ) -> tuple[dict[str, Path], list[dict[str, str]]]:
     """Files by case name, and what has the name of a volume but is no file.
 
     Args:
+        folder: of NIfTI, NRRD or MetaImage files.
+        role: for messages.
         labels: .seg.nrrd files count; for images they are passed over, since `synthdiffusion generate` writes the
             segmentation of a sample beside its volume.
         only_segmentations: nothing else counts.
+
+    Returns:
+        the files in order of their names, and {"file", "reason"} of what is none.
+
+    Raises:
+        BadInput: no folder, no file, or two files of one case.
     """
     if not folder.is_dir():
         raise BadInput(f"The folder of the {role} set, '{folder}', does not exist", "Give a folder of volumes.")

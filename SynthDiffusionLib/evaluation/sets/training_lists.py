@@ -9,22 +9,32 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from SynthDiffusionLib.errors import BadInput, shortened
 from SynthDiffusionLib.evaluation.sets.lists import Listed, base_name, patient_of_case, patient_table, training_list
 from SynthDiffusionLib.reports.sections import counted
 
 if TYPE_CHECKING:
-    from SynthDiffusionLib.evaluation.sets.image_set import ImageSet, SetCase
+    from SynthDiffusionLib.evaluation.sets.image_set import ImageSet
 
 CHANNEL = "_0000"  # of the file names of nnU-Net
 MOST_TOLD = 5  # names in a sentence
 OPTIONS = "--patients or --patient-pattern"
+
+
+class Named(Protocol):
+    """A case by its names: `case_file.SetCase`, for one."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def patient(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,7 @@ def spellings(names: Iterable[str]) -> set[str]:
     return {n.casefold() for name in whole for n in (name, name.removesuffix(CHANNEL)) if n}
 
 
-def names_of(case: SetCase) -> set[str]:
+def names_of(case: Named) -> set[str]:
     """All names of a case of a set and of its patient."""
     return spellings((case.name, case.patient))
 
@@ -152,16 +162,7 @@ def check_unseen(
     """
     listed = training_list(Path(trained_on))
     table = {**(known or {}), **(patient_table(patients) if patients is not None else {})}
-    by_spelling = {s: patient for case, patient in table.items() for s in spellings([case])}
-    whose: dict[str, str] = {}  # spelling to the name on the list
-    begins: dict[str, str] = {}  # of patients that the list names its cases by
-    for entry in listed:
-        for spelling in spellings(_all_names(entry, patient_pattern, by_spelling)):
-            whose.setdefault(spelling, entry.names[0])
-        patient = entry.patient.casefold()
-        if patient and any(n.casefold().startswith((f"{patient}_", f"{patient}-")) for n in entry.names):
-            begins[patient] = entry.names[0]
-    leaked = {c.patient for c in tested.cases if (own := names_of(c)) & set(whose) or _prefixes(own) & set(begins)}
+    leaked, whose = seen_patients(tested.cases, listed, patient_pattern, table)
     if leaked:
         raise BadInput(
             f"{counted(len(leaked), 'patient')} of the {tested.role} set {'is' if len(leaked) == 1 else 'are'} in the "
@@ -177,6 +178,48 @@ def check_unseen(
     for sentence in unseen.sentences:
         on_event({"event": "warning", "message": sentence})
     return unseen
+
+
+def seen_patients(
+    cases: Iterable[Named], listed: Sequence[Listed], patient_pattern: str | None, table: Mapping[str, str]
+) -> tuple[set[str], dict[str, str]]:
+    """The patients of cases who are on a training list.
+
+    Args:
+        cases: with the names of case and patient.
+        listed: see `lists.training_list`.
+        patient_pattern: as in `read_set`, or None.
+        table: patient by case, where that is known.
+
+    Returns:
+        those patients; and the name on the list by each of its spellings.
+    """
+    by_spelling = {s: patient for case, patient in table.items() for s in spellings([case])}
+    whose: dict[str, str] = {}
+    begins: dict[str, str] = {}  # of patients that the list names its cases by
+    for entry in listed:
+        for spelling in spellings(_all_names(entry, patient_pattern, by_spelling)):
+            whose.setdefault(spelling, entry.names[0])
+        patient = entry.patient.casefold()
+        if patient and any(n.casefold().startswith((f"{patient}_", f"{patient}-")) for n in entry.names):
+            begins[patient] = entry.names[0]
+    known = set(whose)
+    return {c.patient for c in cases if (own := names_of(c)) & known or _prefixes(own) & set(begins)}, whose
+
+
+def look_alike(names: Iterable[str]) -> dict[str, str]:
+    """Names of one list that may be of the same patient as another one of it, as in `perhaps_same`, with that one."""
+    spelled = {name: spellings([name]) for name in sorted(set(names))}
+    whose = {spelling: name for name, all_of_it in spelled.items() for spelling in all_of_it}
+    alike: dict[tuple[str, ...], str] = {}
+    found = {}
+    for name, all_of_it in spelled.items():
+        same = [alike.setdefault(_parts(s), name) for s in sorted(all_of_it)]
+        begun = [whose[p] for p in sorted(_prefixes(all_of_it) & set(whose))]
+        other = next((o for o in [*reversed(begun), *same] if o != name and not spelled[o] & all_of_it), None)
+        if other is not None:
+            found[name] = other
+    return found
 
 
 def _all_names(entry: Listed, pattern: str | None, table: Mapping[str, str]) -> list[str]:

@@ -1,0 +1,151 @@
+"""Which volumes must stay on one side of every split: those of one patient, of one mask, of one image.
+
+Volumes are joined where they share a mark: the patient by name, a file by its checksum, the shape of a mask, a slice of
+the image. Marks join transitively: if A shares one with B and B another with C, all three are one group.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from SynthDiffusionLib.volumes import Segmentation, Volume, reorient, reorient_segmentation
+
+ORIENTATION = "LPS"  # in which volumes are compared, so that a turned copy has the same marks
+FEWEST_MASK_VOXELS = 64  # of a mask whose shape says whose it is
+FEWEST_VALUES = 16  # different ones among at most `_SAMPLED` voxels of a slice that says whose it is
+_SAMPLED = 1024
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What a volume can be recognised by.
+
+    Args:
+        names: spellings of its patient.
+        files: SHA-256 of its files, and of those that it was made from.
+        masks: digests of the shapes of its masks.
+        slices: (n,) uint64 digests of its slices, sorted, see `slice_digests`.
+    """
+
+    names: frozenset[str]
+    files: frozenset[str]
+    masks: frozenset[str]
+    slices: np.ndarray
+
+
+@dataclass(frozen=True)
+class Join:
+    """Two volumes that were put into one group by a mark that they share.
+
+    Args:
+        one, other: their places in the list.
+        why: "the same patient", ...
+    """
+
+    one: int
+    other: int
+    why: str
+
+
+def grouped(marks: Sequence[Marks]) -> tuple[list[int], list[Join]]:
+    """Groups of volumes that share marks.
+
+    Args:
+        marks: of each volume.
+
+    Returns:
+        the group of each volume, numbered from 0 in their order; and what joined them, the least that was needed.
+    """
+    parent = list(range(len(marks)))
+    joins: list[Join] = []
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    def join(one: int, other: int, why: str) -> None:
+        a, b = sorted((root(one), root(other)))
+        if a != b:
+            parent[b] = a
+            joins.append(Join(one, other, why))
+
+    for kind, why in (("names", "the same patient"), ("files", "made from the same file"), ("masks", "the same mask")):
+        first: dict[str, int] = {}
+        for i, of_one in enumerate(marks):
+            for mark in sorted(getattr(of_one, kind)):
+                join(first.setdefault(mark, i), i, why)
+    for one, other in _same_slices([m.slices for m in marks]):
+        join(one, other, "the same image in whole or in part")
+    numbers: dict[int, int] = {}
+    return [numbers.setdefault(root(i), len(numbers)) for i in range(len(marks))], joins
+
+
+def slice_digests(volume: Volume) -> np.ndarray:
+    """Digests of the slices along all three axes: two volumes that have one in common hold the same image there.
+
+    An inpainted volume has all slices that its region does not reach in common with its source, also if the source was
+    saved again in another format or orientation, or cropped along one axis. Slices of few values, such as air, say
+    nothing and are left out.
+
+    Returns:
+        (n,) uint64, sorted; the first 8 bytes of BLAKE2b over the shape and the float32 values in `ORIENTATION`.
+    """
+    array = reorient(volume, ORIENTATION).array.astype(np.float32) + np.float32(0)  # -0 becomes 0
+    found = set()
+    for axis in range(3):
+        for plane in np.moveaxis(array, axis, 0):
+            flat = np.ascontiguousarray(plane)
+            sample = flat.ravel()[:: max(1, flat.size // _SAMPLED)]
+            if len(np.unique(sample)) >= FEWEST_VALUES:
+                digest = hashlib.blake2b(f"{axis} {flat.shape}".encode() + flat.tobytes(), digest_size=8)
+                found.add(int.from_bytes(digest.digest(), "little"))
+    return np.array(sorted(found), np.uint64)
+
+
+def mask_digests(segmentation: Segmentation) -> frozenset[str]:
+    """Digests of the shapes of all segments, each cut to its bounding box: name, value, place and format do not count.
+
+    Masks of fewer than `FEWEST_MASK_VOXELS` voxels and full boxes are alike by chance, and are left out.
+    """
+    turned = reorient_segmentation(segmentation, ORIENTATION)
+    found = set()
+    for segment in turned.segments:
+        mask = turned.mask(segment)
+        if np.count_nonzero(mask) < FEWEST_MASK_VOXELS:
+            continue
+        along = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+        box = mask[tuple(slice(i[0], i[-1] + 1) for i in along)]
+        if not box.all():
+            found.add(hashlib.sha256(f"{box.shape}".encode() + np.packbits(box).tobytes()).hexdigest())
+    return frozenset(found)
+
+
+def named_joins(joins: Iterable[Join], names: Sequence[str]) -> list[dict[str, str]]:
+    """Joins for a manifest, by the names of volumes."""
+    return [{"one": names[j.one], "other": names[j.other], "why": j.why} for j in joins]
+
+
+def sizes_of(groups: Iterable[int]) -> Mapping[int, int]:
+    """How many volumes each group has."""
+    counts: dict[int, int] = {}
+    for group in groups:
+        counts[group] = counts.get(group, 0) + 1
+    return counts
+
+
+def _same_slices(slices: Sequence[np.ndarray]) -> list[tuple[int, int]]:
+    """Pairs of volumes that have a slice in common."""
+    if not slices:
+        return []
+    digests = np.concatenate(slices)
+    owners = np.repeat(np.arange(len(slices)), [len(s) for s in slices])
+    order = np.argsort(digests, kind="stable")
+    digests, owners = digests[order], owners[order]
+    same = np.flatnonzero(digests[1:] == digests[:-1])
+    return sorted({(int(owners[i]), int(owners[i + 1])) for i in same})

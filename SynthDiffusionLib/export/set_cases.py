@@ -1,0 +1,270 @@
+"""The volumes of a training set: found, read once, checked, and with all by which they are told apart and together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from SynthDiffusionLib.errors import BadInput, Cancelled, MissingExtra, SynthDiffusionError, escaped
+from SynthDiffusionLib.evaluation.sets.case_file import check_values, first_percentile, placed_on
+from SynthDiffusionLib.evaluation.sets.image_set import volume_files
+from SynthDiffusionLib.evaluation.sets.lists import base_name, patient_of_case, patient_table
+from SynthDiffusionLib.evaluation.sets.training_lists import CHANNEL, spellings
+from SynthDiffusionLib.export.dicom_marks import modality_of
+from SynthDiffusionLib.export.groups import Marks, mask_digests, slice_digests
+from SynthDiffusionLib.export.records import beside, record_of
+from SynthDiffusionLib.export.set_classes import Part, parts_of
+from SynthDiffusionLib.jobs.provenance import is_synthetic, sha256_of
+from SynthDiffusionLib.volumes import (
+    Segmentation,
+    Volume,
+    axis_codes,
+    read_segmentation,
+    read_volume,
+    reorient_segmentation,
+    same_grid,
+)
+
+REAL, SYNTHETIC, INPAINTED = "real", "synthetic", "inpainted"
+_WITHOUT_DRAWING = ("joint", "unconditional")  # modes whose case is not the name of a drawing
+
+Event = Callable[[dict], None]
+
+
+@dataclass(frozen=True)
+class Patients:
+    """How patients are told from the names of cases.
+
+    Args:
+        pattern: regular expression whose first group is the patient, or None.
+        table: patient by case, or None.
+    """
+
+    pattern: str | None = None
+    table: Mapping[str, str] | None = None
+
+    @classmethod
+    def of(cls, pattern: str | None, table: Path | None) -> Patients:
+        """From the options `--patient-pattern` and `--patients`."""
+        return cls(pattern, patient_table(table) if table is not None else None)
+
+
+@dataclass(frozen=True)
+class SourceCase:
+    """A volume that goes into a training set.
+
+    Args:
+        name: its file's, without suffix and channel.
+        kind: "real", "synthetic" or "inpainted".
+        patient: whose image it is, or whose mask it was made from, by its name; "" of nobody.
+        image: its file.
+        label: file of its label map, or None.
+        record: of `generate`, or None if it is real.
+        sha256: of the image's file.
+        label_sha256: of the label map's file, "" without one.
+        parts: segments of the label map that have voxels.
+        marks: what it is recognised by.
+        darkest: first percentile of its values.
+        notes: what the user should know about it.
+    """
+
+    name: str
+    kind: str
+    patient: str
+    image: Path
+    label: Path | None
+    record: Mapping[str, Any] | None
+    sha256: str
+    label_sha256: str
+    parts: tuple[Part, ...]
+    marks: Marks
+    darkest: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def modality(self) -> str | None:
+        """ "CT" or "MR", as the record says; None of a real volume."""
+        return modality_of(self.record) if self.record is not None else None
+
+    @property
+    def model(self) -> Mapping[str, Any]:
+        """Of the record; empty for a real volume."""
+        return self.record["model"] if self.record is not None else {}
+
+    @property
+    def mode(self) -> str:
+        """In which it was generated; "" of a real volume."""
+        return self.record["settings"]["mode"] if self.record is not None else ""
+
+
+def read_cases(
+    real: tuple[Path, Path | None] | None,
+    synthetic: tuple[Path, Path | None] | None,
+    patients: Patients,
+    *,
+    need_labels: bool,
+    skip_unusable: bool = False,
+    on_event: Event = lambda event: None,
+) -> tuple[list[SourceCase], list[dict[str, str]]]:
+    """Reads all volumes of two folders with their label maps.
+
+    Args:
+        real: folder of images, and that of their label maps.
+        synthetic: folder that `generate` has written into, and that of the drawings; None: those beside the volumes.
+        patients: how they are told.
+        need_labels: whether a volume without a label map is unusable.
+        skip_unusable: leave unusable volumes out, instead of refusing them.
+        on_event: is told the progress, and what is left out.
+
+    Returns:
+        the volumes, real ones first, and {"file", "reason"} of those that were left out.
+
+    Raises:
+        BadInput: no volumes, or unusable ones.
+    """
+    wanted = [(is_real, *folders) for is_real, folders in ((True, real), (False, synthetic)) if folders is not None]
+    found: list[SourceCase] = []
+    unusable: list[dict[str, str]] = []
+    for is_real, images, labels in wanted:
+        role = "real" if is_real else "synthetic"
+        files, odd = volume_files(images, role)
+        unusable += odd
+        of_labels = _label_files(images, labels, role)
+        for number, (name, path) in enumerate(files.items(), 1):
+            on_event({"event": "progress", "stage": f"reading {role} volumes", "step": number, "total": len(files)})
+            try:
+                found.append(_case(name, path, of_labels, is_real, patients, need_labels))
+            except (Cancelled, MissingExtra):
+                raise
+            except (SynthDiffusionError, OSError, ValueError, MemoryError) as error:
+                unusable.append({"file": path.name, "reason": _reason(error, path)})
+    if unusable and not skip_unusable:
+        more = f", and {len(unusable) - 1} more" if len(unusable) > 1 else ""
+        raise BadInput(
+            f"'{escaped(unusable[0]['file'])}' cannot be used: {unusable[0]['reason']}{more}",
+            "Mend or remove what cannot be used, or give --skip-unusable.",
+        )
+    for entry in unusable:
+        message = f"'{escaped(entry['file'])}' is left out: {entry['reason']}"
+        on_event({"event": "warning", "message": message})
+    if not found:
+        raise BadInput("No volume can be used", f"First left out: {unusable[0]['reason']}." if unusable else "")
+    return found, unusable
+
+
+def read_labels(path: Path, volume: Volume, record: Mapping[str, Any] | None) -> tuple[Segmentation, bool]:
+    """A label map or segmentation on the grid of its volume, and whether it lay on that grid in its file.
+
+    A .seg.nrrd of a part of the grid is put where it belongs, and with a volume that `generate --crop` has made, what
+    lies outside of it is cut off. Nothing is resampled.
+
+    Raises:
+        BadInput: it cannot be read, or lies on another grid.
+    """
+    segmentation = read_segmentation(path, empty=True)
+    if same_grid(segmentation.shape, segmentation.affine, volume.shape, volume.affine):
+        return replace(segmentation, affine=volume.affine), True
+    cut = record is not None and bool(record["settings"].get("crop"))
+    if cut or path.name.lower().endswith(".seg.nrrd"):
+        turned = reorient_segmentation(segmentation, axis_codes(volume.affine))
+        layers = [placed_on(volume, layer, turned.affine, cut) for layer in turned.layers]
+        if all(layer is not None for layer in layers):
+            return replace(turned, layers=tuple(layers), affine=volume.affine), False
+    sizes = [" x ".join(map(str, shape)) for shape in (segmentation.shape, volume.shape)]
+    raise BadInput(
+        f"label map {path.name}: it is on another grid than its image ({sizes[0]} voxels, the image has {sizes[1]})",
+        "Save the label map on the grid of its image.",
+    )
+
+
+def _case(
+    name: str, path: Path, of_labels: Mapping[str, Path] | None, is_real: bool, patients: Patients, need_labels: bool
+) -> SourceCase:
+    volume = read_volume(path)
+    check_values(volume.array, path.name)
+    record = None
+    if not is_real:
+        record = record_of(path, None)
+        modality_of(record)
+    elif is_synthetic(volume.metadata):
+        raise BadInput("its header says that it is synthetic", "Give it with --synthetic, with its record.")
+    label = _label_of(name, path, of_labels, record)
+    if label is None and need_labels:
+        raise BadInput("it has no label map")
+    notes: list[str] = []
+    parts: tuple[Part, ...] = ()
+    masks: frozenset[str] = frozenset()
+    if label is not None:
+        segmentation, _ = read_labels(label, volume, record)
+        label_sha256 = sha256_of(label)
+        known = (record or {}).get("inputs", {}).get("segmentation_sha256")
+        if known not in (None, label_sha256):
+            notes.append(f"'{label.name}' is not the file that '{path.name}' was made from, according to its record")
+        parts = parts_of(segmentation, record if known == label_sha256 else None)
+        masks = mask_digests(segmentation)
+    case = name.removesuffix(CHANNEL)
+    patient = _patient(case, record, patients, notes)
+    sha256 = sha256_of(path)
+    sums = {sha256} | ({label_sha256} if parts else set())
+    if record is not None:
+        sums |= set(record.get("inputs", {}).values()) | {record.get("generated_sha256", sha256)}
+    kind = REAL if is_real else INPAINTED if record["contains_real_patient_pixels"] else SYNTHETIC
+    marks = Marks(frozenset(spellings([patient]) if patient else ()), frozenset(sums), masks, slice_digests(volume))
+    return SourceCase(
+        case,
+        kind,
+        patient,
+        path,
+        label,
+        record,
+        sha256,
+        label_sha256 if label is not None else "",
+        parts,
+        marks,
+        first_percentile(volume.array),
+        tuple(notes),
+    )
+
+
+def _label_files(images: Path, labels: Path | None, role: str) -> dict[str, Path] | None:
+    """Label maps by case; None: none were given."""
+    if labels is None:
+        return None
+    same = Path(labels).resolve() == Path(images).resolve()
+    return volume_files(Path(labels), f"{role} label maps", labels=True, only_segmentations=same)[0]
+
+
+def _label_of(
+    name: str, path: Path, of_labels: Mapping[str, Path] | None, record: Mapping[str, Any] | None
+) -> Path | None:
+    """The label map of a volume: of its name, for a synthetic one of the name of what it was made for, or beside it."""
+    if record is not None and record["settings"]["mode"] == "joint":
+        made = beside(path, ".seg.nrrd")
+        if made.is_file():
+            return made
+    if of_labels is None:
+        return None
+    names = [name, name.removesuffix(CHANNEL)]
+    if record is not None:
+        names += [base_name(name), record["case"]]
+    return next((of_labels[n] for n in names if n in of_labels), None)
+
+
+def _patient(case: str, record: Mapping[str, Any] | None, patients: Patients, notes: list[str]) -> str:
+    """Whose image or mask it is, by the names; a synthetic volume without a drawing is of nobody."""
+    if record is None:
+        return patient_of_case(case, patients.pattern, patients.table)
+    if record["settings"]["mode"] in _WITHOUT_DRAWING:
+        return ""
+    try:
+        return patient_of_case(record["case"], patients.pattern, patients.table)
+    except BadInput:  # drawn by hand, perhaps; files and voxels tell what belongs to whom all the same
+        notes.append(f"whose mask '{case}' was made from cannot be told by its name")
+        return ""
+
+
+def _reason(error: Exception, path: Path) -> str:
+    text = error.message if isinstance(error, SynthDiffusionError) else str(error) or type(error).__name__
+    return escaped(" ".join(text.split())).removeprefix(f"{path.name}: ")
