@@ -127,7 +127,9 @@ def _drawn(members: Sequence[Member], number: int, rng: np.random.Generator) -> 
         raise BadInput(
             f"{counted(number, 'real patient')} cannot be taken for the test part without cutting a group of patients "
             "that belong together in two",
-            f"{number - left} would do, or name them with --test-patients.",
+            f"{number - left} would do; or name them with --test-patients."
+            if left < number
+            else "Name them with --test-patients.",
         )
     return frozenset(tested)
 

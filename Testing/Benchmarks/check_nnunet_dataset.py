@@ -21,11 +21,12 @@ from pathlib import Path
 
 NNUNET = "nnunetv2==2.8.1"
 # What verify_dataset_integrity imports of nnU-Net's dependencies, and what these import.
-NEEDED = """
+_NAMES = """
 acvl-utils batchgenerators blosc2 filelock fsspec future httpx idna imageio jinja2 lazy-loader markupsafe mpmath msgpack
 ndindex networkx nibabel numexpr numpy packaging pandas pillow python-dateutil pytz scikit-image scipy setuptools
 simpleitk six sympy tifffile torch==2.13.0 tqdm typing-extensions tzdata
-""".split()
+"""
+NEEDED = _NAMES.split()
 CHECK = """
 import sys
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity

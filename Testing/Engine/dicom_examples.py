@@ -51,11 +51,20 @@ def labels(shape=SHAPE) -> np.ndarray:
 
 
 def generated(
-    folder: Path, array: np.ndarray, affine: np.ndarray, modality="CT", mode="whole", suffix=".nii.gz", **changes: Any
+    folder: Path,
+    array: np.ndarray,
+    affine: np.ndarray,
+    modality="CT",
+    mode="whole",
+    suffix=".nii.gz",
+    case="Doe",
+    seed=3,
+    **changes: Any,
 ) -> Path:
     """A volume with its record, and if it is inpainted its region: the files of one sample of `generate`."""
     folder.mkdir(parents=True, exist_ok=True)
-    volume = folder / f"Doe_m_seed3{suffix}"
+    stem = f"{case}_m_seed{seed}"
+    volume = folder / f"{stem}{suffix}"
     write_volume(Volume(array, affine, "HU"), volume)
     inpainted = mode == "inpaint"
     record = {
@@ -64,18 +73,18 @@ def generated(
         "contains_real_patient_pixels": inpainted,
         "notice": provenance.NOTICE_INPAINTED if inpainted else provenance.NOTICE,
         "software": {"name": "SynthDiffusion", "version": "0.0.9"},
-        "case": "Doe",
+        "case": case,
         "model": {"id": "lung-nodule-ct", "version": "1.2.0", "modality": modality, "files": WEIGHTS},
         "inputs": {"segmentation_sha256": "cd" * 32},
-        "settings": {"mode": mode, "seed": 3, "sampler": "ddim", "steps": 20},
+        "settings": {"mode": mode, "seed": seed, "sampler": "ddim", "steps": 20},
         "display": {"window": 1400, "level": -500} if modality == "CT" else {},
         "output_sha256": provenance.sha256_of(volume),
     }
     if inpainted:
         region = (labels(array.shape) == 4).astype(np.uint8)
         parts = Segmentation((region,), affine, (Segment("synthetic region", 1),))
-        write_segmentation(parts, folder / "Doe_m_seed3_region.seg.nrrd")
-    (folder / "Doe_m_seed3.json").write_text(json.dumps(record | changes), encoding="utf-8")
+        write_segmentation(parts, folder / f"{stem}_region.seg.nrrd")
+    (folder / f"{stem}.json").write_text(json.dumps(record | changes), encoding="utf-8")
     return volume
 
 

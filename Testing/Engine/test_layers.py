@@ -90,7 +90,7 @@ def test_importing_the_engine_loads_nothing_heavy():
 
 
 def test_exporting_needs_no_torch():
-    result = run_python("import SynthDiffusionLib.export.dicom\nprint(heavy())")
+    result = run_python("import SynthDiffusionLib.export.dicom, SynthDiffusionLib.export.training_set\nprint(heavy())")
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout) == []
     offences = {
