@@ -64,6 +64,7 @@ def _add_options(parser: argparse.ArgumentParser, form: str) -> None:
         help="names of label values that the files have no names for: 1=liver,2=spleen, or a CSV file (value, name)",
     )
     add("--synthetic-classes", metavar="NAMES", help="the same for synthetic label maps (default: --classes)")
+    add("--all-classes", action="store_true", help="keep classes of synthetic label maps that no real one has")
     add("--modality", choices=("CT", "MR"), help="default: as the records say, else told from the values")
     add("--patients", type=path_arg, metavar="CSV", help="table with the columns case and patient")
     add("--patient-pattern", metavar="REGEX", help="whose first group is the patient (default: the whole case name)")
@@ -108,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
         args.trained_on,
         args.seed,
         args.skip_unusable,
+        args.all_classes,
     )
     line = ProgressLine()
     try:

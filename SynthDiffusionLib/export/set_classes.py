@@ -8,7 +8,8 @@ Which name a segment has, the first that applies:
 3. of a synthetic volume, the class that the model took its value for;
 4. "class 1", ... if no label map has a name for anything.
 
-A segment that the model was not given is not in the image either, and is left out of the label map.
+A segment that the model was not given is not in the image either, and is left out of the label map. So is a class that
+no real label map has: in real images it would count as background.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 
 from SynthDiffusionLib.errors import BadInput, shortened
 from SynthDiffusionLib.labels.matching import name_words
+from SynthDiffusionLib.reports.sections import counted
 from SynthDiffusionLib.volumes import Segmentation
 
 if TYPE_CHECKING:
@@ -97,7 +99,10 @@ def parts_of(segmentation: Segmentation, record: Mapping[str, Any] | None) -> tu
 
 
 def class_table(
-    cases: Sequence[SourceCase], real_names: Mapping[int, str], synthetic_names: Mapping[int, str]
+    cases: Sequence[SourceCase],
+    real_names: Mapping[int, str],
+    synthetic_names: Mapping[int, str],
+    all_classes: bool = False,
 ) -> ClassTable:
     """The classes of all label maps.
 
@@ -105,6 +110,7 @@ def class_table(
         cases: real ones first: their classes have the first values, in the order of those of their files.
         real_names: names of label values that the files of real volumes have no names for.
         synthetic_names: the same for synthetic ones.
+        all_classes: keep classes that no real label map has.
 
     Raises:
         BadInput: a value without a name where others have names, or no class at all.
@@ -125,6 +131,9 @@ def class_table(
             f"The label value {value} of '{shortened(case.label.name)}' has no name, and other label maps have names",
             f"Name all values: {option} {value}=NAME.",
         )
+    notes = _notes(cases, named, synthetic_names)
+    if of_real and not all_classes:
+        notes += _leave_out(named, of_real)
     shown: dict[tuple[str, ...], str] = {}
     first: dict[tuple[str, ...], tuple[int, int]] = {}
     for case, names in zip(cases, named):
@@ -144,7 +153,8 @@ def class_table(
         {place: 0 if n is None else order[_key(n or f"class {place[1]}")] for place, n in names.items()}
         for names in named
     ]
-    return ClassTable(tuple(shown[key] for key in order), tuple(of), tuple(_notes(cases, named, synthetic_names)))
+    notes += _missing(cases, of, tuple(shown[key] for key in order))
+    return ClassTable(tuple(shown[key] for key in order), tuple(of), tuple(notes))
 
 
 def painted(segmentation: Segmentation, values: Mapping[tuple[int, int], int], case: SourceCase) -> np.ndarray:
@@ -198,6 +208,37 @@ def _names(case: SourceCase, given: Mapping[int, str], of_real: set) -> dict[tup
         name = own or given.get(part.value, "") or part.model_class
         found[part.layer, part.value] = name if part.given else None
     return found
+
+
+def _leave_out(named: Sequence[dict[tuple[int, int], str | None]], of_real: set) -> list[str]:
+    """Takes away classes that no real label map has, and tells of them."""
+    others = sorted({name for names in named for name in names.values() if name and _key(name) not in of_real})
+    for names in named:
+        for place, name in names.items():
+            if name in others:
+                names[place] = None
+    return [
+        f"the class '{shortened(name)}' is in synthetic label maps only, and left out of them: in real images it would "
+        "count as background (--all-classes keeps it)"
+        for name in others
+    ]
+
+
+def _missing(
+    cases: Sequence[SourceCase], of: Sequence[Mapping[tuple[int, int], int]], names: Sequence[str]
+) -> list[str]:
+    """Classes that every real label map has, and some synthetic ones have not."""
+    notes = []
+    for value, name in enumerate(names, 1):
+        has = [value in values.values() for values in of]
+        real = [h for h, case in zip(has, cases, strict=True) if case.record is None and case.parts]
+        lacking = [h for h, case in zip(has, cases, strict=True) if case.record is not None and case.label].count(False)
+        if real and all(real) and lacking:
+            notes.append(
+                f"{counted(lacking, 'synthetic label map')} without '{shortened(name)}', which every real one has: "
+                "where an image shows it all the same, it would count as background"
+            )
+    return notes
 
 
 def _notes(cases: Sequence[SourceCase], named: Sequence[Mapping], given: Mapping[int, str]) -> list[str]:

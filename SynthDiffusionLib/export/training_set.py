@@ -50,6 +50,7 @@ class SetRequest:
         trained_on: list of patients that the models were trained on; None: what their packages say.
         seed: of all draws.
         skip_unusable: leave files out that cannot be used, instead of refusing them.
+        all_classes: keep classes that no real label map has.
     """
 
     form: SetForm
@@ -71,6 +72,7 @@ class SetRequest:
     trained_on: Path | None = None
     seed: int = 2026
     skip_unusable: bool = False
+    all_classes: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def export_training_set(request: SetRequest, on_event: Event = lambda event: Non
         on_event=on_event,
     )
     modality = modality_of_set(cases, request.modality)
-    classes = class_table(cases, request.real_names, request.synthetic_names)
+    classes = class_table(cases, request.real_names, request.synthetic_names, request.all_classes)
     groups, joins = grouped([case.marks for case in cases])
     parts = split(
         [Member(g, c.patient or c.name, c.kind == REAL) for g, c in zip(groups, cases, strict=True)],

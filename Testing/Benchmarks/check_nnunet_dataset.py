@@ -67,6 +67,8 @@ def main() -> int:
     parser.add_argument("folder", type=Path, metavar="DatasetNNN_NAME")
     parser.add_argument("--env", type=Path, default=Path.home() / ".cache" / "synthdiffusion-nnunet", metavar="FOLDER")
     args = parser.parse_args()
+    if not (args.folder / "dataset.json").is_file():
+        parser.error(f"'{args.folder}' is no data set of nnU-Net: it has no dataset.json")
     args.env.mkdir(parents=True, exist_ok=True)
     python = environment(args.env)
     script = args.env / "check.py"  # a file, since nnU-Net starts processes that import it

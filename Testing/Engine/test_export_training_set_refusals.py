@@ -144,6 +144,23 @@ def test_what_the_model_was_not_given_is_no_label(folders, tmp_path, capsys):
     assert "the value 1 of synthetic label maps is called 'liver', and the model took it" in capsys.readouterr().err
 
 
+def test_classes_that_only_real_or_only_synthetic_label_maps_have(folders, tmp_path, capsys):
+    """What one side does not label would be background there."""
+    drawing = Segmentation((labels(7),), affine(), (Segment("Liver", 1), Segment("rib", 2)))
+    synthetic(folders, "q", labels(7))
+    (folders.drawings / "q.nii.gz").unlink()
+    write_segmentation(drawing, folders.drawings / "q.seg.nrrd")
+    folder = export("nnunet", folders, tmp_path / "out", "--classes", CLASSES, "--folds", 2)
+    assert read(folder / "dataset.json")["labels"] == {"background": 0, "liver": 1, "tumour": 2}
+    found = np.asarray(nib.load(folder / "labelsTr" / "q_m_seed1.nii.gz").dataobj)
+    assert np.array_equal(found, labels(7) == 1)
+    told = capsys.readouterr().err
+    assert "the class 'rib' is in synthetic label maps only" in told
+    assert "1 synthetic label map without 'tumour', which every real one has" in told
+    folder = export("nnunet", folders, tmp_path / "all", "--classes", CLASSES, "--folds", 2, "--all-classes")
+    assert read(folder / "dataset.json")["labels"] == {"background": 0, "liver": 1, "tumour": 2, "rib": 3}
+
+
 def test_a_crop_and_a_drawn_part_are_put_on_the_grid_of_the_image(folders, tmp_path):
     """Of `generate --crop` the drawing is larger than the image; Slicer saves no more than what is drawn."""
     whole = labels(7)
