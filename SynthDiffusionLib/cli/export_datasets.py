@@ -68,7 +68,13 @@ def _add_options(parser: argparse.ArgumentParser, form: str) -> None:
     add("--modality", choices=("CT", "MR"), help="default: as the records say, else told from the values")
     add("--patients", type=path_arg, metavar="CSV", help="table with the columns case and patient")
     add("--patient-pattern", metavar="REGEX", help="whose first group is the patient (default: the whole case name)")
-    add("--test-real", type=int, default=0, metavar="N", help="real patients for the test part, drawn by the seed")
+    add(
+        "--test-real",
+        type=int,
+        default=0,
+        metavar="N",
+        help="real patients for the test part, drawn among those that no generator of the set was trained on",
+    )
     add("--test-patients", metavar="NAMES", help="or their names: A,B,C, or a text file with a name a line")
     add(
         "--trained-on",

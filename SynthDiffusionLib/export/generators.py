@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,75 +16,115 @@ from SynthDiffusionLib.reports.sections import counted
 
 
 @dataclass(frozen=True)
-class _Generator:
-    """A model by which volumes were made: its ID, version, and the checksums of its weights."""
+class Generator:
+    """A model by which volumes of a set were made.
+
+    Args:
+        id, version: of the model.
+        files: name and SHA-256 of its weights.
+    """
 
     id: str
     version: str
     files: tuple[tuple[str, str], ...]
 
 
+@dataclass(frozen=True)
+class Known:
+    """What is known of the patients that a model was trained on.
+
+    Args:
+        listed: its training list; empty if that is not known.
+        seen: real patients of the set that are on it.
+        whose: the name on the list by each of its spellings.
+        problem: why nothing is known.
+    """
+
+    listed: tuple[Listed, ...]
+    seen: frozenset[str]
+    whose: Mapping[str, str]
+    problem: str = ""
+
+
+def generators_of(cases: Sequence[SourceCase], patients: Patients, trained_on: Path | None) -> dict[Generator, Known]:
+    """The models that made the synthetic volumes, with what is known of their training.
+
+    Args:
+        cases: of the set.
+        patients: how they are told from names.
+        trained_on: list of all patients that the models were trained on; None: what their packages say.
+
+    Raises:
+        BadInput: the list cannot be read.
+    """
+    real = [case for case in cases if case.record is None]
+    found: dict[Generator, Known] = {}
+    for generator in dict.fromkeys(_generator(case) for case in cases if case.record is not None):
+        try:
+            listed = training_list(trained_on) if trained_on is not None else _listed(generator)
+        except ModelError as error:
+            found[generator] = Known((), frozenset(), {}, error.message)
+            continue
+        seen, whose = seen_patients(real, listed, patients.pattern, patients.table or {})
+        found[generator] = Known(tuple(listed), frozenset(seen), whose)
+    return found
+
+
 def check_generators(
-    cases: Sequence[SourceCase], part: Sequence[str], patients: Patients, trained_on: Path | None
+    cases: Sequence[SourceCase], part: Sequence[str], generators: Mapping[Generator, Known]
 ) -> list[str]:
     """Refuses synthetic volumes to train on whose model has seen a real test patient.
 
     Args:
         cases: of the set.
         part: of each, see `splits.Parts`.
-        patients: how they are told from names.
-        trained_on: list of all patients that the models were trained on; None: what their packages say.
+        generators: see `generators_of`.
 
     Returns:
         what the user should know: what was compared, what cannot be known, and real training patients that a model has
         seen, since folds are validated on them.
 
     Raises:
-        BadInput: a test patient was seen, or the list cannot be read.
+        BadInput: a test patient was seen.
     """
-    made: dict[_Generator, int] = {}
-    for case, its in zip(cases, part, strict=True):
-        if case.record is not None and its == TRAINING:
-            files = tuple(sorted(case.model.get("files", {}).items()))
-            generator = _Generator(case.model["id"], case.model["version"], files)
-            made[generator] = made.get(generator, 0) + 1
-    real = [(case, its) for case, its in zip(cases, part, strict=True) if case.record is None]
-    tested = [case for case, its in real if its == TEST]
+    tested = [case for case, its in zip(cases, part, strict=True) if its == TEST]
+    made = Counter(
+        _generator(case) for case, its in zip(cases, part, strict=True) if case.record is not None and its == TRAINING
+    )
     notes = []
     for generator, volumes in made.items():
-        if not real:
-            break
         told = f"'{generator.id}' {generator.version} ({counted(volumes, 'training volume')})"
-        try:
-            listed = training_list(trained_on) if trained_on is not None else _listed(generator)
-        except ModelError as error:
+        known = generators[generator]
+        if known.problem:
             if tested:
-                notes.append(f"whether {told} has seen a test patient is not known: {error.message}")
+                notes.append(f"whether {told} has seen a test patient is not known: {known.problem}")
             continue
-        table: Mapping[str, str] = patients.table or {}
-        seen, whose = seen_patients([case for case, _ in real], listed, patients.pattern, table)
-        if leaked := sorted(seen & {case.patient for case in tested}):
+        if leaked := sorted(known.seen & {case.patient for case in tested}):
             raise BadInput(
                 f"{counted(len(leaked), 'test patient')} {'is' if len(leaked) == 1 else 'are'} among those that the "
                 f"model {told} was trained on, first '{shortened(leaked[0])}'",
-                "Test on patients that no generator has seen (--test-patients), or leave its volumes out.",
+                "Test on patients that no generator has seen (--test-real draws them), or leave its volumes out.",
             )
         if tested:
             notes.append(
-                f"by the names, no test patient is among the {counted(len(listed), 'entry', 'entries')} of the "
-                f"training list of {told}; names there are like '{shortened(listed[0].names[0])}'"
+                f"by the names, no test patient is among the {counted(len(known.listed), 'entry', 'entries')} of the "
+                f"training list of {told}; names there are like '{shortened(known.listed[0].names[0])}'"
             )
             own = {case.name: spellings([case.name, case.patient]) for case in tested}
-            notes += perhaps_sentences(perhaps_same(own, whose), "on the list")
-        if seen:
+            notes += perhaps_sentences(perhaps_same(own, known.whose), "on the list")
+        if seen := len(known.seen):
             notes.append(
-                f"{counted(len(seen), 'real patient')} outside of the test part {'was' if len(seen) == 1 else 'were'} "
-                f"trained on by {told}: what is validated on them is not of patients that nothing has seen"
+                f"{counted(seen, 'real patient')} outside of the test part {'was' if seen == 1 else 'were'} trained on "
+                f"by {told}: what is validated on them is not of patients that nothing has seen"
             )
     return notes
 
 
-def _listed(generator: _Generator) -> list[Listed]:
+def _generator(case: SourceCase) -> Generator:
+    return Generator(case.model["id"], case.model["version"], tuple(sorted(case.model.get("files", {}).items())))
+
+
+def _listed(generator: Generator) -> list[Listed]:
     """The patients that a model was trained on, by its installed package.
 
     Raises:

@@ -55,6 +55,7 @@ def split(
     *,
     test_real: int = 0,
     test_patients: Collection[str] = (),
+    not_drawn: Collection[int] = (),
     validation: float = 0.0,
     folds: int = 0,
     seed: int = 0,
@@ -65,6 +66,7 @@ def split(
         members: all volumes.
         test_real: real patients for the test part, drawn by the seed.
         test_patients: or their names.
+        not_drawn: groups with patients that a generator has seen, which are not drawn.
         validation: share of the volumes left that are validated on, 0 to below 1.
         folds: or the number of folds; 0: none.
         seed: of all draws.
@@ -73,7 +75,7 @@ def split(
         BadInput: unknown patients, or too few groups.
     """
     rng = np.random.default_rng(seed)
-    tested = _named(members, test_patients) if test_patients else _drawn(members, test_real, rng)
+    tested = _named(members, test_patients) if test_patients else _drawn(members, test_real, not_drawn, rng)
     if not any(m.group not in tested for m in members):
         raise BadInput("All patients are in the test part, so that none is left to train on", "Test on fewer patients.")
     counting = any(m.real for m in members)
@@ -104,16 +106,19 @@ def _named(members: Sequence[Member], names: Collection[str]) -> frozenset[int]:
     return frozenset(group for groups in found.values() for group in groups)
 
 
-def _drawn(members: Sequence[Member], number: int, rng: np.random.Generator) -> frozenset[int]:
+def _drawn(
+    members: Sequence[Member], number: int, not_drawn: Collection[int], rng: np.random.Generator
+) -> frozenset[int]:
     """Groups with so many real patients together."""
     patients: dict[int, set[str]] = {}
     for m in members:
-        if m.real:
+        if m.real and m.group not in not_drawn:
             patients.setdefault(m.group, set()).add(m.patient.casefold())
     most = sum(map(len, patients.values()))
     if number > most:
         raise BadInput(
-            f"{counted(number, 'real patient')} cannot be taken for the test part: there are {most}",
+            f"{counted(number, 'real patient')} cannot be taken for the test part: there are {most}"
+            + (" that no generator has seen" if not_drawn else ""),
             "Give --test-real a smaller number.",
         )
     order = sorted(patients)

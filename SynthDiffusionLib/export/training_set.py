@@ -14,7 +14,7 @@ from typing import Any
 from SynthDiffusionLib.errors import BadInput, shortened
 from SynthDiffusionLib.evaluation.sets.image_set import LOWEST_OF_CT
 from SynthDiffusionLib.evaluation.sets.training_lists import look_alike
-from SynthDiffusionLib.export.generators import check_generators
+from SynthDiffusionLib.export.generators import check_generators, generators_of
 from SynthDiffusionLib.export.groups import Join, grouped, named_joins
 from SynthDiffusionLib.export.manifest import Entry, mask_origins, write_manifest
 from SynthDiffusionLib.export.set_cases import REAL, Patients, SourceCase, read_cases
@@ -126,16 +126,19 @@ def export_training_set(request: SetRequest, on_event: Event = lambda event: Non
     modality = modality_of_set(cases, request.modality)
     classes = class_table(cases, request.real_names, request.synthetic_names, request.all_classes)
     groups, joins = grouped([case.marks for case in cases])
+    generators = generators_of(cases, patients, request.trained_on)
+    seen = {patient for known in generators.values() for patient in known.seen}
     parts = split(
         [Member(g, c.patient or c.name, c.kind == REAL) for g, c in zip(groups, cases, strict=True)],
         test_real=request.test_real,
         test_patients=request.test_patients,
+        not_drawn={g for g, c in zip(groups, cases, strict=True) if c.kind == REAL and c.patient in seen},
         validation=request.validation if not request.form.takes_folds else 0.0,
         folds=request.folds if request.form.takes_folds else 0,
         seed=request.seed,
     )
     notes = _notes(cases, groups, joins, parts, classes)
-    notes += check_generators(cases, parts.part, patients, request.trained_on)
+    notes += check_generators(cases, parts.part, generators)
     entries = _entries(cases, groups, parts)
     kept = [i for i, part in enumerate(parts.part) if part != LEFT_OUT]
     written = [entries[i] for i in kept]

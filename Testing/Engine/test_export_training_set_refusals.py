@@ -215,6 +215,11 @@ def test_a_test_patient_that_the_generator_was_trained_on(folders, refused, tmp_
     assert "1 test patient is among those that the model 'lung-nodule-ct'" in line and f"first '{seen}'" in line
     export("nnunet", folders, tmp_path / "out", "--classes", CLASSES, "--folds", 2, "--test-patients", unseen)
     told = capsys.readouterr().err
+    again = export("nnunet", folders, tmp_path / "drawn", "--classes", CLASSES, "--folds", 2, "--test-real", 1)
+    assert volumes_of(again)[seen]["part"] == "training", "drawn among those that the model has not seen"
+    assert "4 real patients cannot be taken for the test part: there are 3 that no" in refused(
+        folders, "--test-real", 4
+    )
     assert "no test patient is among the" in told and "1 real patient outside of the test part was trained on" in told
 
 
