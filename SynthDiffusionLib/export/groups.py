@@ -7,7 +7,7 @@ the image. Marks join transitively: if A shares one with B and B another with C,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,15 +113,18 @@ def mask_digests(segmentation: Segmentation) -> frozenset[str]:
 
     Masks of fewer than `FEWEST_MASK_VOXELS` voxels and full boxes are alike by chance, and are left out.
     """
+    from scipy.ndimage import find_objects
+
     turned = reorient_segmentation(segmentation, ORIENTATION)
+    boxes = [find_objects(np.ascontiguousarray(layer)) for layer in turned.layers]
     found = set()
     for segment in turned.segments:
-        mask = turned.mask(segment)
-        if np.count_nonzero(mask) < FEWEST_MASK_VOXELS:
+        of_layer = boxes[segment.layer]
+        place = of_layer[segment.value - 1] if segment.value <= len(of_layer) else None
+        if place is None:
             continue
-        along = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-        box = mask[tuple(slice(i[0], i[-1] + 1) for i in along)]
-        if not box.all():
+        box = turned.layers[segment.layer][place] == segment.value
+        if np.count_nonzero(box) >= FEWEST_MASK_VOXELS and not box.all():
             found.add(hashlib.sha256(f"{box.shape}".encode() + np.packbits(box).tobytes()).hexdigest())
     return frozenset(found)
 
@@ -129,14 +132,6 @@ def mask_digests(segmentation: Segmentation) -> frozenset[str]:
 def named_joins(joins: Iterable[Join], names: Sequence[str]) -> list[dict[str, str]]:
     """Joins for a manifest, by the names of volumes."""
     return [{"one": names[j.one], "other": names[j.other], "why": j.why} for j in joins]
-
-
-def sizes_of(groups: Iterable[int]) -> Mapping[int, int]:
-    """How many volumes each group has."""
-    counts: dict[int, int] = {}
-    for group in groups:
-        counts[group] = counts.get(group, 0) + 1
-    return counts
 
 
 def _same_slices(slices: Sequence[np.ndarray]) -> list[tuple[int, int]]:

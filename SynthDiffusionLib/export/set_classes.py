@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 BACKGROUND = "background"
 MOST_CLASSES = 65535
+LARGEST_VALUE = 2**24  # of a label
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,16 @@ def parts_of(segmentation: Segmentation, record: Mapping[str, Any] | None) -> tu
     Args:
         segmentation: of a case.
         record: of a synthetic volume, if this is the very file that it was made from.
+
+    Raises:
+        BadInput: a value that is too large.
     """
     entries = (record or {}).get("mapping", {}).get("segments", ())
     mapped = {(e.get("layer", 0), e.get("value")): e for e in entries}
     found = []
     present = [set(np.unique(layer).tolist()) for layer in segmentation.layers]
+    if (largest := max(map(max, present))) > LARGEST_VALUE:
+        raise BadInput(f"label value {largest} is too large", f"{LARGEST_VALUE} is the most.")
     for segment in segmentation.segments:
         if segment.value not in present[segment.layer]:
             continue
@@ -174,28 +180,36 @@ def painted(segmentation: Segmentation, values: Mapping[tuple[int, int], int], c
     """
     overlaps = (case.record or {}).get("mapping", {}).get("overlaps", ())
     over = {(o["over"], o["under"]) for o in overlaps}
-    array = np.zeros(segmentation.shape, np.uint8 if max(values.values(), default=0) < 256 else np.uint16)
-    done: list[tuple[Part, np.ndarray]] = []
-    for part in case.parts:
-        value = values[part.layer, part.value]
-        if value == 0:
-            continue
-        mask = segmentation.layers[part.layer] == part.value
-        paint = mask.copy()
-        for other, its in done:
-            both = mask & its
-            if other.layer == part.layer or not both.any() or values[other.layer, other.value] == value:
-                continue
-            if (other.model_class, part.model_class) in over:
-                paint &= ~both
-            elif (part.model_class, other.model_class) not in over:
+    kept = [part for part in case.parts if _value(values, part)]
+    owner = np.zeros(segmentation.shape, np.uint16)  # the number of the part that a voxel is of
+    for number, layer in enumerate(segmentation.layers):
+        new = _numbered(layer, {part.value: i for i, part in enumerate(kept, 1) if part.layer == number})
+        both = (owner > 0) & (new > 0)
+        for pair in np.unique(owner[both].astype(np.uint32) << 16 | new[both]):
+            old, its = kept[(pair >> 16) - 1], kept[(pair & 0xFFFF) - 1]
+            if (old.model_class, its.model_class) in over:
+                new[both & (owner == pair >> 16) & (new == pair & 0xFFFF)] = 0
+            elif (its.model_class, old.model_class) not in over and _value(values, old) != _value(values, its):
                 raise BadInput(
-                    f"{case.label.name}: its segments '{shortened(other.name)}' and '{shortened(part.name)}' overlap",
+                    f"{case.label.name}: its segments '{shortened(old.name)}' and '{shortened(its.name)}' overlap",
                     "Save it as a label map, with one value for each voxel.",
                 )
-        array[paint] = value
-        done.append((part, mask))
-    return array
+        np.copyto(owner, new, where=new > 0)
+    kind = np.uint8 if max(values.values(), default=0) < 256 else np.uint16
+    table = np.array([0, *(_value(values, part) for part in kept)], kind)
+    return table[owner]
+
+
+def _value(values: Mapping[tuple[int, int], int], part: Part) -> int:
+    return values[part.layer, part.value]
+
+
+def _numbered(layer: np.ndarray, numbers: Mapping[int, int]) -> np.ndarray:
+    """(I, J, K) uint16: the number of each label value, 0 for others."""
+    table = np.zeros(int(layer.max()) + 1, np.uint16)
+    for value, number in numbers.items():
+        table[value] = number
+    return table[layer]
 
 
 def _names(case: SourceCase, given: Mapping[int, str], of_real: set) -> dict[tuple[int, int], str | None]:

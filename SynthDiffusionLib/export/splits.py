@@ -6,6 +6,7 @@ says little. Synthetic and inpainted volumes of a group that is tested or valida
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,6 @@ import numpy as np
 
 from SynthDiffusionLib.errors import BadInput, shortened
 from SynthDiffusionLib.evaluation.sets.training_lists import spellings
-from SynthDiffusionLib.export.groups import sizes_of
 from SynthDiffusionLib.reports.sections import counted
 
 TRAINING, VALIDATION, TEST, LEFT_OUT = "training", "validation", "test", "left out"
@@ -79,7 +79,7 @@ def split(
     if not any(m.group not in tested for m in members):
         raise BadInput("All patients are in the test part, so that none is left to train on", "Test on fewer patients.")
     counting = any(m.real for m in members)
-    sizes = sizes_of(m.group for m in members if (m.real or not counting) and m.group not in tested)
+    sizes = Counter(m.group for m in members if (m.real or not counting) and m.group not in tested)
     held_out = _share(sizes, validation, rng) if validation else frozenset()
     fold_of = _folds(sizes, folds, rng) if folds else {}
     part = []

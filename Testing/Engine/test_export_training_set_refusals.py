@@ -68,6 +68,11 @@ def test_a_real_volume_without_a_label_map_or_on_another_grid(folders, refused):
     assert "on another grid" in refused(folders)
 
 
+def test_a_label_value_that_no_table_holds(folders, refused):
+    write_volume(Volume(labels(1) * np.uint32(2**24), affine(), "label"), folders.real_labels / "p1.nii.gz")
+    assert "'p1.nii.gz' cannot be used: label value 33554432 is too large" in refused(folders)
+
+
 def test_unusable_files_are_counted_and_left_out_on_request(folders, refused, tmp_path, capsys):
     whole = (folders.real / "p1.nii.gz").read_bytes()
     (folders.real / "p1.nii.gz").write_bytes(whole[: len(whole) // 2])
