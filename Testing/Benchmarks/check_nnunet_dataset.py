@@ -6,7 +6,8 @@ Makes a virtual environment of its own at the first call (FOLDER; default: ~/.ca
 nnU-Net is installed without its dependencies, and of these only what its check imports; nothing is installed into the
 project's environment. torch is a CPU build wherever pip's settings offer one; the check only imports it. Then runs
 `nnunetv2.experiment_planning.verify_dataset_integrity` and, beyond it, what nnU-Net's trainer expects of
-splits_final.json. Exit code 0 if all is well. Not part of `make test`: it downloads about 0.4 GB, far more where pip takes torch for CUDA.
+splits_final.json. Exit code 0 if all is well. Not part of `make test`: it downloads about 0.4 GB, far more where pip
+takes torch for CUDA.
 """
 
 from __future__ import annotations
