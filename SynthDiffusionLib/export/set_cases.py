@@ -66,7 +66,7 @@ class SourceCase:
         label_sha256: of the label map's file, "" without one.
         parts: segments of the label map that have voxels.
         marks: what it is recognised by.
-        darkest: first percentile of its values.
+        darkest: smallest of its values, and their first percentile.
         notes: what the user should know about it.
     """
 
@@ -80,7 +80,7 @@ class SourceCase:
     label_sha256: str
     parts: tuple[Part, ...]
     marks: Marks
-    darkest: float
+    darkest: tuple[float, float]
     notes: tuple[str, ...] = ()
 
     @property
@@ -223,7 +223,7 @@ def _case(
         label_sha256 if label is not None else "",
         parts,
         marks,
-        first_percentile(volume.array),
+        (float(volume.array.min()), first_percentile(volume.array)),
         tuple(notes),
     )
 

@@ -190,9 +190,9 @@ def modality_of_set(cases: Sequence[SourceCase], given: str | None) -> str:
         raise BadInput(f"A training set is of one modality: {told}", "Export CT and MR one after the other.")
     modality = given or next(iter(first), None)
     real = [case for case in cases if case.kind == REAL]
-    air = [case for case in real if case.darkest < LOWEST_OF_CT]
+    air = [case for case in real if case.darkest[1] < LOWEST_OF_CT]
     if modality is None:
-        unclear = next((c for c in real if LOWEST_OF_CT <= c.darkest < 0), None)
+        unclear = next((c for c in real if LOWEST_OF_CT <= c.darkest[1] < 0), None)
         if unclear is not None or 0 < len(air) < len(real):
             raise BadInput(
                 "Whether the real volumes are CT or MR cannot be told from their values", "Say --modality CT or MR."
@@ -203,10 +203,10 @@ def modality_of_set(cases: Sequence[SourceCase], given: str | None) -> str:
             f"'{shortened(air[0].image.name)}' holds values like the air of a CT, and the set is MR",
             "Remove it, or say --modality CT.",
         )
-    odd = [case for case in real if case.darkest >= 0]
-    if modality == "CT" and air and odd:
+    odd = [case for case in real if case.darkest[0] >= 0]
+    if modality == "CT" and odd and any(case.darkest[1] < LOWEST_OF_CT for case in cases):
         raise BadInput(
-            f"'{shortened(odd[0].image.name)}' is not in HU like the others: hardly a value of it is below 0",
+            f"'{shortened(odd[0].image.name)}' is not in HU like the others: no value of it is below 0",
             "Convert it to HU, or remove it.",
         )
     return modality

@@ -199,6 +199,10 @@ def test_modality_that_the_values_do_not_tell(folders, refused, tmp_path):
     write_volume(Volume(np.abs(ct(1)), affine()), folders.real / "p1.nii.gz")
     assert "Whether the real volumes are CT or MR cannot be told" in refused(folders)
     assert "'p1.nii.gz' is not in HU like the others" in refused(folders, "--modality", "CT")
+    for path in folders.real.iterdir():
+        write_volume(Volume(np.abs(ct(int(path.name[1]))), affine()), path)
+    synthetic(folders, "q", labels(9))
+    assert "'p0.nii.gz' is not in HU like the others" in refused(folders), "the others are synthetic"
 
 
 def seen_by_the_model(folders, names: list[str]) -> None:
