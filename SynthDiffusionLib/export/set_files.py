@@ -84,12 +84,14 @@ def has_plain_form(path: Path, volume: Volume, of_labels: bool = False) -> bool:
 
     if not path.name.lower().endswith(SUFFIX):
         return False
-    header = nib.load(path).header
+    image = nib.load(path)
+    header = image.header
     if not isinstance(header, nib.Nifti1Header) or len(header.get_data_shape()) != 3:
         return False
     if int(header["xyzt_units"]) & 7 not in (0, _MM):
         return False
-    if of_labels and (header.get_data_dtype().kind not in "iu" or header.get_slope_inter() != (None, None)):
+    scaled = (image.dataobj.slope, image.dataobj.inter) != (1, 0)
+    if of_labels and (scaled or header.get_data_dtype().kind not in "iu"):
         return False
     transforms = [
         affine

@@ -12,6 +12,7 @@ import pytest
 from training_set_examples import CLASSES, affine, ct, export, joint, labels, read, real_set, synthetic, volumes_of
 
 from SynthDiffusionLib import cli
+from SynthDiffusionLib.export.set_files import has_plain_form
 from SynthDiffusionLib.jobs.provenance import sha256_of
 from SynthDiffusionLib.volumes import Segment, Segmentation, Volume, write_segmentation, write_volume
 
@@ -307,6 +308,41 @@ def test_values_and_places_of_files_that_are_written_anew(tmp_path, oblique_affi
         assert np.array_equal(sitk.GetArrayFromImage(itk).T, array)
         assert np.allclose(itk.GetOrigin(), mask.GetOrigin()) and np.allclose(itk.GetDirection(), mask.GetDirection())
         assert np.allclose(itk.GetSpacing(), mask.GetSpacing())
+
+
+@pytest.mark.parametrize(
+    ("change", "plain"),
+    [
+        (lambda image: None, True),
+        (lambda image: image.set_sform(None, 0), True),
+        (lambda image: image.set_qform(None, 0), True),
+        (lambda image: image.set_qform(np.diag([1.5, 1.5, 2, 1]), 1), False),
+        (lambda image: (image.set_sform(None, 0), image.set_qform(None, 0)), False),
+        (lambda image: image.header.set_xyzt_units("meter"), False),
+        (lambda image: image.header.__setitem__("pixdim", [1, 3, 3, 3, 0, 0, 0, 0]), False),
+    ],
+)
+def test_which_files_every_reader_puts_into_one_place(tmp_path, change, plain):
+    image = nib.Nifti1Image(ct(1), affine())
+    image.set_sform(affine(), 1)
+    image.set_qform(affine(), 1)
+    change(image)
+    nib.save(image, tmp_path / "a.nii.gz")
+    nib.save(image, tmp_path / "a.nii")
+    assert has_plain_form(tmp_path / "a.nii.gz", Volume(ct(1), affine())) == plain
+    assert not has_plain_form(tmp_path / "a.nii", Volume(ct(1), affine()))
+
+
+def test_a_label_map_is_plain_only_if_its_values_are_stored_as_they_are(tmp_path):
+    for dtype, slope, plain in ((np.uint8, None, True), (np.float32, None, False), (np.uint8, 2.0, False)):
+        image = nib.Nifti1Image(labels(1).astype(dtype), affine())
+        image.set_sform(affine(), 1)
+        image.header.set_slope_inter(slope, 0 if slope else None)
+        nib.save(image, tmp_path / "a.nii.gz")
+        volume = Volume(ct(1), affine())
+        assert has_plain_form(tmp_path / "a.nii.gz", volume, of_labels=True) == plain
+        moved = Volume(ct(1), affine() + np.eye(4, k=3) * 1e-3)
+        assert not has_plain_form(tmp_path / "a.nii.gz", moved, of_labels=True)
 
 
 def test_a_synthetic_nrrd_is_marked_in_its_new_file(tmp_path):
