@@ -157,9 +157,9 @@ def test_make_installs_once(make_folder, tmp_path):
     assert calls("demo", "OUT=my output") == ["demo --out my output"]
     assert calls("test") == [
         "-m pip --disable-pip-version-check install -c constraints.txt -e .[dev]",
-        "-m pytest -n 2",
+        "-m pytest -n 2 --dist worksteal",
     ]
-    assert calls("test", "WORKERS=4", "PYTEST_ARGS=-x") == ["-m pytest -n 4 -x"]
+    assert calls("test", "WORKERS=4", "PYTEST_ARGS=-x") == ["-m pytest -n 4 --dist worksteal -x"]
     assert calls("lint") == ["-m ruff check .", "-m ruff format --check ."]
     assert calls("demo") == ["demo --out demo-output"]
     later = (make_folder / ".venv" / "stamp-demo").stat().st_mtime + 5
