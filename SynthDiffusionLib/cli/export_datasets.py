@@ -67,7 +67,11 @@ def _add_options(parser: argparse.ArgumentParser, form: str) -> None:
     add("--all-classes", action="store_true", help="keep classes of synthetic label maps that no real one has")
     add("--modality", choices=("CT", "MR"), help="default: as the records say, else told from the values")
     add("--patients", type=path_arg, metavar="CSV", help="table with the columns case and patient")
-    add("--patient-pattern", metavar="REGEX", help="whose first group is the patient (default: the whole case name)")
+    add(
+        "--patient-pattern",
+        metavar="REGEX",
+        help="matched from the name's first letter on, its first group is the patient (default: the whole case name)",
+    )
     add(
         "--test-real",
         type=int,

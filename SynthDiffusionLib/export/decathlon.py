@@ -16,7 +16,7 @@ from typing import Any
 from SynthDiffusionLib.export.manifest import Entry
 from SynthDiffusionLib.export.nnunet import CHANNEL_NAMES
 from SynthDiffusionLib.export.set_files import SUFFIX
-from SynthDiffusionLib.export.set_form import SetFacts, SetForm
+from SynthDiffusionLib.export.set_form import SetFacts, SetForm, in_parts
 from SynthDiffusionLib.export.splits import TEST, TRAINING, VALIDATION
 from SynthDiffusionLib.jobs.provenance import write_json
 
@@ -27,11 +27,7 @@ class Decathlon(SetForm):
     needs_labels = True
 
     def places(self, entries: Sequence[Entry], modality: str) -> list[tuple[str, str]]:
-        found = []
-        for entry in entries:
-            part = "Ts" if entry.part == TEST else "Tr"
-            found.append((f"images{part}/{entry.case}{SUFFIX}", f"labels{part}/{entry.case}{SUFFIX}"))
-        return found
+        return in_parts(entries, SUFFIX)
 
     def describe(self, folder: Path, entries: Sequence[Entry], facts: SetFacts) -> None:
         training, validation, test = (

@@ -18,7 +18,7 @@ from typing import Any
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.export.manifest import Entry
 from SynthDiffusionLib.export.set_files import SUFFIX
-from SynthDiffusionLib.export.set_form import SetFacts, SetForm
+from SynthDiffusionLib.export.set_form import SetFacts, SetForm, in_parts
 from SynthDiffusionLib.export.splits import TEST
 from SynthDiffusionLib.jobs.provenance import write_json
 
@@ -52,11 +52,7 @@ class NnUNet(SetForm):
         return f"Dataset{self.number:03d}_{name}"
 
     def places(self, entries: Sequence[Entry], modality: str) -> list[tuple[str, str]]:
-        found = []
-        for entry in entries:
-            part = "Ts" if entry.part == TEST else "Tr"
-            found.append((f"images{part}/{entry.case}_0000{SUFFIX}", f"labels{part}/{entry.case}{SUFFIX}"))
-        return found
+        return in_parts(entries, SUFFIX, "_0000")
 
     def describe(self, folder: Path, entries: Sequence[Entry], facts: SetFacts) -> None:
         (folder / "imagesTs").mkdir(exist_ok=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from SynthDiffusionLib.errors import BadInput, shortened
+from SynthDiffusionLib.export.splits import TEST
 
 if TYPE_CHECKING:
     from SynthDiffusionLib.export.manifest import Entry
@@ -42,7 +44,7 @@ class SetFacts:
         return f"{kinds} volumes; manifest.csv says which is which. For research, not for diagnosis."
 
 
-class SetForm:
+class SetForm(ABC):
     """A form of a training set."""
 
     needs_labels = False
@@ -58,13 +60,24 @@ class SetForm:
             raise BadInput(f"'{shortened(name)}' cannot be the name of a folder", "Give --name letters and digits.")
         return name
 
+    @abstractmethod
     def places(self, entries: Sequence[Entry], modality: str) -> list[tuple[str, str]]:
         """POSIX paths of image and label map of each volume, relative to the set's folder."""
-        raise NotImplementedError
 
+    @abstractmethod
     def describe(self, folder: Path, entries: Sequence[Entry], facts: SetFacts) -> None:
         """Writes what describes the set, beside its files and its manifest."""
-        raise NotImplementedError
+
+
+def in_parts(entries: Iterable[Entry], ending: str, channel: str = "") -> list[tuple[str, str]]:
+    """Places in the folders imagesTr, labelsTr, imagesTs and labelsTs, which nnU-Net has from the Decathlon.
+
+    Args:
+        ending: of all files.
+        channel: what comes before it in the name of an image.
+    """
+    parts = [("Ts" if entry.part == TEST else "Tr", entry.case) for entry in entries]
+    return [(f"images{part}/{case}{channel}{ending}", f"labels{part}/{case}{ending}") for part, case in parts]
 
 
 def safe_names(names: Iterable[str], only_letters: bool = False) -> list[str]:
