@@ -75,3 +75,11 @@ def refused(place, tmp_path) -> Callable[..., str]:
         return said[-1]
 
     return run
+
+
+def write_program(path: Path, body: str) -> None:
+    """A program that this Python runs. Its first lines are those that pip writes where the interpreter's path has a
+    blank, which the system does not take after `#!`."""
+    start = f"#!/bin/sh\n'''exec' \"{sys.executable}\" \"$0\" \"$@\"\n' '''\n"
+    path.write_text(start + body, encoding="utf-8", newline="\n")
+    path.chmod(0o755)

@@ -7,14 +7,13 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from command_process import labels, save
+from command_process import labels, save, write_program
 from tiny_latent import SECTIONS, make_latent_package
 from tiny_package import edit_description, make_working_package
 
@@ -211,11 +210,7 @@ AWKWARD = [
 @pytest.mark.skipif(shutil.which("sh") is None, reason="no POSIX shell")
 def test_a_shell_reads_the_text_as_it_was_meant(tmp_path):
     """A real shell passes the arguments to a program of this name."""
-    program = tmp_path / "synthdiffusion"
-    program.write_text(
-        f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n", encoding="utf-8", newline="\n"
-    )
-    program.chmod(0o755)
+    write_program(tmp_path / "synthdiffusion", "import json, sys\nprint(json.dumps(sys.argv[1:]))\n")
     text = as_text(AWKWARD, windows=False)
     environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "PYTHONUTF8": "1"}
     done = subprocess.run(["sh", "-c", text], env=environment, capture_output=True, check=False)

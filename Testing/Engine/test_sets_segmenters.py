@@ -4,7 +4,6 @@ them."""
 from __future__ import annotations
 
 import os
-import stat
 import sys
 import threading
 import time
@@ -12,6 +11,7 @@ import time
 import numpy as np
 import psutil
 import pytest
+from command_process import write_program
 from tiny_label_sets import AFFINE, FRAME, Thresholds, phantom_set
 
 from SynthDiffusionLib.errors import BadInput, RunFailed
@@ -206,19 +206,11 @@ def test_missing_tools_say_how_to_get_them(monkeypatch, tmp_path):
         programs.nnunet(str(tmp_path), [1])
 
 
-def stand_in(folder, name: str, body: str) -> None:
-    """A program of that name on the path."""
-    path = folder / name
-    path.write_text(f"#!{sys.executable}\n{body}", encoding="utf-8")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-
-
 @pytest.mark.skipif(os.name == "nt", reason="a script with a first line that names its interpreter")
 def test_totalsegmentator_and_nnunet_are_called_as_they_want(monkeypatch, tmp_path):
     # Stand-ins that take the options of the real ones and refuse others.
-    stand_in(
-        tmp_path,
-        "TotalSegmentator",
+    write_program(
+        tmp_path / "TotalSegmentator",
         "import argparse, sys\n"
         "p = argparse.ArgumentParser()\n"
         "p.add_argument('-i', required=True); p.add_argument('-o', required=True)\n"
@@ -228,9 +220,8 @@ def test_totalsegmentator_and_nnunet_are_called_as_they_want(monkeypatch, tmp_pa
         "assert a.ml and a.fast and a.task == 'total'\n"
         "sys.argv = ['', a.i, a.o]\n" + HEAD + "labels[0, 0, 0] = 90\nsave(labels)\n",
     )
-    stand_in(
-        tmp_path,
-        "nnUNetv2_predict_from_modelfolder",
+    write_program(
+        tmp_path / "nnUNetv2_predict_from_modelfolder",
         "import argparse, pathlib, sys\n"
         "p = argparse.ArgumentParser()\n"
         "[p.add_argument(o, required=True) for o in ('-i', '-o', '-m')]\n"
