@@ -55,9 +55,13 @@ def staging_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def only_writer(folder: Path) -> Iterator[Path]:
+def only_writer(folder: Path, lock_name: str = LOCK) -> Iterator[Path]:
     """A folder for results (see `output_folder`) that no other process works in while the block runs: those that ask
     by this function are refused. The lock of a process that was killed is taken over.
+
+    Args:
+        folder: made if missing.
+        lock_name: of the lock's file; who uses another works beside.
 
     Raises:
         BadInput, RunFailed: as `output_folder`; another process works in it.
@@ -67,9 +71,9 @@ def only_writer(folder: Path) -> Iterator[Path]:
     utc = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     with output_folder(folder) as out:
         try:
-            lock = FileLock.acquire(out / LOCK, utc=utc, what=f"The folder '{out}' cannot be locked")
+            lock = FileLock.acquire(out / lock_name, utc=utc, what=f"The folder '{out}' cannot be locked")
         except Locked as error:
-            raise _at_work(out, error.holder, error.other_computer) from error
+            raise _at_work(out, lock_name, error.holder, error.other_computer) from error
         try:
             yield out
         finally:
@@ -105,7 +109,7 @@ def _remove_empty(folders: list[Path]) -> None:
             folder.rmdir()
 
 
-def _at_work(folder: Path, holder: dict[str, Any], unsure: bool) -> BadInput:
+def _at_work(folder: Path, lock_name: str, holder: dict[str, Any], unsure: bool) -> BadInput:
     """The error to show for a folder whose lock another process has; without a holder, the lock is damaged."""
     who = ""
     if holder:
@@ -113,7 +117,7 @@ def _at_work(folder: Path, holder: dict[str, Any], unsure: bool) -> BadInput:
         who = f": process {holder.get('pid')}{host}, since {shortened(holder.get('utc'), 60)}"
     hint = "Wait until it has ended, or choose another folder with --out."
     if unsure:
-        hint += f" If none is at work there any more, delete '{LOCK}' in the folder."
+        hint += f" If none is at work there any more, delete '{lock_name}' in the folder."
     return BadInput(f"Another command is at work in '{folder}'{who}", hint)
 
 

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from SynthDiffusionLib.cli.paths import path_arg
@@ -43,6 +44,23 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     add("--model", required=True, metavar="ID", help="ID or folder of a model; see: synthdiffusion models list")
     add("--out", type=path_arg, required=True, metavar="DIR", help="folder for the results; made if missing")
     add(
+        "--image",
+        type=path_arg,
+        metavar="VOLUME",
+        help="real volume to inpaint into: file, or folder with a DICOM series",
+    )
+    add("--samples", type=int, default=1, metavar="N", help="number of different volumes (default 1)")
+    add("--seed", type=int, metavar="N", help="seed of the first volume, the next have N+1, ... (default: random)")
+    add("--case", metavar="NAME", help="what the names of the files begin with (default: the segmentation's name)")
+    add_settings(parser)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say how a volume is made, in the form that `request_of` takes them."""
+    add = parser.add_argument
+    add(
         "--mode",
         metavar="MODE",
         help="whole: every voxel is synthetic (default); inpaint: only what is drawn, into --image; unconditional: "
@@ -55,12 +73,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="for joint: what the tumour is to be like; what is left out is drawn as in the training data. Names: "
         "volume_mm3, surface_mm2, sphericity (0 to 1), center and box, both RxAxS in mm, the center from the middle of "
         "the volume; as volume_mm3=20000,sphericity=0.6,center=0x10x-5,box=40x30x50",
-    )
-    add(
-        "--image",
-        type=path_arg,
-        metavar="VOLUME",
-        help="real volume to inpaint into: file, or folder with a DICOM series",
     )
     add(
         "--labels",
@@ -77,8 +89,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="voxels of the volume, for models that make several sizes; nearest: the one nearest to the segmentation's",
     )
     add("--spacing", type=_spacing_arg, metavar="MM", help="their size, as 1.5 or 0.8x0.8x2.5, for such models")
-    add("--samples", type=int, default=1, metavar="N", help="number of different volumes (default 1)")
-    add("--seed", type=int, metavar="N", help="seed of the first volume, the next have N+1, ... (default: random)")
     add("--format", default="nii.gz", metavar="FORMAT", help="nii.gz (default) or nrrd")
     add("--scene", action="store_true", help="also write a 3D Slicer scene (.mrb); needs the extra 'slicer'")
     add("--adherence", action="store_true", help="measure how well each volume follows the drawing, if the model can")
@@ -123,7 +133,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         metavar="NAME",
         help="conditioned (default), or replacement for comparison",
     )
-    add("--case", metavar="NAME", help="what the names of the files begin with (default: the segmentation's name)")
     add("--device", default="auto", metavar="NAME", help="auto (default), cpu, cuda or cuda:N")
     add("--precision", default="auto", metavar="NAME", help="auto (default), fp32, bf16 or fp16")
     add(
@@ -140,8 +149,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "offload, stream, stream-recompute, stream-host or chunk; slices=16 or windows=4 at once for models that "
         "have such; all give the same volume",
     )
-    parser.set_defaults(run=run)
-    return parser
 
 
 def _labels_arg(text: str) -> str:
@@ -187,29 +194,36 @@ def _strategy_arg(text: str) -> dict[str, str | bool | int]:
     return {name: int(way) if re.fullmatch(r"\d{1,9}", way) else values.get(way, way) for name, _, way in parts}
 
 
-def run(args: argparse.Namespace) -> int:
-    """Carries out what `add_parser` has parsed."""
-    from SynthDiffusionLib.cli.progress import ProgressLine
+def request_of(
+    args: argparse.Namespace, segmentation: Path | None, image: Path | None, **others: Any
+) -> GenerateRequest:
+    """The request that the options of `add_settings` stand for.
+
+    Args:
+        args: with `model` and `out` too.
+        segmentation: file of it, or None.
+        image: the real volume to inpaint into, or None.
+        others: fields of the request that no option of `add_settings` sets.
+
+    Raises:
+        BadInput: they do not go together.
+    """
     from SynthDiffusionLib.jobs.tumour import parse_tumour
     from SynthDiffusionLib.labels.label_map import read_label_map
-    from SynthDiffusionLib.memory.heap import keep_heap_small
     from SynthDiffusionLib.memory.plan import parse_bytes
 
-    keep_heap_small()
     tumour = parse_tumour(args.tumour) if args.tumour is not None else None
-    request = GenerateRequest(
-        segmentation=args.segmentation,
+    return GenerateRequest(
+        segmentation=segmentation,
         model=args.model,
         out=args.out,
-        mode=args.mode or _default_mode(args),
-        image=args.image,
+        mode=args.mode or _default_mode(args, segmentation),
+        image=image,
         labels=read_label_map(args.labels) if args.labels is not None else None,
         classes=tuple(c.strip() for c in args.classes.split(",")) if args.classes is not None else None,
         crop=args.crop,
         sampler=args.sampler,
         steps=args.steps,
-        seed=args.seed,
-        samples=args.samples,
         guidance=args.guidance,
         device=args.device,
         precision=args.precision,
@@ -218,7 +232,6 @@ def run(args: argparse.Namespace) -> int:
         scene=args.scene,
         inpaint_method=args.inpaint_method,
         margin_mm=args.margin,
-        case=args.case,
         adherence=args.adherence,
         size=args.size,
         spacing_mm=args.spacing,
@@ -227,7 +240,17 @@ def run(args: argparse.Namespace) -> int:
         modality=args.modality,
         tumour=tumour,
         strategies=args.strategy,
+        **others,
     )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carries out what `add_parser` has parsed."""
+    from SynthDiffusionLib.cli.progress import ProgressLine
+    from SynthDiffusionLib.memory.heap import keep_heap_small
+
+    keep_heap_small()
+    request = request_of(args, args.segmentation, args.image, samples=args.samples, seed=args.seed, case=args.case)
     from SynthDiffusionLib.jobs.runner import run as run_job
 
     line = ProgressLine(quiet=args.json)
@@ -246,9 +269,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _default_mode(args: argparse.Namespace) -> str:
+def _default_mode(args: argparse.Namespace, segmentation: Path | None) -> str:
     """The mode where none is given."""
-    if args.segmentation is not None:
+    if segmentation is not None:
         return "whole"
     if args.tumour is not None:
         return "joint"

@@ -89,6 +89,7 @@ def _option_strings(parser: argparse.ArgumentParser) -> list[str]:
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     from SynthDiffusionLib.cli import (
+        batch_command,
         demo_command,
         evaluate_command,
         export_command,
@@ -115,6 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
         plan_command,
         prepare_command,
         generate_command,
+        batch_command,
         train_command,
         evaluate_command,
         study_command,

@@ -13,7 +13,11 @@ STAGES = {
     "write": "writing the files",
     "adherence": "measuring how well it follows the drawing",
     "scene": "writing the scene",
+    "list": "reading the segmentations",
+    "verify": "verifying the volumes",
+    "batch": "volumes",
 }
+COUNTED = ("list", "verify", "batch")  # stages that count what the user knows
 
 
 class ProgressLine:
@@ -53,6 +57,9 @@ class ProgressLine:
             text += f": step {step} of {total}, about {event['eta_s']:.0f} s left"
         elif stage == "decode" and "eta_s" in event:
             text += f": {step} %, about {event['eta_s']:.0f} s left"
+        elif stage in COUNTED:
+            text += f": {step} of {total}" + (f", {event['failed']} failed" if event.get("failed") else "")
+            text += f", about {duration(event['eta_s'])} left" if event.get("eta_s") else ""
         elif stage not in STAGES and total > 1:  # of evaluations, which take long
             text += f": {step} of {total}" + (f", about {event['eta_s']:.0f} s left" if event.get("eta_s") else "")
         if self._rewrite:
@@ -66,3 +73,12 @@ class ProgressLine:
     def _line(self, text: str) -> None:
         self.close()
         print(text, file=self._stream, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: "40 s", "12 min", "3.5 h", "2.1 days"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

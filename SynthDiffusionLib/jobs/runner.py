@@ -67,12 +67,49 @@ class RunResult:
         }
 
 
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that is held in memory for many requests; see `load_model`.
+
+    Args:
+        model: ID or folder, as the requests name it.
+        package: checked.
+        backend: with its weights.
+        segmenter: see `jobs.adherence.load_segmenter`; None where no request asks for adherence.
+    """
+
+    model: str
+    package: ModelPackage
+    backend: Backend
+    segmenter: Any
+
+
+def load_model(model: str, adherence: bool = False, on_event: OnEvent = ignore) -> LoadedModel:
+    """Checks a package and loads its weights, for requests that follow each other in one process.
+
+    Args:
+        model: ID or folder of a package.
+        adherence: load its segmenter too.
+        on_event: gets a warning if it has none.
+
+    Raises:
+        ModelError: unknown, damaged, or not of this version.
+    """
+    return _load(model, load_package(model), adherence, on_event)
+
+
+def _load(model: str, package: ModelPackage, adherence: bool, on_event: OnEvent) -> LoadedModel:
+    backend = load_backend(package)
+    return LoadedModel(model, package, backend, load_segmenter(package, on_event) if adherence else None)
+
+
 def run(
     request: GenerateRequest,
     on_event: OnEvent = ignore,
     should_cancel: Callable[[], bool] = lambda: False,
     previews: Previews | None = None,
     began: float | None = None,
+    loaded: LoadedModel | None = None,
 ) -> RunResult:
     """Carries out a request.
 
@@ -85,16 +122,20 @@ def run(
         should_cancel: asked after every denoising step, and while a volume is decoded slab by slab.
         previews: shows what is being made; that changes no voxel.
         began: when the wait began (`time.monotonic`), if that was before this call.
+        loaded: the request's model, if it is in memory already; the volume is the same.
 
     Raises:
+        ValueError: another model is loaded.
         SynthDiffusionError: see `SynthDiffusionLib.errors`.
     """
+    if loaded is not None and loaded.model != request.model:
+        raise ValueError(f"'{loaded.model}' is loaded, but the request is for '{request.model}'")
     began = time.monotonic() if began is None else began
     on_event({"event": "progress", "stage": "read", "step": 0, "total": 1})
-    package = load_package(request.model)
+    package = load_package(request.model) if loaded is None else loaded.package
     resolved = resolve_settings(request, package.spec)
     with output_folder(request.out) as out:
-        done = _carry_out(request, package, resolved, out, on_event, should_cancel, previews, began)
+        done = _carry_out(request, package, resolved, out, on_event, should_cancel, previews, began, loaded)
     seconds = time.monotonic() - began
     timing = _timing(package, done, request.samples, seconds)
     timings.record(timing)
@@ -125,6 +166,7 @@ def _carry_out(
     should_cancel: Callable[[], bool],
     previews: Previews | None,
     began: float,
+    loaded: LoadedModel | None,
 ) -> _Done:
     """Reads, synthesises, writes: what `run` does once the request itself is in order."""
     from SynthDiffusionLib.sampling.samplers import RECTIFIED_FLOW, build_scheduler
@@ -132,8 +174,9 @@ def _carry_out(
     spec = package.spec
     inputs, prepared = prepare(request, spec, resolved, out, on_event)
     on_event({"event": "progress", "stage": "model", "step": 0, "total": 1})
-    backend = load_backend(package)
-    segment = load_segmenter(package, on_event) if request.adherence else None
+    if loaded is None:
+        loaded = _load(request.model, package, request.adherence, on_event)
+    backend, segment = loaded.backend, loaded.segmenter
     resolved = _plan(resolved, request, backend, inputs, prepared, spec)
     planned = [*_precision_note(request, resolved.plan), *plan_notes(resolved.plan)]
     for note in planned:

@@ -40,7 +40,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         try:
             yield temporary
-            _replace(temporary, path)
+            rename(temporary, path)
         except OSError as error:
             raise writing_error(error, path) from error
     finally:
@@ -123,8 +123,8 @@ def _exchange(moves: list[tuple[Path, Path, Path]]) -> None:
                 there = final.is_file()
                 begun.append((final, old, there))
                 if there:
-                    _replace(final, old)
-                _replace(new, final)
+                    rename(final, old)
+                rename(new, final)
             except OSError as error:
                 raise writing_error(error, final) from error
     except BaseException:
@@ -137,8 +137,9 @@ def _exchange(moves: list[tuple[Path, Path, Path]]) -> None:
         raise
 
 
-def _replace(temporary: Path, path: Path) -> None:
-    """os.replace, tried again while a virus scanner or viewer holds the target open on Windows."""
+def rename(temporary: Path, path: Path) -> None:
+    """os.replace, tried again while a virus scanner or viewer holds the target open on Windows. A folder takes no place
+    that holds another with something in it."""
     for attempt in range(_REPLACE_ATTEMPTS):
         try:
             os.replace(temporary, path)

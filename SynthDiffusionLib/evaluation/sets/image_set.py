@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from SynthDiffusionLib.batch.store import batch_files, is_batch
 from SynthDiffusionLib.errors import BadInput, Cancelled, MissingExtra, SynthDiffusionError, escaped
 from SynthDiffusionLib.evaluation.sets.case_file import (
     ORIENTATION,
@@ -333,7 +334,7 @@ def volume_files(
     """Files by case name, and what has the name of a volume but is no file.
 
     Args:
-        folder: of NIfTI, NRRD or MetaImage files.
+        folder: of NIfTI, NRRD or MetaImage files; or that of a batch, whose volumes lie in folders of their own.
         role: for messages.
         labels: .seg.nrrd files count; for images they are passed over, since `synthdiffusion generate` writes the
             segmentation of a sample beside its volume.
@@ -348,7 +349,8 @@ def volume_files(
     if not folder.is_dir():
         raise BadInput(f"The folder of the {role} set, '{folder}', does not exist", "Give a folder of volumes.")
     try:
-        paths = sorted(folder.iterdir())
+        found = batch_files(folder) if is_batch(folder) else folder.iterdir()
+        paths = sorted(found, key=lambda path: path.name)
     except OSError as error:
         raise BadInput(f"The folder '{folder}' cannot be read ({error.strerror})", "Check its permissions.") from error
     files: dict[str, Path] = {}
