@@ -1,11 +1,13 @@
 # make demo     install into .venv and make synthetic volumes from the sample segmentations
 # make test     install what developers need as well, and run the tests
 # make lint     ruff, without installing anything else
+# make docs     build the documentation site in site/ and check all its links
 # make package  write the archive for Slicer's "Install from file..." to dist/, without installing anything
 # make clean    remove .venv and what the commands above have written
 #
 # PYTHON=/path/to/python3.12 make demo    chooses the interpreter; WORKERS=4 make test the number of test processes;
-# make package PACKAGE_ARGS="--os all"    builds for Linux, Windows and macOS (--help lists the options).
+# make package PACKAGE_ARGS="--os all"    builds for Linux, Windows and macOS (--help lists the options);
+# make docs DOCS_ARGS=--online            also asks other hosts whether what the pages link to exists.
 #
 # All paths are relative, so a clone may lie in a folder whose name has blanks. On Windows, without make, the two pip
 # commands in CONTRIBUTING.md do the same.
@@ -16,13 +18,14 @@ OUT ?= demo-output
 WORKERS ?= 2
 PYTEST_ARGS ?=
 PACKAGE_ARGS ?=
+DOCS_ARGS ?=
 
 IN_VENV := $(VENV)/bin/python
 PIP := $(IN_VENV) -m pip --disable-pip-version-check
 PROJECT_FILES := pyproject.toml setup.py constraints.txt
 VERSION_OK := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))
 
-.PHONY: help demo test lint package clean
+.PHONY: help demo test lint docs package clean
 .DELETE_ON_ERROR:
 
 help:
@@ -65,6 +68,10 @@ $(VENV)/stamp-lint: $(VENV)/stamp-venv constraints.txt
 	$(PIP) install -c constraints.txt ruff
 	@touch $@
 
+$(VENV)/stamp-docs: $(VENV)/stamp-venv $(PROJECT_FILES)
+	$(PIP) install -c constraints.txt -e ".[docs]"
+	@touch $@
+
 demo: $(VENV)/stamp-demo
 	$(VENV)/bin/synthdiffusion demo --out "$(OUT)"
 
@@ -79,6 +86,10 @@ lint: $(VENV)/stamp-lint
 	$(IN_VENV) -m ruff check .
 	$(IN_VENV) -m ruff format --check .
 
+# Nothing is asked of the network but for the installation. A broken link, or a page without a place, fails it.
+docs: $(VENV)/stamp-docs
+	$(IN_VENV) Docs/Site/build_site.py $(DOCS_ARGS)
+
 # The script needs the standard library only, so any Python from 3.11 on will do.
 package:
 	@if [ -n "$(PYTHON)" ]; then set -- "$(PYTHON)"; else set -- python3 python3.12 python3.11 python; fi; \
@@ -91,5 +102,5 @@ package:
 	exit 1
 
 clean:
-	rm -rf $(VENV) demo-output build dist SynthDiffusion.egg-info .pytest_cache .ruff_cache
-	find SynthDiffusion SynthDiffusionLib Testing -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) demo-output build dist site SynthDiffusion.egg-info .pytest_cache .ruff_cache
+	find SynthDiffusion SynthDiffusionLib Testing Docs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-CODE_FOLDERS = ("SynthDiffusion", "SynthDiffusionLib", "Testing")
-SKIPPED_FOLDERS = {".git", ".venv", "runs", "build", "dist", "demo-output", "__pycache__"}
+CODE_FOLDERS = ("SynthDiffusion", "SynthDiffusionLib", "Testing", "Docs")
+SKIPPED_FOLDERS = {".git", ".venv", "runs", "build", "dist", "site", "demo-output", "__pycache__"}
 
 MAX_LINES = 500
 # Path in the project: why it may be longer.

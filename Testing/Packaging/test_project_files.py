@@ -35,7 +35,7 @@ def requirements() -> dict[str, Requirement]:
 def constraints() -> dict[str, str]:
     """Exact versions of constraints.txt by normalised name."""
     lines = [line for line in text_of("constraints.txt").splitlines() if line and not line.startswith("#")]
-    pairs = [re.fullmatch(r"([\w.-]+)==([\d.]+)", line) for line in lines]
+    pairs = [re.fullmatch(r"([\w.-]+)==([\d.]+(?:b\d+)?)", line) for line in lines]
     assert all(pairs), "constraints.txt holds something other than name==version"
     return {canonicalize_name(match.group(1)): match.group(2) for match in pairs}
 
@@ -161,6 +161,11 @@ def test_make_installs_once(make_folder, tmp_path):
     ]
     assert calls("test", "WORKERS=4", "PYTEST_ARGS=-x") == ["-m pytest -n 4 --dist worksteal -x"]
     assert calls("lint") == ["-m ruff check .", "-m ruff format --check ."]
+    assert calls("docs") == [
+        "-m pip --disable-pip-version-check install -c constraints.txt -e .[docs]",
+        "Docs/Site/build_site.py",
+    ]
+    assert calls("docs", "DOCS_ARGS=--online") == ["Docs/Site/build_site.py --online"]
     assert calls("demo") == ["demo --out demo-output"]
     later = (make_folder / ".venv" / "stamp-demo").stat().st_mtime + 5
     os.utime(make_folder / "pyproject.toml", (later, later))
