@@ -60,6 +60,7 @@ def build(out: Path, work: Path, online: bool = False) -> int:
         _sphinx("linkcheck", sources, work / "linkcheck", work / "doctrees")
     for unneeded in (".buildinfo", "objects.inv"):
         (html / unneeded).unlink(missing_ok=True)
+    shutil.rmtree(html / "_sources", ignore_errors=True)  # empty
     shutil.rmtree(out, ignore_errors=True)
     shutil.move(html, out)
     print(f"{len(external)} links to other hosts, " + ("asked" if online else "checked for form only (--online asks)"))

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 # Characters that Markdown may take for markup. Help texts are plain text.
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~$])")
 
+WIDTH = 84  # characters of a line of usage
+
 INTRODUCTION = """# Commands
 
 This page is written by the program itself: it is what `--help` says of every command of version {version}. Words in
@@ -73,11 +75,18 @@ def _section(command: argparse.ArgumentParser, heading: str) -> str:
     parts = [f"({anchor(command.prog)})=", f"{heading} {command.prog}", ""]
     if command.description:
         parts += [plain(paragraph) + "\n" for paragraph in command.description.split("\n\n")]
-    parts += ["```text", command.format_usage().removeprefix("usage: ").rstrip(), "```", ""]
+    parts += ["```text", _usage(command), "```", ""]
     parts += [part for group in command._action_groups for part in _group(command, group)]
     if command.epilog:
         parts += ["```text", command.epilog.strip("\n"), "```", ""]
     return "\n".join(parts)
+
+
+def _usage(command: argparse.ArgumentParser) -> str:
+    """The first lines of the help, as wide as the page whatever the terminal is."""
+    formatter = command.formatter_class(command.prog, width=WIDTH)
+    formatter.add_usage(command.usage, command._actions, command._mutually_exclusive_groups, prefix="")
+    return formatter.format_help().strip()
 
 
 def _group(command: argparse.ArgumentParser, group: argparse._ArgumentGroup) -> Iterator[str]:

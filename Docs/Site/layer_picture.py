@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import ast
 import sys
+from functools import cache
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -75,7 +76,8 @@ CHILDREN = (
 SIZE = (1000, 620)
 
 
-def imports(layer: str) -> set[str]:
+@cache
+def imports(layer: str) -> frozenset[str]:
     """Top-level names of all that the files of a layer import, wherever in the file."""
     place = ROOT / LAYERS[layer]
     found: set[str] = set()
@@ -85,7 +87,7 @@ def imports(layer: str) -> set[str]:
                 found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                 found.add(node.module.split(".")[0])
-    return found
+    return frozenset(found)
 
 
 def arrows() -> set[tuple[str, str]]:

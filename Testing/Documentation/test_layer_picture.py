@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import xml.etree.ElementTree as ElementTree
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,11 +27,12 @@ def drawn(kind: str) -> set[tuple[str, str]]:
     return found
 
 
-def imported(layer: str) -> set[str]:
+@cache
+def imported(layer: str) -> frozenset[str]:
     place = ROOT / layer_picture.LAYERS[layer]
     files = [place] if place.is_file() else sorted(place.rglob("*.py"))
     assert files
-    return set().union(*(test_layers.imported_modules(path.read_text(encoding="utf-8")) for path in files))
+    return frozenset().union(*(test_layers.imported_modules(path.read_text(encoding="utf-8")) for path in files))
 
 
 def test_the_picture_is_up_to_date():

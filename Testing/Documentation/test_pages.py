@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import sys
@@ -83,6 +84,29 @@ def test_links_are_changed_and_nothing_else():
     assert markdown_links.with_links(text, lambda t: f"up/{t}") == text.replace("(x.md)", "(up/x.md)").replace(
         "`[b](up/x.md)`", "`[b](x.md)`"
     )
+
+
+EMPHASIS = {  # of the tutorial: bold, and not the name of something on the panel
+    "For research only. Synthetic and inpainted images are not for diagnosis or any other clinical use.",
+    "The pictures were not taken in 3D Slicer.",
+    "Is the nodule there, at its place and in its size?",
+    "Bone is too flat",
+    "Vessels and texture",
+    "Nodules are brighter than real ones",
+    "the result is not anonymous",
+}
+
+
+def test_what_the_tutorial_tells_to_click_is_on_the_panel():
+    folder = ROOT / "SynthDiffusion"
+    files = [p for p in sorted(folder.rglob("*")) if p.suffix in (".py", ".ui")]
+    source = html.unescape("\n".join(p.read_text(encoding="utf-8") for p in files)).replace("&", "")
+    assert "Add {name}" in source  # "Add nodule", with the name of a class
+    text = (ROOT / "Docs" / "TUTORIAL.md").read_text(encoding="utf-8")
+    named = {" ".join(name.split()) for name in re.findall(r"\*\*([^*]+)\*\*", text)} - EMPHASIS - {"Add nodule"}
+    assert len(named) > 30
+    labels = {part.rstrip(".:") for name in named for part in name.split(": ")}
+    assert [label for label in sorted(labels) if label not in source] == []
 
 
 def test_every_test_that_the_security_page_names_exists():
