@@ -99,15 +99,19 @@ def import_checkpoint(
     if not files:
         raise ModelError("No checkpoint is given", "Name one file or more.")
     template = find_template(like) if like is not None else None
-    _check_new_id(new_id, from_user=origin is None)
+    check_new_id(new_id, from_user=origin is None)
     for path in files:
         _check_name(path)
-    importer, converted = _converted(files, template)
-    return _package(files, new_id, importer, converted, origin)
+    importer, converted = convert(files, template)
+    return install_converted(files, new_id, importer, converted, origin)
 
 
-def _converted(files: list[Path], template: Template | None) -> tuple[str, Converted]:
-    """What the files make: a model of MedLoRD or MAISI, or that of another importer; and the importer's name."""
+def convert(files: list[Path], template: Template | None) -> tuple[str, Converted]:
+    """What the files make: a model of MedLoRD or MAISI, or that of another importer; and the importer's name.
+
+    Raises:
+        ModelError: as `import_checkpoint`.
+    """
     from SynthDiffusionLib.models.released import Part, assemble, recognise
 
     parts: list[Part] = []
@@ -196,7 +200,16 @@ def inherited(template: ModelSpec) -> dict[str, Any]:
 IMPORTERS: list[Importer] = [Importer("same-network", _same_network)]
 
 
-def _check_new_id(new_id: str, from_user: bool) -> None:
+def check_new_id(new_id: str, from_user: bool = True) -> None:
+    """Refuses an ID that a new package cannot have.
+
+    Args:
+        new_id: of the package.
+        from_user: False for what the catalogue names, whose own IDs are free then.
+
+    Raises:
+        ModelError: not valid, or taken.
+    """
     from SynthDiffusionLib.models.catalogue import catalogue_ids
     from SynthDiffusionLib.models.folders import package_folders
     from SynthDiffusionLib.models.names import id_problem
@@ -232,7 +245,15 @@ def _fit_hint(template: Template | None) -> str:
     return "Only checkpoints of a known network can be imported."
 
 
-def _package(files: list[Path], new_id: str, importer: str, converted: Converted, origin: Origin | None) -> Installed:
+def install_converted(
+    files: list[Path], new_id: str, importer: str, converted: Converted, origin: Origin | None
+) -> Installed:
+    """Installs what `convert` has made of the files as a package of its own.
+
+    Raises:
+        ModelError: weights that are not finite, or a description that is not valid.
+        RunFailed: the disk is full.
+    """
     import torch
 
     for role, tensors in converted.tensors.items():
@@ -272,7 +293,7 @@ def _package(files: list[Path], new_id: str, importer: str, converted: Converted
     def fill(folder: Path) -> None:
         roles = {}
         for role, tensors in converted.tensors.items():
-            _save(tensors, folder / f"{role}.safetensors")
+            save_weights(tensors, folder / f"{role}.safetensors")
             roles[f"{role}.safetensors"] = role
         (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
         roles["MODEL_CARD.md"] = "card"
@@ -285,7 +306,12 @@ def _named(files: list[Path]) -> str:
     return ", ".join(f"'{path.name}'" for path in files)
 
 
-def _save(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+def save_weights(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Writes tensors as safetensors.
+
+    Raises:
+        RunFailed: the disk is full.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 

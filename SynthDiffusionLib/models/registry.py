@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from SynthDiffusionLib.errors import ModelError
+from SynthDiffusionLib.models.archives import checked_members, copy_at_most
 from SynthDiffusionLib.models.folders import (
     find_folder,
     move_away,
@@ -33,12 +32,6 @@ from SynthDiffusionLib.models.package import (
 )
 from SynthDiffusionLib.models.spec import SPEC_NAME, ModelSpec, read_spec, size_text
 from SynthDiffusionLib.schemas import LARGEST_JSON_BYTES
-
-_COPY_CHUNK = 1 << 20
-_MOST_ARCHIVE_ENTRIES = 1000
-# Weights hardly compress: an archive that unpacks to a multiple of its size was made to fill the disk.
-_LARGEST_EXPANSION = 50
-_SMALL_FILE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -256,7 +249,7 @@ def _install_archive(source: Path) -> Installed:
 def _install_open_archive(archive: zipfile.ZipFile, source: Path) -> Installed:
     from SynthDiffusionLib.schemas import parse_json
 
-    members = _checked_members(archive, source)
+    members = checked_members(archive, source)
     prefix = _package_prefix(members, source)
     description = members[prefix + SPEC_NAME]
     if description.file_size > LARGEST_JSON_BYTES:
@@ -284,44 +277,9 @@ def _install_open_archive(archive: zipfile.ZipFile, source: Path) -> Installed:
         (folder / SPEC_NAME).write_bytes(text)
         for f in spec.files:
             with archive.open(members[prefix + f.path]) as packed, open(folder / f.path, "xb") as unpacked:
-                _copy_at_most(packed, unpacked, f.bytes)
+                copy_at_most(packed, unpacked, f.bytes)
 
     return put_package(spec.id, fill)
-
-
-def _checked_members(archive: zipfile.ZipFile, source: Path) -> dict[str, zipfile.ZipInfo]:
-    """Files of an archive by name. Refuses the whole archive if any entry tries to leave the folder, or is a link or a
-    device, or unpacks to far more than it takes."""
-    entries = archive.infolist()
-    if len(entries) > _MOST_ARCHIVE_ENTRIES:
-        raise ModelError(f"'{source}' has {len(entries)} entries, too many for a model", "Give a .zip of one package.")
-    members: dict[str, zipfile.ZipInfo] = {}
-    for entry in entries:
-        # `ZipInfo` turns the system's separator into "/"; the name as stored is in `orig_filename`.
-        for name in (entry.filename, entry.orig_filename):
-            parts = name.rstrip("/").split("/")
-            if name.startswith(("/", "~")) or ".." in parts or "\\" in name or ":" in name or "\0" in name:
-                raise ModelError(
-                    f"'{source}' holds an entry that leaves its folder: '{name}'", "Do not use this archive."
-                )
-        kind = stat.S_IFMT(entry.external_attr >> 16)
-        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise ModelError(f"'{source}' holds a link or a device: '{entry.filename}'", "Do not use this archive.")
-        if entry.flag_bits & 0x1:
-            raise ModelError(f"'{source}' is encrypted", "Unpack it, and install the folder.")
-        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ModelError(f"'{source}' is packed by an unusual method", "Unpack it, and install the folder.")
-        if entry.is_dir():
-            continue
-        if entry.file_size > max(_SMALL_FILE_BYTES, _LARGEST_EXPANSION * entry.compress_size):
-            raise ModelError(
-                f"'{source}': '{entry.filename}' unpacks to {entry.file_size} bytes from {entry.compress_size}",
-                "No weights compress so well: do not use this archive.",
-            )
-        if entry.filename in members:
-            raise ModelError(f"'{source}' holds '{entry.filename}' twice", "Do not use this archive.")
-        members[entry.filename] = entry
-    return members
 
 
 def _package_prefix(members: dict[str, zipfile.ZipInfo], source: Path) -> str:
@@ -337,14 +295,6 @@ def _package_prefix(members: dict[str, zipfile.ZipInfo], source: Path) -> str:
             "Give a .zip of one package folder.",
         )
     return found[0].removesuffix(SPEC_NAME)
-
-
-def _copy_at_most(source: BinaryIO, destination: BinaryIO, size: int) -> None:
-    """Copies, whatever the archive claims, no more than `size` bytes and one: the excess then fails the check."""
-    left = size + 1
-    while left > 0 and (chunk := source.read(min(_COPY_CHUNK, left))):
-        destination.write(chunk)
-        left -= len(chunk)
 
 
 def _check_space(spec: ModelSpec) -> None:

@@ -50,6 +50,10 @@ _MEDLORD_SCALES = "1.11 and 1.141876"
 _NO_MASKS = "Leave it out: segmentations are drawn here, not generated."
 
 
+class MaskGenerator(ModelError):
+    """A network that generates segmentations, which are drawn here."""
+
+
 @dataclass(frozen=True)
 class Part:
     """One recognised checkpoint.
@@ -152,7 +156,7 @@ def _kind(tensors: dict[str, torch.Tensor], path: Path) -> tuple[str, str] | Non
                 "Their decoders compute differently: only MAISI's own can be used.",
             )
         if tensors["encoder.blocks.0.conv.conv.weight"].shape[1] != 1:
-            raise ModelError(f"'{path}' is MAISI's autoencoder of masks, not of images", _NO_MASKS)
+            raise MaskGenerator(f"'{path}' is MAISI's autoencoder of masks, not of images", _NO_MASKS)
         return "autoencoder", "maisi"
     if some("controlnet_"):
         return "controlnet", "maisi"
@@ -160,7 +164,7 @@ def _kind(tensors: dict[str, torch.Tensor], path: Path) -> tuple[str, str] | Non
         return "controlnet", "medlord"
     if some("down_blocks.", "up_blocks.", "conv_in."):
         if any(".transformer_blocks." in name for name in tensors):
-            raise ModelError(f"'{path}' is a diffusion network with cross-attention, as MAISI's for masks", _NO_MASKS)
+            raise MaskGenerator(f"'{path}' is a diffusion network with cross-attention, as MAISI's for masks", _NO_MASKS)
         return "denoiser", "maisi" if some("spacing_layer.") else "medlord"
     return None
 

@@ -336,7 +336,7 @@ def test_a_disk_that_fills_up_is_named(model_folders, tmp_path, monkeypatch, cod
         raise OSError(code, "full")
 
     monkeypatch.setattr(registry.shutil, "copyfile", full)
-    monkeypatch.setattr(registry, "_copy_at_most", full)
+    monkeypatch.setattr(registry, "copy_at_most", full)
     with pytest.raises(RunFailed, match="The disk with .* is full"):
         install(source)
     assert left_behind(model_folders[1]) == []
