@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from SynthDiffusionLib.cli import export_datasets, export_dicom
+from SynthDiffusionLib.cli import export_bundle, export_datasets, export_dicom
 from SynthDiffusionLib.cli.paths import path_arg
 from SynthDiffusionLib.errors import BadInput
 
@@ -31,6 +31,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     add("--json", action="store_true", help="print one JSON object on the last line")
     export_dicom.add_parser(kinds)
     export_datasets.add_parser(kinds)
+    export_bundle.add_parser(kinds)
     return parser
 
 

@@ -47,13 +47,15 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="a package folder or a .zip file of one, or the ID of a released model, which is downloaded",
     )
     models_released.add_install_options(installer)
-    importer = action("import", "make a model package of checkpoints (.safetensors, .pt, .pth, .ckpt, .bin)")
+    importer = action(
+        "import", "make a model package of checkpoints (.safetensors, .pt, .pth, .ckpt, .bin) or of a MONAI bundle"
+    )
     importer.add_argument(
         "file",
         metavar="FILE",
         nargs="+",
         help="a checkpoint, or those that make one model (autoencoder, diffusion, control network, in any order); "
-        "they are read as data, nothing in them is run",
+        "or the folder or .zip of a MONAI bundle; they are read as data, nothing in them is run",
     )
     importer.add_argument("--as", dest="new_id", metavar="ID", required=True, help="ID of the new model")
     importer.add_argument(
@@ -266,13 +268,25 @@ def _install(args: argparse.Namespace) -> _Outcome:
 
 def _import(args: argparse.Namespace) -> _Outcome:
     from SynthDiffusionLib import models
+    from SynthDiffusionLib.bundles.importer import import_bundle, is_bundle_path
 
-    outcome = models.import_checkpoint(args.file, args.new_id, args.like)
+    bundles = [file for file in args.file if is_bundle_path(file)]
+    if bundles and len(args.file) > 1:
+        raise ModelError(f"'{bundles[0]}' is a bundle, which is a model of its own", "Import one bundle at a time.")
+    if bundles:
+        outcome = import_bundle(bundles[0], args.new_id, args.like)
+    else:
+        outcome = models.import_checkpoint(args.file, args.new_id, args.like)
     lines, result = _installed(outcome, "Imported")
     template = outcome.package.spec.provenance.get("template", "the importer")
     spec = outcome.package.spec
     unknown = "licence, training data and quality are" if spec.license.spdx == "NOASSERTION" else "quality is"
-    lines.insert(1, f"Its {unknown} unknown; its settings are those of {template}.")
+    exported = spec.provenance.get("imported_bundle", {"unchanged": False})
+    if exported["unchanged"]:
+        template = exported["model"]
+        lines.insert(1, f"It is {template}, unchanged: weights, licence, training data and measured figures.")
+    else:
+        lines.insert(1, f"Its {unknown} unknown; its settings are those of {template}.")
     notes = spec.provenance.get("notes", [])
     lines[2:2] = [f"Note: {note}" for note in notes]
     return lines, result | {"template": template, "notes": notes}

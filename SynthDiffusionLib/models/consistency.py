@@ -39,7 +39,7 @@ def network_problems(data: Mapping[str, Any]) -> Iterator[str]:
     sections = {name: data[name] for name in SECTIONS if name in data}
     segmenter = data.get("segmenter")
     for name, network in (sections | ({"segmenter.network": segmenter["network"]} if segmenter else {})).items():
-        yield from _unbounded(network, name)
+        yield from unbounded(network, name)
     classes = NETWORK_CLASSES.get(data["backend"])
     if classes is None:
         return
@@ -81,7 +81,7 @@ def grid_problems(grid: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _unbounded(value: Any, place: str, depth: int = 0) -> Iterator[str]:
+def unbounded(value: Any, place: str, depth: int = 0) -> Iterator[str]:
     """Numbers that no network has, and lists too long or too deep, anywhere among the arguments."""
     if isinstance(value, Mapping | list):
         if depth == DEEPEST:
@@ -92,7 +92,7 @@ def _unbounded(value: Any, place: str, depth: int = 0) -> Iterator[str]:
             return
         named = isinstance(value, Mapping)
         for key, entry in value.items() if named else enumerate(value):
-            yield from _unbounded(entry, f"{place}.{_short(key)}" if named else f"{place}[{key}]", depth + 1)
+            yield from unbounded(entry, f"{place}.{_short(key)}" if named else f"{place}[{key}]", depth + 1)
     elif isinstance(value, int | float) and not 0 <= value <= LARGEST_NUMBER:  # false for NaN, too
         yield f"'{place}' must be 0 to {LARGEST_NUMBER}, not {_short(value)}"
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from SynthDiffusionLib.models.package import ModelPackage
     from SynthDiffusionLib.models.templates import Template
 
-_UNKNOWN_LICENSE = {
+UNKNOWN_LICENSE = {
     "spdx": "NOASSERTION",
     "attribution": "unknown: imported by the user",
     "permitted_use": "Unknown. Ask whoever made the checkpoint before you use or pass it on.",
@@ -276,7 +276,7 @@ def install_converted(
         "name": new_id,
         "version": "1.0.0",
         "description": f"Imported from {_named(files)}. Not measured; licence and training data unknown.",
-        "license": _UNKNOWN_LICENSE,
+        "license": UNKNOWN_LICENSE,
         "training": {"dataset": "unknown", "license": "unknown"},
         **origin.description,
         "id": new_id,

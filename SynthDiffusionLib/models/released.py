@@ -164,7 +164,9 @@ def _kind(tensors: dict[str, torch.Tensor], path: Path) -> tuple[str, str] | Non
         return "controlnet", "medlord"
     if some("down_blocks.", "up_blocks.", "conv_in."):
         if any(".transformer_blocks." in name for name in tensors):
-            raise MaskGenerator(f"'{path}' is a diffusion network with cross-attention, as MAISI's for masks", _NO_MASKS)
+            raise MaskGenerator(
+                f"'{path}' is a diffusion network with cross-attention, as MAISI's for masks", _NO_MASKS
+            )
         return "denoiser", "maisi" if some("spacing_layer.") else "medlord"
     return None
 
