@@ -91,8 +91,8 @@ def import_bundle(path: str | os.PathLike[str], new_id: str, like: str | os.Path
     """Reads a MONAI bundle and installs it as a package.
 
     A bundle that `export bundle` has written comes back as the package that it was; if its weights were changed,
-    without what was known of the old ones. Of another bundle, the networks that its configuration defines are compared with its
-    weights, and both with the package or preset that they fit.
+    without what was known of the old ones. Of another bundle, the networks that its configuration defines are compared
+    with its weights, and both with the package or preset that they fit.
 
     Args:
         path: folder of the bundle, or a .zip of it.

@@ -284,7 +284,7 @@ def _import(args: argparse.Namespace) -> _Outcome:
     exported = spec.provenance.get("imported_bundle", {"unchanged": False})
     if exported["unchanged"]:
         template = exported["model"]
-        lines.insert(1, f"It is {template}, unchanged: weights, licence, training data and measured figures.")
+        lines.insert(1, f"Its weights are those that its description was exported with, as {template}.")
     else:
         lines.insert(1, f"Its {unknown} unknown; its settings are those of {template}.")
     notes = spec.provenance.get("notes", [])

@@ -89,7 +89,7 @@ def _check_archive(path: Path) -> None:
     does not compare its checksums.
 
     Raises:
-        ModelError: compressed, larger inside than outside, or damaged.
+        ModelError: TorchScript, compressed, larger inside than outside, or damaged.
     """
     try:
         size = path.stat().st_size
@@ -98,6 +98,10 @@ def _check_archive(path: Path) -> None:
                 return
             with zipfile.ZipFile(file) as archive:
                 members = archive.infolist()
+                if any(m.filename.split("/")[1:2] == ["code"] for m in members):
+                    raise ModelError(
+                        f"'{path}' is TorchScript, a program, which is never run", "Ask for the state dict alone."
+                    )
                 compressed = any(m.compress_type != zipfile.ZIP_STORED for m in members)
                 if compressed or sum(m.file_size for m in members) > size:
                     raise ModelError(
