@@ -17,7 +17,7 @@ from typing import Any
 
 from SynthDiffusionLib.bundles.layout import CLASSES, CONFIGS, ROLES
 from SynthDiffusionLib.bundles.source import BundleSource
-from SynthDiffusionLib.errors import ModelError, shortened
+from SynthDiffusionLib.errors import MissingExtra, ModelError, shortened
 from SynthDiffusionLib.models.consistency import unbounded
 from SynthDiffusionLib.models.spec import NetworkSpec
 from SynthDiffusionLib.schemas import unusable
@@ -209,6 +209,7 @@ def read_configuration(source: BundleSource) -> Configuration:
 
     Raises:
         ModelError: none, or it cannot be read.
+        MissingExtra: it is YAML, and PyYAML is not installed.
     """
     there = set(source.names())
     name = next((n for n in CONFIGS if n in there), None)
@@ -224,10 +225,7 @@ def _yaml(source: BundleSource, name: str) -> dict[str, Any]:
     try:
         import yaml
     except ImportError as error:
-        raise ModelError(
-            f"'{source.path}': its {Path(name).name} is YAML, and what reads that is not installed",
-            "Install it with: pip install pyyaml.",
-        ) from error
+        raise MissingExtra(f"Reading the bundle's {Path(name).name}", "bundle") from error
     text = source.read(name, _LARGEST_YAML)
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)

@@ -149,8 +149,8 @@ def readme(spec: ModelSpec, card: str) -> str:
 
 {RESEARCH_ONLY} Licence: {spec.license.spdx}, see LICENSE.
 
-The SynthDiffusion package `{spec.id}` {spec.version}. To make a volume, with SynthDiffusion {__version__} and fire
-installed, in the folder of the bundle:
+The SynthDiffusion package `{spec.id}` {spec.version}. To make a volume, with SynthDiffusion {__version__} and its
+extra `bundle` installed, in the folder of the bundle:
 
     python -m monai.bundle run --config_file configs/inference.json{drawing} --seed 1
 

@@ -13,7 +13,12 @@ ERRORS = {"BadInput", "ModelError", "OutOfMemory", "RunFailed", "MissingExtra"}
 # Not reached from the panel: a folder that a user of the command line names, files of training, exports, arguments of
 # processes, verifying a study and joining the readers' answers with the key.
 ELSEWHERE = {"cli", "training", "evaluation", "export"}
-ELSEWHERE_FILES = {"reader_study/merge.py", "reader_study/verify.py"}
+ELSEWHERE_FILES = {
+    "bundles/metadata.py",
+    "bundles/write.py",
+    "reader_study/merge.py",
+    "reader_study/verify.py",
+}
 PROCESS_OPTIONS = re.compile(r"--(end-with-stdin|previews|like|scene)")
 
 
