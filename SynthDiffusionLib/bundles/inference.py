@@ -63,7 +63,8 @@ def sample(
     from SynthDiffusionLib.labels.label_map import read_label_map
 
     root = Path(bundle_root)
-    with tempfile.TemporaryDirectory(prefix="synthdiffusion-") as temporary:
+    # Windows does not delete files that weights are still mapped from.
+    with tempfile.TemporaryDirectory(prefix="synthdiffusion-", ignore_cleanup_errors=True) as temporary:
         spec = _unpacked(root, Path(temporary)).spec
         request = GenerateRequest(
             segmentation=None if segmentation is None else Path(segmentation),

@@ -95,7 +95,10 @@ def open_bundle(path: Path) -> Iterator[BundleSource]:
             return
         if not path.is_file():
             raise ModelError(f"There is no bundle '{str(path)[:200]}'", "Check the path.")
-        with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory(prefix="synthdiffusion-") as unpacked:
+        with (
+            zipfile.ZipFile(path) as archive,
+            tempfile.TemporaryDirectory(prefix="synthdiffusion-", ignore_cleanup_errors=True) as unpacked,
+        ):
             yield _Archive(path, archive, Path(unpacked))
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ModelError(f"'{path}' is not a readable .zip archive ({error})", _AGAIN) from error
