@@ -1,4 +1,4 @@
-"""A batch on a Ray cluster that is started here: versions that differ, killed actors, and volumes that do not differ."""
+"""A batch on a Ray cluster that is started here: versions that differ, killed actors, and volumes that do not."""
 
 from __future__ import annotations
 
