@@ -20,7 +20,7 @@ from typing import Any
 from SynthDiffusionLib import __version__
 from SynthDiffusionLib.batch.items import Item
 from SynthDiffusionLib.batch.store import Store, is_disk_full
-from SynthDiffusionLib.errors import BadInput, Cancelled, OutOfMemory, SynthDiffusionError
+from SynthDiffusionLib.errors import BadInput, Cancelled, OutOfMemory, RunFailed, SynthDiffusionError
 from SynthDiffusionLib.jobs.events import OnEvent, ignore
 from SynthDiffusionLib.jobs.provenance import library_versions, sha256_of
 from SynthDiffusionLib.jobs.request import GenerateRequest
@@ -209,6 +209,8 @@ class Maker:
             kind, message = "internal", f"{type(error).__name__}: {error}"
             hint = "This is a fault of SynthDiffusion; please report it with the log of the worker."
             how = PASSING
+        if not self._work.is_dir():  # somebody has tidied up
+            how = PASSING
         if is_disk_full(error):
             how, hint = SURROUNDINGS, "Free some space, then go on with --resume."
         elif (trouble := self._surroundings()) is not None:
@@ -233,7 +235,8 @@ def _check_inputs(item: Item) -> None:
     """Refuses files that are not those whose checksums the item's key was made of.
 
     Raises:
-        BadInput: missing, unreadable or changed.
+        BadInput: changed.
+        RunFailed: missing or unreadable, which may be so on this computer alone.
     """
     for name, path in (("segmentation_sha256", item.segmentation), ("image_sha256", item.image)):
         if path is None:
@@ -241,7 +244,7 @@ def _check_inputs(item: Item) -> None:
         try:
             found = sha256_of(path)
         except OSError as error:
-            raise BadInput(
+            raise RunFailed(
                 f"'{path}' cannot be read on {platform.node()} ({error.strerror or error})",
                 "All machines of a batch must see its files under the same paths.",
             ) from error

@@ -10,6 +10,7 @@ Source of the calls: Ray's documentation, "Ray Core", parts "Actors", "Fault tol
 from __future__ import annotations
 
 import logging
+import os
 import re
 import signal
 import socket
@@ -239,6 +240,7 @@ def connect(address: str, cpus: int | None = None) -> None:
     except ImportError as error:
         raise MissingExtra("--ray", "ray") from error
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "include_dashboard": False}
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that is started here tells its makers nothing
     if address == LOCAL:
         options["num_cpus"] = cpus
     elif address == "auto" or re.fullmatch(r"[^\s/:]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", address):

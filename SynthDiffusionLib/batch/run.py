@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from SynthDiffusionLib import __version__
 from SynthDiffusionLib.batch.items import Item, list_items, model_of, settings_of, shard_of, with_source
+from SynthDiffusionLib.batch.lease import only_driver, others_at_work
 from SynthDiffusionLib.batch.local_pool import LocalPool, Seat
 from SynthDiffusionLib.batch.pool import Pool
 from SynthDiffusionLib.batch.report import BatchResult, write_report
@@ -23,9 +23,10 @@ from SynthDiffusionLib.jobs.events import OnEvent, ignore
 from SynthDiffusionLib.jobs.preparation import resolve_settings
 from SynthDiffusionLib.jobs.request import GenerateRequest
 from SynthDiffusionLib.models import ModelPackage, load_package
-from SynthDiffusionLib.output_folders import only_writer
+from SynthDiffusionLib.reader_study.locks import host_name
 
 MEMORY_SHARE = 0.8  # of what is free, that CPU workers take together
+QUICK_REPORT = 5_000  # items whose report is still written when the batch is cancelled
 LOCAL_THREADS = 2  # of a CPU worker, where there are four cores or more
 
 
@@ -91,13 +92,13 @@ def run_batch(
 
     Raises:
         BadInput, ModelError: the request cannot be carried out for any volume; or another batch is in the folder.
-        Cancelled: in the end, after the report of what is there has been written.
+        Cancelled: in the end, after the report of what is there has been written, if that takes no time.
     """
     package = load_package(request.template.model)
     resolve_settings(request.template, package.spec)
     number, count = request.shard
     part = "" if count == 1 else f"-{number}-of-{count}"
-    with only_writer(request.template.out, f"running{part}.lock") as out:
+    with only_driver(request.template.out, part) as out:
         store = Store(out)
         store.begin(_description(request, package), request.resume, shared=count > 1)
         items, notes = list_items(
@@ -112,7 +113,7 @@ def run_batch(
         for note in notes:
             on_event({"event": "warning", "message": note})
         mine = shard_of(items, number, count)
-        token = f"{_safe(socket.gethostname())}{part}-{uuid.uuid4().hex[:6]}"
+        token = f"{_safe(host_name())}{part}-{uuid.uuid4().hex[:6]}"
         tally = Tally(len(mine))
         todo = _to_do(mine, store, request, tally, on_event)
         cancelled: BaseException | None = None
@@ -124,8 +125,10 @@ def run_batch(
             cancelled = error
         finally:
             store.clear_work(token)
-            if count == 1:
-                store.clear_work()  # of drivers that were killed: no other is at work here
+            if not others_at_work(out, part):
+                store.clear_work()  # of drivers that were killed
+        if cancelled is not None and len(mine) > QUICK_REPORT:
+            raise cancelled
         result = write_report(store, mine, tally, notes, part)
         if cancelled is not None:
             raise cancelled
@@ -157,6 +160,7 @@ def _to_do(items: Sequence[Item], store: Store, request: BatchRequest, tally: Ta
             hint = "Mend the file, then go on with --resume."
             store.fail(item, "bad_input", item.problem, hint, 0)
             tally.failed.append((item, "bad_input", item.problem, hint))
+            on_event({"event": "warning", "message": f"{item.case}: {item.problem}"})
         else:
             todo.append(item)
     if damaged:

@@ -17,6 +17,7 @@ from SynthDiffusionLib.jobs.events import OnEvent
 
 POLL_S = 0.5
 FAILURES_IN_A_ROW = 3  # of different items, after which a worker is put aside
+FAILURES_TOLD = 20  # one by one
 _WINDOW = 100  # finished items that the estimate is made of
 
 
@@ -178,7 +179,10 @@ class Schedule:
     def _give_up(self, item: Item, kind: str, message: str, hint: str) -> None:
         self._tally.failed.append((item, kind, message, hint))
         self._store.fail(item, kind, message, hint, self._attempts[item.key] or 1)
-        self._warn(f"{item.case}, seed {item.seed}: {message}")
+        if len(self._tally.failed) <= FAILURES_TOLD:
+            self._warn(f"{item.case}, seed {item.seed}: {message}")
+        elif len(self._tally.failed) == FAILURES_TOLD + 1:
+            self._warn("Further failures are told in the report only")
 
     def _aside(self, worker: str, reason: str, ended: bool = False) -> None:
         self._ready.discard(worker)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -18,7 +21,7 @@ from batch_examples import manifest
 from command_process import ERROR, ROOT, environment, labels, save
 
 from SynthDiffusionLib.batch.run import run_batch
-from SynthDiffusionLib.cli import main
+from SynthDiffusionLib.cli import build_parser, main
 from SynthDiffusionLib.jobs.request import GenerateRequest
 from SynthDiffusionLib.jobs.runner import load_model, run
 
@@ -286,3 +289,26 @@ def test_the_library_is_found_from_any_working_directory(place, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_the_script_for_slurm_gives_each_job_its_shard(tmp_path):
+    script = ROOT / "Docs" / "Examples" / "slurm_batch.sh"
+    tool = tmp_path / "bin" / "synthdiffusion"
+    tool.parent.mkdir()
+    tool.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    tool.chmod(0o755)
+
+    def parsed(*arguments: str, **variables: str) -> argparse.Namespace:
+        own = {"PATH": f"{tool.parent}{os.pathsep}{os.environ['PATH']}", **variables}
+        done = subprocess.run(
+            ["bash", str(script), *arguments], env=own, capture_output=True, encoding="utf-8", timeout=60, check=True
+        )
+        return build_parser().parse_args(done.stdout.splitlines())
+
+    array = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "5", "SLURM_ARRAY_TASK_COUNT": "16"}
+    job = parsed("a b", "lung-nodule-ct", "out", "10", TMPDIR="/local disk", **array)
+    assert (job.shard, job.resume, job.samples, job.workers) == ((3, 16), True, 10, 1)
+    assert (job.segmentations, job.out, job.scratch) == ([Path("a b")], Path("out"), Path("/local disk"))
+    whole = parsed("a b", "lung-nodule-ct", "out")
+    assert (whole.shard, whole.scratch, whole.samples) == ((1, 1), None, 1)

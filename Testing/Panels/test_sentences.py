@@ -10,9 +10,9 @@ import pytest
 
 ENGINE = Path(__file__).resolve().parents[2] / "SynthDiffusionLib"
 ERRORS = {"BadInput", "ModelError", "OutOfMemory", "RunFailed", "MissingExtra"}
-# Not reached from the panel: a folder that a user of the command line names, files of training, exports, arguments of
-# processes, verifying a study and joining the readers' answers with the key.
-ELSEWHERE = {"cli", "training", "evaluation", "export"}
+# Not reached from the panel: batches, a folder that a user of the command line names, files of training, exports,
+# arguments of processes, verifying a study and joining the readers' answers with the key.
+ELSEWHERE = {"batch", "cli", "training", "evaluation", "export"}
 ELSEWHERE_FILES = {
     "bundles/metadata.py",
     "bundles/write.py",
