@@ -24,6 +24,7 @@ PACKAGES = ("SynthDiffusion", "SynthDiffusionPanels", "SynthDiffusionJobs", "Syn
 MODEL_ID = "tiny-ct"
 SIDE = 24  # voxels of 1 mm of the chest that is drawn on
 STEPS = 8
+ESTIMATE = "estimate.json"  # in the folder of the models
 
 # Where a worker can be stopped, in the order of a run; see `worker_brake`. "" where it is not stopped.
 STAGES = {
@@ -68,6 +69,28 @@ def write_tiny_model(folder: Path) -> None:
     description = {k: v for k, v in raw.items() if k not in ("files", "format")}
     description["segmenter"] = {"network": {"class": "UNet", "channels": channels}, "measured": {}, "patch": 16}
     seal_package(package, description, ROLES)
+    write_estimate(package, folder / ESTIMATE)
+
+
+def write_estimate(package: Path, path: Path) -> None:
+    """Writes what the engine says of a run with a model before it, on one line, for `quick_estimates`."""
+    import tempfile
+
+    from SynthDiffusionLib.jobs import GenerateRequest
+    from SynthDiffusionLib.jobs.preflight import Device, preflight
+    from SynthDiffusionLib.volumes import Segment, Segmentation, Volume, write_segmentation, write_volume
+
+    shape, affine = (SIDE,) * 3, np.eye(4)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_volume(Volume(np.full(shape, -700, np.int16), affine), folder / "image.nrrd")
+        layer = ball(shape, [n / 2 for n in shape], 4.0).astype(np.uint8)
+        write_segmentation(Segmentation((layer,), affine, (Segment("nodule", 1),)), folder / "a.seg.nrrd")
+        request = GenerateRequest(
+            folder / "a.seg.nrrd", str(package), folder, mode="inpaint", image=folder / "image.nrrd", steps=STEPS
+        )
+        answer = preflight(request, Device("cpu", "A CPU", 8 << 30, "fp32"))
+    path.write_text(json.dumps(answer), encoding="utf-8")
 
 
 @contextmanager
@@ -251,6 +274,16 @@ def slow_workers(monkeypatch, point: str, deaf: bool = False, largest: int = 0) 
         monkeypatch.setenv("PYTHONPATH", str(BRAKE))
     for name, value in (("STOP", point), ("DEAF", "1" if deaf else ""), ("LARGEST", str(largest))):
         monkeypatch.setenv(f"SYNTHDIFFUSION_TEST_{name}", value)
+
+
+def quick_estimates(monkeypatch, models: Path) -> None:
+    """What runs take is still asked in processes of their own, which say what the engine has said once, of the tiny
+    model in a folder of `make_model_folder`. For tests that are not about the estimate: torch and MONAI, which each of
+    the real processes has to import, are most of a test's time.
+    """
+    if str(BRAKE) not in os.environ.get("PYTHONPATH", ""):
+        monkeypatch.setenv("PYTHONPATH", str(BRAKE))
+    monkeypatch.setenv("SYNTHDIFFUSION_TEST_ESTIMATE", str(models / ESTIMATE))
 
 
 def use_launcher(monkeypatch, folder: Path) -> None:

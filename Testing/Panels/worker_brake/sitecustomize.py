@@ -6,7 +6,8 @@ waits until that file is gone. SYNTHDIFFUSION_TEST_DEAF: it waits like a long co
 heard. SYNTHDIFFUSION_TEST_LARGEST: no file may be larger than so many bytes, as on a full disk.
 
 SYNTHDIFFUSION_TEST_RECORD, a folder of `endurance.record`: every process of the engine, not only workers, gives the
-answer that is recorded there, without the seconds that it takes to import torch.
+answer that is recorded there, without the seconds that it takes to import torch. SYNTHDIFFUSION_TEST_ESTIMATE, a file of
+`whole_way.write_estimate`: the same for the processes that are asked what a run takes.
 """
 
 import importlib
@@ -68,6 +69,9 @@ def _replay(record: Path) -> None:
     os._exit(0)
 
 
+if os.environ.get("SYNTHDIFFUSION_TEST_ESTIMATE") and "SynthDiffusionLib.jobs.preflight" in sys.orig_argv:
+    print(Path(os.environ["SYNTHDIFFUSION_TEST_ESTIMATE"]).read_text(encoding="utf-8"), flush=True)
+    os._exit(0)
 if os.environ.get("SYNTHDIFFUSION_TEST_RECORD") and "-m" in sys.orig_argv:
     _replay(Path(os.environ["SYNTHDIFFUSION_TEST_RECORD"]))
 if "SynthDiffusionLib.jobs.worker" in sys.orig_argv:
