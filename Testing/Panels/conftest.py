@@ -75,11 +75,11 @@ def tiny_model(tiny_model_folder, monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def quick_estimates(tiny_model_folder, monkeypatch):
-    """See `whole_way.quick_estimates`; to be asked for before the module is opened."""
-    from whole_way import quick_estimates
+def quick_answers(tiny_model_folder, monkeypatch):
+    """See `whole_way.quick_answers`; to be asked for before the module is opened."""
+    from whole_way import quick_answers
 
-    quick_estimates(monkeypatch, tiny_model_folder)
+    quick_answers(monkeypatch, tiny_model_folder)
 
 
 @pytest.fixture
