@@ -11,6 +11,7 @@ from typing import Any
 from SynthDiffusionLib import __version__
 from SynthDiffusionLib.volumes.atomic import atomic_file
 from SynthDiffusionLib.volumes.detached import detached_data
+from SynthDiffusionLib.volumes.marks import SYNTHETIC_DATA, own_mark
 
 FORMAT = "synthdiffusion-provenance-1"
 NOTICE = "Synthetic image for research. Not for diagnosis."
@@ -27,9 +28,13 @@ NOTICE_INPAINTED_AGAIN = (
 
 
 def is_synthetic(metadata: Mapping[str, str]) -> bool:
-    """Whether the header of a volume says that it comes from here (NRRD by its own field, others by description)."""
-    described = metadata.get("description", "").upper()
-    return metadata.get("SynthDiffusion.Synthetic") == "YES" or "SYNTHETIC" in described
+    """Whether the header of a volume says that it comes from here, or by DICOM's Synthetic Data (0008,001C) that it is
+    synthetic at least in part.
+
+    Args:
+        metadata: of a volume as `volumes.read_volume` gives it.
+    """
+    return own_mark(metadata) is not None or metadata.get(SYNTHETIC_DATA, "").upper() == "YES"
 
 
 def sha256_of(path: Path) -> str:

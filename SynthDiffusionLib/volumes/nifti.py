@@ -41,7 +41,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
     from nibabel.spatialimages import HeaderDataError
 
     with decoding(path, "NIfTI", HeaderDataError):
-        header = _read_header(path)
+        header = read_nifti_header(path)
         shape = header.get_data_shape()
         dtype = header.get_data_dtype()
         slope, inter = header.get_slope_inter()
@@ -86,8 +86,8 @@ def write_nifti(volume: Volume, path: Path) -> None:
             image.to_stream(file)
 
 
-def _read_header(path: Path):
-    """The header as stored. nibabel's own loading mends bad values silently, which hides what is to be refused."""
+def read_nifti_header(path: Path):
+    """The header as stored: nibabel's own loading mends bad values silently, which hides what is to be refused."""
     import nibabel as nib
 
     with open_unpacked(path) as file:
