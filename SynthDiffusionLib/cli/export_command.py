@@ -65,9 +65,9 @@ def export_volume(
         BadInput: a file that cannot be used, a name that is taken, or a region that is not the volume's.
         RunFailed: the disk is full.
     """
-    from SynthDiffusionLib.export.records import read_record
     from SynthDiffusionLib.jobs.outputs import check_names, header_marks, output_paths, safe_stem
     from SynthDiffusionLib.jobs.provenance import sha256_of, write_json
+    from SynthDiffusionLib.jobs.records import read_record
     from SynthDiffusionLib.jobs.request import CHOICES, check_choice
     from SynthDiffusionLib.output_folders import output_folder
     from SynthDiffusionLib.volumes import (

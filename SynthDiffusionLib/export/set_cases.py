@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from SynthDiffusionLib.errors import BadInput, Cancelled, MissingExtra, SynthDiffusionError, escaped
-from SynthDiffusionLib.evaluation.sets.case_file import check_values, first_percentile, placed_on
+from SynthDiffusionLib.evaluation.sets.case_file import check_values, first_percentile
 from SynthDiffusionLib.evaluation.sets.image_set import volume_files
 from SynthDiffusionLib.evaluation.sets.lists import base_name, patient_of_case, patient_table
 from SynthDiffusionLib.evaluation.sets.training_lists import CHANNEL, spellings
 from SynthDiffusionLib.export.dicom_marks import modality_of
 from SynthDiffusionLib.export.groups import Marks, mask_digests, slice_digests
-from SynthDiffusionLib.export.records import beside, record_of
+from SynthDiffusionLib.export.on_grid import read_on_grid
 from SynthDiffusionLib.export.set_classes import Part, parts_of
 from SynthDiffusionLib.jobs.provenance import is_synthetic, sha256_of
-from SynthDiffusionLib.volumes import (
-    Segmentation,
-    Volume,
-    axis_codes,
-    read_segmentation,
-    read_volume,
-    reorient_segmentation,
-    same_grid,
-)
+from SynthDiffusionLib.jobs.records import beside, record_of
+from SynthDiffusionLib.volumes import read_volume
 
 REAL, SYNTHETIC, INPAINTED = "real", "synthetic", "inpainted"
 _WITHOUT_DRAWING = ("joint", "unconditional")  # modes whose case is not the name of a drawing
@@ -154,31 +147,6 @@ def read_cases(
     return found, unusable
 
 
-def read_labels(path: Path, volume: Volume, record: Mapping[str, Any] | None) -> tuple[Segmentation, bool]:
-    """A label map or segmentation on the grid of its volume, and whether it lay on that grid in its file.
-
-    A .seg.nrrd of a part of the grid is put where it belongs, and with a volume that `generate --crop` has made, what
-    lies outside of it is cut off. Nothing is resampled.
-
-    Raises:
-        BadInput: it cannot be read, or lies on another grid.
-    """
-    segmentation = read_segmentation(path, empty=True)
-    if same_grid(segmentation.shape, segmentation.affine, volume.shape, volume.affine):
-        return replace(segmentation, affine=volume.affine), True
-    cut = record is not None and bool(record["settings"].get("crop"))
-    if cut or path.name.lower().endswith(".seg.nrrd"):
-        turned = reorient_segmentation(segmentation, axis_codes(volume.affine))
-        layers = [placed_on(volume, layer, turned.affine, cut) for layer in turned.layers]
-        if all(layer is not None for layer in layers):
-            return replace(turned, layers=tuple(layers), affine=volume.affine), False
-    sizes = [" x ".join(map(str, shape)) for shape in (segmentation.shape, volume.shape)]
-    raise BadInput(
-        f"label map {path.name}: it is on another grid than its image ({sizes[0]} voxels, the image has {sizes[1]})",
-        "Save the label map on the grid of its image.",
-    )
-
-
 def _case(
     name: str, path: Path, of_labels: Mapping[str, Path] | None, is_real: bool, patients: Patients, need_labels: bool
 ) -> SourceCase:
@@ -197,7 +165,10 @@ def _case(
     parts: tuple[Part, ...] = ()
     masks: frozenset[str] = frozenset()
     if label is not None:
-        segmentation, _ = read_labels(label, volume, record)
+        try:
+            segmentation, _ = read_on_grid(label, volume, record)
+        except BadInput as error:  # whose file may have the name of the image's
+            raise BadInput(f"label map {error.message}", error.hint) from error
         label_sha256 = sha256_of(label)
         known = (record or {}).get("inputs", {}).get("segmentation_sha256")
         if known not in (None, label_sha256):
