@@ -122,9 +122,8 @@ def export_dicom(request: DicomRequest, on_slice: Callable[[int, int], None] | N
         folder = staging.parent / _name(marks)
         if folder.exists():
             raise BadInput(
-                f"'{folder}' is there already, perhaps of another export: the name says no more than subject, model "
-                "and seed",
-                "Remove it, or choose another --out, or another --subject.",
+                f"'{folder}', whose name says no more than subject, model and seed, is there already",
+                "Remove it, or choose another --out or --subject.",
             )
         try:
             stored = _write(staging / "new", shown, planes, marks, window, request.label, drawn, on_slice)

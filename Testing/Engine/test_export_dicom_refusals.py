@@ -158,7 +158,7 @@ def test_a_name_that_is_taken(sample, tmp_path, capsys):
     before = sorted(p.name for p in export.image.iterdir())
     assert cli.main(["export", "dicom", str(sample), "--out", str(tmp_path / "out")]) == 2
     line = capsys.readouterr().err
-    assert "is there already" in line and "--subject" in line
+    assert "says no more than subject, model and seed, is there already" in line and "--subject" in line
     assert sorted(p.name for p in export.image.iterdir()) == before
     assert list((tmp_path / "out").iterdir()) == [export.folder]
 
