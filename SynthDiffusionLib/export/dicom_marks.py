@@ -61,15 +61,12 @@ class Marks:
     @property
     def again(self) -> bool:
         """It was inpainted into an image that was partly or wholly synthetic itself."""
-        said = self.record.get("source", {}).get("image_synthetic", False)
-        return self.partly_real and (said or self.record["notice"] == NOTICE_INPAINTED_AGAIN)
+        return self.notice == NOTICE_INPAINTED_AGAIN
 
     @property
     def notice(self) -> str:
-        """What the record's notice says, in words of this program only."""
-        if not self.partly_real:
-            return NOTICE
-        return NOTICE_INPAINTED_AGAIN if self.again else NOTICE_INPAINTED
+        """See `notice_of`."""
+        return notice_of(self.record)
 
     @property
     def label(self) -> str:
@@ -94,6 +91,14 @@ class Marks:
         """
         name = "/".join(map(str, what))
         return f"2.25.{uuid.uuid5(uuid.UUID(hex=self.identity[:32]), f'{self.identity}/{name}').int}"
+
+
+def notice_of(record: Mapping[str, Any]) -> str:
+    """What the record's notice says, in words of this program only: the text of a record may be anybody's."""
+    if not record["contains_real_patient_pixels"]:
+        return NOTICE
+    again = record.get("source", {}).get("image_synthetic", False) or record["notice"] == NOTICE_INPAINTED_AGAIN
+    return NOTICE_INPAINTED_AGAIN if again else NOTICE_INPAINTED
 
 
 def weights_sha256(record: Mapping[str, Any]) -> str:

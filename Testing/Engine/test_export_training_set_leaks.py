@@ -82,9 +82,10 @@ def test_a_mask_whose_classes_were_merged(tmp_path):
 
 def test_a_drawing_that_was_not_given_is_told_of(tmp_path, capsys):
     folders = real_set(tmp_path / "in", 3)
-    synthetic(folders, "other", labels(0))
+    synthetic(folders, "other", labels(0), notice="Jane Doe")
     (folders.drawings / "other.nii.gz").unlink()
     groups_of(folders, tmp_path, form="bids")
+    assert not [p for p in (tmp_path / "out").rglob("*.json") if "Jane" in p.read_text(encoding="utf-8")]
     told = capsys.readouterr().err
     assert "1 synthetic or inpainted volume came without the drawing, first 'other_m_seed1'" in told
 
