@@ -1,4 +1,7 @@
-"""What a batch's driver costs for each item, and what the file system bears, measured; see `scale_costs`."""
+"""What a batch's driver costs for each item, and what the file system bears, measured; see `scale_costs`.
+
+A driver's seconds are processor time, as in `scale_volumes`; those of the disk and of starting a worker are wall time.
+"""
 
 from __future__ import annotations
 
@@ -98,9 +101,9 @@ def _one_list(masks: Path, out: Path, spec: ModelSpec) -> dict[str, Any]:
     row: dict[str, Any] = {}
 
     def timed(step: str, do: Callable[[], Any]) -> Any:
-        began = time.perf_counter()
+        began = time.process_time()
         answer = do()
-        row[f"{step}_s"] = time.perf_counter() - began
+        row[f"{step}_s"] = time.process_time() - began
         return answer
 
     items, _ = timed("list", lambda: list_items(find_sources([masks]), template, spec, 1, 1))
@@ -172,9 +175,9 @@ def disk(bytes_: int, folder: Path, repeats: int) -> dict[str, float]:
             stream.flush()
             os.fsync(stream.fileno())
         written.append(time.perf_counter() - began)
-        began = time.perf_counter()
+        began = time.process_time()
         sha256_of(path)
-        hashed.append(time.perf_counter() - began)
+        hashed.append(time.process_time() - began)
         path.unlink()
     size = bytes_ >> 20 << 20
     return {"written_per_s": size / statistics.median(written), "hashed_per_s": size / statistics.median(hashed)}
