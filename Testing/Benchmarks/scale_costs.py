@@ -5,7 +5,7 @@
     python Testing/Benchmarks/scale_costs.py --from Docs/Tables/scale.json      only writes Docs/SCALE.md again
 
 Writes `scale.json` (all that was measured) and `scale.md` (the tables) into FOLDER. With --write, and with --from, the
-tables go between the marks of Docs/SCALE.md; --write puts the measurements beside it, in Docs/Tables/scale.json.
+tables go between the marks of Docs/SCALE.md, and the measurements beside it, into Docs/Tables/scale.json.
 
 Measured are (`scale_volumes`) ways to store a volume and every step of a worker but the network, by the code that
 workers use, and (`scale_driver`) a driver's steps for lists of several lengths, and the disk. GPU seconds come from
@@ -57,23 +57,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.name} and {RESULTS.name}")
     options = parser.parse_args(arguments)
     try:
-        if options.source is not None:
-            write_page(PAGE, read(options.source))
-            return 0
-        results = measured(options)
+        if options.write and (options.quick or set(options.parts) != set(PARTS)):
+            raise BadInput("The page shows whole measurements alone", "Give --write without --quick and --parts.")
+        results = measured(options) if options.source is None else read(options.source)
         if options.before is not None:
             results["before"] = {key: read(options.before)[key] for key in ("life", "machine")}
     except BadInput as error:
         print(error.one_line(), file=sys.stderr)
         return error.exit_code
+    if options.source is not None:
+        keep(results)
+        return 0
     out = options.out or Path(tempfile.mkdtemp(prefix="scale-"))
     out.mkdir(parents=True, exist_ok=True)
     save(results, out / "scale.json")
     if set(options.parts) == set(PARTS):
         (out / "scale.md").write_text("\n".join(tables(results)) + "\n", encoding="utf-8")
         if options.write:
-            save(results, RESULTS)
-            write_page(PAGE, results)
+            keep(results)
     print(f"Written to '{out}'.")
     return 0
 
@@ -161,6 +162,12 @@ def read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"'{path}' is no file of this command ({error})", "Give its scale.json.") from error
     return results
+
+
+def keep(results: dict[str, Any]) -> None:
+    """Writes the project's measurements, and the page as they stand there."""
+    save(results, RESULTS)
+    write_page(PAGE, read(RESULTS))
 
 
 def save(results: dict[str, Any], path: Path) -> None:

@@ -96,7 +96,10 @@ def _compression(results: Mapping[str, Any]) -> Iterator[str]:
     for name, about in results["contents"].items():
         yield f"- {name}: {about}."
     runs = {row["runs"] for row in results["compression"]}
-    yield f"- Processor seconds, medians of {max(runs)}, all ways in turn. Every file was read back, and had the same voxels."
+    yield (
+        f"- Processor seconds, medians of {max(runs)}, all ways in turn. Every file was read back, and had the same "
+        "voxels."
+    )
     if not all(row["exact"] for row in results["compression"]):
         yield "- **Not all were read back with the same voxels.**"
     yield (
@@ -125,8 +128,9 @@ def _life(results: Mapping[str, Any]) -> Iterator[str]:
     loading = results["loading"]
     yield ""
     yield (
-        f"All these are processor seconds. A worker starts in {loading['start_s']:.1f} s, {loading['load_s']:.1f} s of them for the model "
-        f"(`{loading['model']}`, {loading['weight_bytes'] / 1e6:.1f} MB). A package of 1 GB takes "
+        f"All these are processor seconds. A worker starts in {loading['start_s']:.1f} s of wall time, "
+        f"{loading['load_s']:.1f} s of them for the model (`{loading['model']}`, "
+        f"{loading['weight_bytes'] / 1e6:.1f} MB). A package of 1 GB takes "
         f"{1e9 / results['disk']['hashed_per_s']:.1f} s more for its checksums (derived)."
     )
     if earlier:

@@ -1,7 +1,7 @@
 """What a volume costs beside the network: ways to store it, and every step of a worker, measured; see `scale_costs`.
 
-Seconds are processor time, system calls included, since machines are shared: what a thread takes that has a core for itself
-and does not wait for a disk.
+Seconds are processor time, system calls included, since machines are shared: what a thread takes that has a core for
+itself and does not wait for a disk.
 """
 
 from __future__ import annotations
@@ -367,9 +367,6 @@ def _one_life(spec: Any, content: Content, mask: Path, out: Path, seed: int) -> 
             )
         key = key_of({"id": spec.id}, {}, inputs.checksums, seed)
         item = Item(key, "case", 0, seed, mask, None, {"segmentation_sha256": checksum})
-        hashed = time.process_time()
-        provenance.sha256_of(paths["volume"])
-        hashed = time.process_time() - hashed
         with clock("second checksum, and the final name"):
             store.publish(work, item, paths, {"seconds": 1.0})
     found = store.finished(key, checksums=True)

@@ -168,6 +168,11 @@ def test_a_packed_file_is_what_nibabel_reads(tmp_path):
         np.testing.assert_allclose(image.affine, volume.affine)
 
 
+def test_tiny_volumes_do_not_get_onto_the_page(capsys):
+    assert command.main(["--quick", "--write"]) == 2
+    assert "without --quick" in capsys.readouterr().err
+
+
 def test_another_json_file_is_refused(tmp_path, capsys):
     (tmp_path / "x.json").write_text('{"form": "other"}', encoding="utf-8")
     assert command.main(["--from", str(tmp_path / "x.json")]) == 2
