@@ -19,7 +19,7 @@ from SynthDiffusionLib.errors import BadInput, RunFailed
 _NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG}
 _REPLACE_ATTEMPTS = 10
 _RETRIES_PERMISSION = os.name == "nt"  # elsewhere a refusal does not pass
-# Of gzip. Grey values are mostly noise, which hardly gets smaller above level 3 but takes several times as long there;
+# Of gzip. Grey values are mostly noise, which hardly gets smaller above level 3 but takes about twice as long there;
 # label maps do get smaller (Docs/SCALE.md).
 GREY_LEVEL, LABEL_LEVEL = 3, 6
 

@@ -226,6 +226,16 @@ def _costs(results: Mapping[str, Any]) -> Iterator[str]:
         f"volume instead of {(parts.written_bytes + parts.mask_bytes) / 1e6:.0f}. TB by other ways of storing are in "
         "their table."
     )
+    others = [r for r in results["life"] if r["preset"] == first.preset and r["content"] != paper.CONTENT]
+    for life in others:
+        other = paper.parts_of(results, first.preset, life["content"])
+        c = paper.cost(paper.VOLUMES, max(paper.GPUS), first.middle, other)
+        yield ""
+        yield (
+            f"**The content matters**: this table is of the {paper.CONTENT}. With the {life['content']}, which is noisier, "
+            f"`{first.name}` on {max(paper.GPUS)} GPUs stores {c.stored_bytes / 1e12:.2f} TB, writes "
+            f"{c.written_per_s / 1e6:.0f} MB/s, and is idle {c.idle:.0%} of the time."
+        )
 
 
 def _first(results: Mapping[str, Any]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 VOLUMES = 100_000
+CONTENT = "real CT"  # of `scale_volumes`, where it was measured
 GPUS = (1, 8, 64)
 LINK_BYTES_PER_S = 10e9 / 8  # a link of 10 Gbit/s to the shared file system, assumed
 FILES_PER_S = 1000.0  # small files that a shared file system makes, assumed; the local disk here is measured
@@ -209,15 +210,15 @@ def line(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[float, float]:
     return float(intercept), float(slope)
 
 
-def life_of(results: Mapping[str, Any], preset: str) -> Mapping[str, Any]:
-    """The measured steps of a preset's worker; those of a real CT where there is one."""
-    found = [row for row in results["life"] if row["preset"] == preset]
-    return found[0] if found else results["life"][0]
+def life_of(results: Mapping[str, Any], preset: str, content: str) -> Mapping[str, Any]:
+    """The measured steps of a preset's worker with a content; the nearest to it where that was not measured."""
+    rows = results["life"]
+    return max(rows, key=lambda row: (row["preset"] == preset, row["content"] == content))
 
 
-def parts_of(results: Mapping[str, Any], preset: str) -> Parts:
+def parts_of(results: Mapping[str, Any], preset: str, content: str = CONTENT) -> Parts:
     """The parts that `cost` takes, from the measurements of `scale_costs`."""
-    life, rows = life_of(results, preset), results["driver"]
+    life, rows = life_of(results, preset, content), results["driver"]
     slopes = {key: line(rows, key)[1] for key in ("list_s", "look_new_s", "schedule_s", "report_s", "bytes")}
     return Parts(
         beside_s=sum(life["seconds"].values()),
