@@ -43,6 +43,7 @@ class EngineStatus:
         version: of the engine.
         torch: version of PyTorch, "" if it is not there.
         missing: requirements that are not met: {"name": "monai", "requirement": "monai>=1.6,<1.7", "installed": None}.
+        missingDicom: the same of the packages that only DICOM needs; the engine is ready without them.
         devices: first the one that "auto" takes.
         problem, hint: what is wrong, and the mend, when the state is "failed"; with PyTorch, when it is "missing".
     """
@@ -52,6 +53,7 @@ class EngineStatus:
     version: str = ""
     torch: str = ""
     missing: tuple[dict, ...] = ()
+    missingDicom: tuple[dict, ...] = ()
     devices: tuple[Device, ...] = ()
     problem: str = ""
     hint: str = ""
@@ -310,12 +312,17 @@ def _statusOf(answer: dict) -> EngineStatus:
     """What the probe says. Raises what Python raises if it is not an answer of the probe."""
     devices = [_deviceOf(entry) for entry in answer["devices"]]
     devices.sort(key=lambda device: device.id == "cpu")  # "auto" takes a GPU where there is one
+    missing, missingDicom = (
+        tuple({key: entry[key] for key in ("name", "requirement", "installed")} for entry in answer[name])
+        for name in ("missing", "missing_dicom")
+    )
     return EngineStatus(
         state="missing" if answer["missing"] or answer["torch_problem"] else "ready",
         python=answer["python"],
         version=answer["version"],
         torch=answer["torch"] or "",
-        missing=tuple({key: entry[key] for key in ("name", "requirement", "installed")} for entry in answer["missing"]),
+        missing=missing,
+        missingDicom=missingDicom,
         devices=tuple(devices),
         problem=str(answer["torch_problem"] or ""),
     )

@@ -19,6 +19,7 @@ USUAL_CASES = {UNCONDITIONAL: "image", JOINT: "joint"}  # also of files, so they
 NEAREST = "nearest"  # size: the one next to the drawing's that the model makes
 QUALITIES = ("fast", "balanced", "best")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+DICOM_LABELS = ("none", "overlay", "burned-in")  # as in SynthDiffusionLib.export.dicom_label
 MOST_SAMPLES = 20
 MOST_STEPS = 100_000  # of training, in Resources/Schemas/model.schema.json
 MOST_GUIDANCE, LARGEST_MARGIN_MM = 20.0, 20.0  # as in SynthDiffusionLib.jobs.request
@@ -47,6 +48,8 @@ class Parameters:
     modality: kind of image, one of the model's; "" for its first.
     tumour: what is asked of the tumour when mode is "joint", by the names of `Tumour.NAMES`; the others are drawn.
     seed: of the first sample, when `fixedSeed`.
+    dicomLabel: how "SYNTHETIC" is written on the slices of a DICOM export.
+    dicomSegmentation: a DICOM export holds the segmentation, too.
     """
 
     segmentation: vtkMRMLSegmentationNode
@@ -77,12 +80,14 @@ class Parameters:
     modality: str = ""
     tumour: dict[str, float]
     previews: bool = True
+    dicomLabel: Annotated[str, Choice(["none", "overlay", "burned-in"])] = "none"
+    dicomSegmentation: bool = True
     compareReal: vtkMRMLScalarVolumeNode
     compareSynthetic: vtkMRMLScalarVolumeNode
 
 
-_CHOICES = {"mode": MODES, "quality": QUALITIES, "precision": PRECISIONS}
-_DEFAULTS = {"mode": "whole", "quality": "balanced", "precision": "auto"}
+_CHOICES = {"mode": MODES, "quality": QUALITIES, "precision": PRECISIONS, "dicomLabel": DICOM_LABELS}
+_DEFAULTS = {"mode": "whole", "quality": "balanced", "precision": "auto", "dicomLabel": "none"}
 _RANGES = {
     "samples": (1, MOST_SAMPLES),
     "seed": (0, LARGEST_SEED),

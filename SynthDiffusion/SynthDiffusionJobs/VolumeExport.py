@@ -76,7 +76,6 @@ class VolumeExport:
 
     def _writeSegmentations(self, nodes: Sequence) -> None:
         from SynthDiffusionScene.bundle import moveIntoPlace
-        from SynthDiffusionScene.digests import drawingChanged
         from SynthDiffusionScene.nrrd import addEntries
         from SynthDiffusionScene.runs import MADE_ROLE, SEGMENTATION_ROLE
         from SynthDiffusionScene.segmentations import JOB_SEGMENTATION, writeJobInput
@@ -86,12 +85,8 @@ class VolumeExport:
         for node in nodes:
             segmentation = node.GetNodeReference(SEGMENTATION_ROLE)
             if segmentation is not None:
-                if drawingChanged(node, segmentation):
-                    text = _(
-                        "The drawing was changed after '{name}' was made: the exported segmentation is not the one "
-                        "that it was made from."
-                    )
-                    self._notes.append(text.format(name=node.GetName()))
+                if note := drawingNote(node, segmentation):
+                    self._notes.append(note)
                 name = _caseOf(node) or segmentation.GetName()
                 if node.GetNodeReference(MADE_ROLE) is segmentation:  # every volume has its own, called like it
                     name = _stemOf(node)
@@ -134,12 +129,8 @@ class VolumeExport:
         self._folders.remove(self._folder)
 
     def _next(self) -> None:
-        from SynthDiffusionScene.digests import voxelsChanged
         from SynthDiffusionScene.errors import SceneError
         from SynthDiffusionScene.runs import REGION_ROLE
-        from SynthDiffusionScene.segmentations import exportSegmentation
-        from SynthDiffusionScene.volumeFiles import writeVolume
-        from SynthDiffusionScene.volumes import provenanceOf
 
         self._onProgress(self._total - len(self._waiting), self._total)
         if not self._waiting:
@@ -149,18 +140,7 @@ class VolumeExport:
         region = node.GetNodeReference(REGION_ROLE)
         try:
             self._folder = self._folders.new("export")
-            writeVolume(node, self._folder / "volume.nrrd", self._companionOf(node, region))
-            provenance = self._folder / "provenance.json"
-            record = provenanceOf(node)
-            note = ""
-            if voxelsChanged(node):  # what was measured is not of these voxels
-                record = {name: value for name, value in record.items() if not name.startswith("adherence")}
-                record["modified_after_generation"] = True
-                note = _("'{name}' was changed after it was made: its record says so, and holds no adherence.")
-                note = note.format(name=node.GetName())
-            provenance.write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
-            if region is not None:
-                exportSegmentation(region, self._folder / "region.seg.nrrd")
+            arguments, note = writeInputs(node, self._folder, self._companionOf(node, region))
             target = self._targetOf(node)
         except SceneError as error:
             self._fail(f"{error.message}. {error.hint}".strip())
@@ -168,11 +148,7 @@ class VolumeExport:
         except OSError as error:
             self._fail(unwritableText(error))
             return
-        arguments = ["SynthDiffusionLib", "export", "volume", str(self._folder / "volume.nrrd")]
-        arguments += ["--provenance", str(provenance), "--out", str(target)]
-        arguments += ["--format", self._suffix, "--json"]
-        if region is not None:  # what is synthetic in an inpainted volume
-            arguments += ["--region", str(self._folder / "region.seg.nrrd")]
+        arguments += ["--out", str(target), "--format", self._suffix, "--json"]
         self._process = self._engine.ask(arguments, lambda result, message: self._onAnswer(result, message, note))
 
     def _companionOf(self, node, region):
@@ -216,6 +192,58 @@ class VolumeExport:
         self._folders.remove(self._folder)
         self._waiting = []
         self._onFinished(self.written, "\n".join([*self._notes, reason]))
+
+
+def writeInputs(node, folder: Path, companion) -> tuple[list[str], str]:
+    """Writes what the engine makes a marked file of: the voxels, the record, and what is synthetic in an inpainted one.
+
+    Args:
+        node: a synthetic volume.
+        folder: an empty folder.
+        companion: a segmentation whose coordinates the file has to share; None: it lies where the user sees it.
+
+    Returns:
+        A command for `Engine.ask`, to which `--out`, `--format` and `--json` have to be added, and what the user has to
+        know ("" if nothing).
+
+    Raises:
+        SceneError: the volume or its region cannot be written.
+        OSError: the folder cannot be written to.
+    """
+    from SynthDiffusionScene.digests import voxelsChanged
+    from SynthDiffusionScene.runs import REGION_ROLE
+    from SynthDiffusionScene.segmentations import exportSegmentation
+    from SynthDiffusionScene.volumeFiles import writeVolume
+    from SynthDiffusionScene.volumes import provenanceOf
+
+    writeVolume(node, folder / "volume.nrrd", companion)
+    record, note = provenanceOf(node), ""
+    if voxelsChanged(node):  # what was measured is not of these voxels
+        record = {name: value for name, value in record.items() if not name.startswith("adherence")}
+        record["modified_after_generation"] = True
+        note = _("'{name}' was changed after it was made: its record says so, and holds no adherence.")
+        note = note.format(name=node.GetName())
+    provenance = folder / "provenance.json"
+    provenance.write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
+    arguments = ["SynthDiffusionLib", "export", "volume", str(folder / "volume.nrrd"), "--provenance", str(provenance)]
+    region = node.GetNodeReference(REGION_ROLE)
+    if region is not None:
+        exportSegmentation(region, folder / "region.seg.nrrd")
+        arguments += ["--region", str(folder / "region.seg.nrrd")]
+    return arguments, note
+
+
+def drawingNote(node, segmentation) -> str:
+    """What is to be said of a segmentation that is exported with a volume; "" if it was made from it as it is now."""
+    from SynthDiffusionScene.digests import drawingChanged
+
+    if not drawingChanged(node, segmentation):
+        return ""
+    text = _(
+        "The drawing was changed after '{name}' was made: the exported segmentation is not the one that it was made"
+        " from."
+    )
+    return text.format(name=node.GetName())
 
 
 def _caseOf(node) -> str:

@@ -14,6 +14,7 @@ from SynthDiffusionJobs.JobFolders import unwritableText
 from SynthDiffusionJobs.Parameters import UNDRAWN
 from SynthDiffusionJobs.Session import Session
 from SynthDiffusionJobs.Signal import Signal
+from SynthDiffusionPanels.DicomPanel import DicomPanel
 from SynthDiffusionPanels.EvaluationPanel import EvaluationPanel
 from SynthDiffusionPanels.sentences import durationText, failureText, plainText
 from SynthDiffusionPanels.tumourTexts import resultText
@@ -33,6 +34,7 @@ class ResultsPanel(VTKObservationMixin):
     Attributes:
         showRequested: Signal(volume node), it is about to be put into the slice views.
         compareRequested: Signal(volume node).
+        dicom: the part that exports the chosen volume as DICOM.
         evaluation: the part on whole sets of volumes.
     """
 
@@ -42,7 +44,8 @@ class ResultsPanel(VTKObservationMixin):
         self.showRequested, self.compareRequested = Signal(), Signal()
         self.widget = slicer.util.loadUI(session.resourcePath("UI/ResultsPanel.ui"))
         self.ui = ui = slicer.util.childWidgetVariables(self.widget)
-        self.evaluation = EvaluationPanel(session)
+        self.dicom, self.evaluation = DicomPanel(session), EvaluationPanel(session)
+        ui.dicomGroup.layout().addWidget(self.dicom.widget)
         ui.evaluationGroup.layout().addWidget(self.evaluation.widget)
         self._rows: list = []
         self._cells: list[tuple[str, ...]] = []
@@ -88,6 +91,7 @@ class ResultsPanel(VTKObservationMixin):
         self._timer.stop()
         self._timer.disconnect("timeout()", self.refresh)
         self._timer.deleteLater()
+        self.dicom.close()
         self.evaluation.close()
 
     def refresh(self) -> None:
@@ -209,6 +213,8 @@ class ResultsPanel(VTKObservationMixin):
             for button in buttons:
                 button.enabled = enabled
                 button.setVisible(bool(self._rows))
+        ui.dicomGroup.setVisible(bool(self._rows))
+        self.dicom.refresh(node)
         ui.tumourLabel.text = resultText(provenance) if provenance is not None else ""
         ui.tumourLabel.setVisible(bool(ui.tumourLabel.text))
         shown = bool(self._rows) and ui.detailsButton.checked and provenance is not None

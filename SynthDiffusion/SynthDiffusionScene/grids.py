@@ -43,6 +43,11 @@ def resample(
     return result
 
 
+def onLattice(source: np.ndarray, shape: tuple[int, int, int], target: np.ndarray) -> bool:
+    """Whether `resample` copies voxels, rather than interpolating; arguments as there."""
+    return _wholeVoxelShift(np.linalg.inv(source) @ target, shape) is not None
+
+
 def boxOfBlock(
     blockShape: tuple[int, int, int], block: np.ndarray, shape: tuple[int, int, int], grid: np.ndarray
 ) -> tuple[slice, slice, slice]:

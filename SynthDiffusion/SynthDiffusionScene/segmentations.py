@@ -9,11 +9,13 @@ import numpy as np
 import slicer
 import slicer.util
 import vtk
-from vtk.util.numpy_support import vtk_to_numpy
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from SynthDiffusionScene.errors import SceneError
+from SynthDiffusionScene.grids import boxOfBlock, onLattice, resample, shifted
 from SynthDiffusionScene.names import nameOfFile
 from SynthDiffusionScene.nrrd import checkedHeader
+from SynthDiffusionScene.volumes import ijkToRas
 
 JOB_SEGMENTATION = "segmentation.seg.nrrd"
 _LABELMAP = "Binary labelmap"  # vtkSegmentationConverter::GetBinaryLabelmapRepresentationName
@@ -95,6 +97,70 @@ def exportSegmentation(segmentationNode, path: str | Path) -> None:
             "Check that the folder exists, is writable and has space.",
             kind="internal",
         )
+
+
+def exportOnGrid(segmentationNode, volumeNode, path: str | Path) -> bool:
+    """Writes a segmentation on the grid of a volume, such as a crop of its own, with names as `uniqueNames` gives them.
+
+    Both nodes' own coordinates are used: they belong under the same transform. The nodes stay as they are.
+
+    Args:
+        segmentationNode: a vtkMRMLSegmentationNode.
+        volumeNode: a vtkMRMLScalarVolumeNode with voxels.
+        path: file to write, ending in .seg.nrrd.
+
+    Returns:
+        True if its voxels lie on those of the volume, and were copied; False if the nearest ones were taken.
+
+    Raises:
+        SceneError: as for `exportSegmentation`, or nothing of it lies on the volume.
+    """
+    checkSegmentation(segmentationNode)
+    node = segmentationNode if isLabelmap(segmentationNode) else _withLabelmaps(segmentationNode)
+    affine, size = ijkToRas(volumeNode), volumeNode.GetImageData().GetDimensions()
+    grid = _orientedImage((0, size[0] - 1, 0, size[1] - 1, 0, size[2] - 1), affine)
+    moved = slicer.vtkMRMLSegmentationNode()
+    moved.SetName(segmentationNode.GetName())
+    geometry = slicer.vtkSegmentationConverter.SerializeImageGeometry(grid)
+    moved.GetSegmentation().SetConversionParameter(_gridParameter(), geometry)
+    copied = True
+    for segmentId, name in uniqueNames(node).items():
+        source, segment = node.GetSegmentation().GetSegment(segmentId), slicer.vtkSegment()
+        segment.DeepCopyMetadata(source)
+        segment.SetName(name)
+        segment.SetLabelValue(1)
+        mask, place = segmentBounds(source)
+        segment.AddRepresentation(_LABELMAP, _maskOnGrid(mask, place, size[::-1], affine))
+        moved.GetSegmentation().AddSegment(segment, segmentId)
+        copied = copied and (not mask.size or onLattice(place, size[::-1], affine))
+    if not any(segmentMask(segment).any() for segment in segmentsOf(moved)):
+        raise SceneError(
+            f"Nothing of the segmentation '{segmentationNode.GetName()}' lies on the volume '{volumeNode.GetName()}'",
+            "Choose to export the volume without its segmentation.",
+        )
+    exportSegmentation(moved, path)
+    return copied
+
+
+def _maskOnGrid(mask: np.ndarray, place: np.ndarray, shape: tuple[int, int, int], affine: np.ndarray):
+    """A block of voxels, as `segmentBounds` gives it, on a grid: a vtkOrientedImageData of as little as holds it."""
+    box = boxOfBlock(mask.shape, place, shape, affine)
+    size = tuple(part.stop - part.start for part in box)
+    if not mask.size or min(size) == 0:
+        image = _orientedImage((0, -1, 0, -1, 0, -1), affine)
+        image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+        return image
+    voxels = resample(mask.astype(np.uint8), place, size, shifted(affine, box), linear=False)
+    image = _orientedImage([n for part in box[::-1] for n in (part.start, part.stop - 1)], affine)
+    image.GetPointData().SetScalars(numpy_to_vtk(voxels.ravel(), deep=True))
+    return image
+
+
+def _orientedImage(extent, affine: np.ndarray):
+    image = slicer.vtkOrientedImageData()
+    image.SetExtent(*extent)
+    image.SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(affine))
+    return image
 
 
 def importSegmentation(scene, path: str | Path, name: str | None = None) -> slicer.vtkMRMLSegmentationNode:
@@ -226,10 +292,7 @@ def _ensureGrid(segmentationNode, extent: tuple[int, ...] | None = None) -> None
     if extent is None:
         extents = np.array([labelmap.GetExtent() for labelmap in labelmaps])
         extent = [int(n) for pair in zip(extents[:, ::2].min(0), extents[:, 1::2].max(0)) for n in pair]
-    grid = slicer.vtkOrientedImageData()
-    grid.SetExtent(*extent)
-    grid.SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(matrices[0]))
-    geometry = slicer.vtkSegmentationConverter.SerializeImageGeometry(grid)
+    geometry = slicer.vtkSegmentationConverter.SerializeImageGeometry(_orientedImage(extent, matrices[0]))
     segmentationNode.GetSegmentation().SetConversionParameter(_gridParameter(), geometry)
 
 

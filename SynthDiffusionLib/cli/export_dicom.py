@@ -7,12 +7,14 @@ import datetime
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from SynthDiffusionLib.cli.paths import path_arg
 
 if TYPE_CHECKING:
     from SynthDiffusionLib.cli.progress import ProgressLine
+    from SynthDiffusionLib.export.dicom import DicomExport, DicomRequest
 
 NO_DATE = "none"
 
@@ -67,6 +69,7 @@ def add_parser(kinds: argparse._SubParsersAction) -> None:
         help="write SYNTHETIC on every slice: overlay, which viewers can hide, or burned-in, which replaces voxels",
     )
     add("--json", action="store_true", help="print one JSON object on the last line")
+    add("--events", action="store_true", help="print progress as JSON lines before the last line")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,21 +80,28 @@ def run(args: argparse.Namespace) -> int:
     request = DicomRequest(
         args.volume, args.out, args.provenance, args.segmentation, args.region, args.subject, args.date, args.label
     )
-    line = ProgressLine()
-    try:
-        written = export_dicom(request, _teller(line))
-    finally:
-        line.close()
+    if args.events:
+        written = _export_with_events(request)
+    else:
+        line = ProgressLine()
+        try:
+            written = export_dicom(request, _teller(line))
+        finally:
+            line.close()
     for note in written.notes:
         print(f"note: {note}", file=sys.stderr)
+    if written.other_drawing is not None:
+        name = written.other_drawing
+        print(f"note: '{name}' is not the file that the volume was made from, according to its record", file=sys.stderr)
     paths = {"image": written.image, "segmentation": written.segmentation, "region": written.region}
     paths = {what: str(path) for what, path in paths.items() if path is not None}
     for path in paths.values():
         print(path)
-    if args.json:
+    if args.json or args.events:
         stored = written.stored
         values = {"slope": stored.slope, "intercept": stored.intercept, "largest_error": stored.largest_error}
         about = {"subject": written.subject, "slices": written.slices, "values": values, "notes": list(written.notes)}
+        about["other_drawing"] = written.other_drawing
         print(json.dumps({"folder": str(written.folder)} | paths | about))
     return 0
 
@@ -104,6 +114,26 @@ def _teller(line: ProgressLine) -> Callable[[int, int], None]:
             line({"event": "progress", "stage": "writing slices", "step": done, "total": total})
 
     return tell
+
+
+def _export_with_events(request: DicomRequest) -> DicomExport:
+    """Tells of every hundredth part. Who reads the events asks for an end as of a job: by a file in the working folder.
+
+    Raises:
+        KeyboardInterrupt: the file is there.
+    """
+    from SynthDiffusionLib.export.dicom import export_dicom
+    from SynthDiffusionLib.jobs.events import json_lines
+    from SynthDiffusionLib.jobs.worker import CANCEL_FILE, interrupted_by
+
+    on_event = json_lines(sys.stdout)
+
+    def tell(done: int, total: int) -> None:
+        if done == total or done % max(1, total // 100) == 0:
+            on_event({"event": "progress", "stage": "slices", "step": done, "total": total})
+
+    with interrupted_by(Path(CANCEL_FILE)):
+        return export_dicom(request, tell)
 
 
 def _date(text: str) -> datetime.date | None:

@@ -33,7 +33,7 @@ class ProgressLine:
         self._quiet = quiet
         self._rewrite = self._stream.isatty()
         self._open = False
-        self._last_stage = ""
+        self._last_stage = self._last_line = ""
 
     def __call__(self, event: dict[str, Any]) -> None:
         if event["event"] == "warning":
@@ -67,7 +67,9 @@ class ProgressLine:
             self._stream.flush()
             self._open = True
         elif stage != self._last_stage or step in (1, total) or step % max(1, total // 4) == 0:
-            self._line(text)
+            if text != self._last_line:
+                self._line(text)
+            self._last_line = text
         self._last_stage = stage
 
     def _line(self, text: str) -> None:

@@ -68,6 +68,7 @@ class DicomExport:
         slices: how many there are.
         stored: how their values are stored.
         notes: what the user should know.
+        other_drawing: file name of the segmentation, if it is not the very file that the record names; else None.
     """
 
     folder: Path
@@ -78,6 +79,7 @@ class DicomExport:
     slices: int
     stored: StoredValues
     notes: tuple[str, ...]
+    other_drawing: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,8 @@ def export_dicom(request: DicomRequest, on_slice: Callable[[int, int], None] | N
     require_writable(volume.affine, request.volume.name)
     shown, planes = shown_volume(volume)
     notes: list[str] = []
-    drawn = _drawn(request, record, volume, notes)
+    path = _segmentation_of(request, record)
+    drawn = _drawn(path, request, record, volume, notes)
     modality = modality_of(record)
     window = limits_of(record.get("display", {})) or _window_of(shown.array)
     identity = identity_of(record, subject, request.date, request.label, modality)
@@ -135,7 +138,15 @@ def export_dicom(request: DicomRequest, on_slice: Callable[[int, int], None] | N
         )
     files = {name: folder / f"{name}.dcm" if name in drawn else None for name in ("segmentation", "region")}
     return DicomExport(
-        folder, folder / "image", files["segmentation"], files["region"], subject, shown.shape[2], stored, tuple(notes)
+        folder,
+        folder / "image",
+        files["segmentation"],
+        files["region"],
+        subject,
+        shown.shape[2],
+        stored,
+        tuple(notes),
+        _other_drawing(path, record),
     )
 
 
@@ -149,17 +160,26 @@ def _window_of(array: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _drawn(request: DicomRequest, record: Mapping[str, Any], volume: Volume, notes: list[str]) -> dict[str, _Drawn]:
+def _segmentation_of(request: DicomRequest, record: Mapping[str, Any]) -> Path | None:
+    """File of the segmentation that is exported with the volume: what was given, or what a joint model has made."""
+    made = beside(request.volume, ".seg.nrrd")
+    joint = record["settings"]["mode"] == "joint"
+    return request.segmentation or (made if joint and made.is_file() else None)
+
+
+def _other_drawing(path: Path | None, record: Mapping[str, Any]) -> str | None:
+    known = record.get("inputs", {}).get("segmentation_sha256")
+    return path.name if path is not None and known is not None and sha256_of(path) != known else None
+
+
+def _drawn(
+    path: Path | None, request: DicomRequest, record: Mapping[str, Any], volume: Volume, notes: list[str]
+) -> dict[str, _Drawn]:
     """What is exported beside the image, by the name of its file."""
     joint = record["settings"]["mode"] == "joint"
-    made = beside(request.volume, ".seg.nrrd")
-    path = request.segmentation or (made if joint and made.is_file() else None)
     found = {}
     if path is not None:
         segmentation = _on_grid(path, volume)
-        known = record.get("inputs", {}).get("segmentation_sha256")
-        if known is not None and sha256_of(path) != known:
-            notes.append(f"'{path.name}' is not the file that the volume was made from, according to its record")
         if any(layer.any() for layer in segmentation.layers):
             found["segmentation"] = _Drawn(shown_segmentation(segmentation), coded(segmentation, record), joint)
         else:
@@ -170,7 +190,7 @@ def _drawn(request: DicomRequest, record: Mapping[str, Any], volume: Volume, not
         return found
     region = request.region or beside(request.volume, "_region.seg.nrrd")
     if request.region is None and not region.is_file():
-        notes.append("no region file lies beside the volume, so that nothing tells which part of it is synthetic")
+        notes.append("there is no region file, so that nothing tells which part of the volume is synthetic")
         return found
     (layer,) = _on_grid(region, volume).layers[:1]
     mask = Segmentation(((layer > 0).astype(np.uint8),), volume.affine, (REGION,))

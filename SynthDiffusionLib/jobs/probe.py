@@ -64,10 +64,10 @@ def installed_version(name: str) -> str | None:
         return None
 
 
-def missing_packages() -> list[dict[str, Any]]:
-    """What of engine.txt is not installed, or in another version than is needed."""
+def missing_packages(file: str = "engine.txt") -> list[dict[str, Any]]:
+    """What of a file of Resources/Requirements is not installed, or in another version than is needed."""
     missing = []
-    for name, requirement in read_requirements("engine.txt"):
+    for name, requirement in read_requirements(file):
         found = installed_version(name)
         if found is None or not satisfies(found, requirement):
             missing.append({"name": name, "requirement": requirement, "installed": found})
@@ -127,6 +127,7 @@ def probe() -> dict[str, Any]:
 
     Returns:
         "missing": packages, each with "name", "requirement" and "installed" (a version that does not do, or None);
+        "missing_dicom": the same of those that only DICOM needs;
         "torch" and "torch_problem": see `look_at_torch`; "devices": the CPU first, then the GPUs. Jobs can be run if
         nothing is missing and torch has no problem.
     """
@@ -138,6 +139,7 @@ def probe() -> dict[str, Any]:
         "executable": sys.executable,
         "version": __version__,
         "missing": missing_packages(),
+        "missing_dicom": missing_packages("dicom.txt"),
         "torch": torch,
         "torch_problem": problem,
         "devices": devices,

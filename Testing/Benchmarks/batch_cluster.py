@@ -19,7 +19,6 @@ import csv
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -81,7 +80,7 @@ def main() -> int:
         driver = start(arguments)
         reach(killed, 0.2 * options.volumes, driver)
         worker = next(p for p in processes("RayMaker"))
-        worker.send_signal(signal.SIGKILL)
+        worker.kill()
         reach(killed, 0.4 * options.volumes, driver)
         nodes[0].kill_all_processes(check_alive=False, allow_graceful=False)
         reach(killed, 0.6 * options.volumes, driver)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -18,12 +21,14 @@ from batch_examples import manifest
 from command_process import ERROR, ROOT, environment, labels, save
 
 from SynthDiffusionLib.batch.run import run_batch
-from SynthDiffusionLib.cli import main
+from SynthDiffusionLib.cli import build_parser, main
+from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.jobs.request import GenerateRequest
 from SynthDiffusionLib.jobs.runner import load_model, run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+STEPS = 15  # so that a worker has something in hand when it is killed
 place, small, in_process = batch_examples.place, batch_examples.small, batch_examples.in_process
 
 
@@ -63,10 +68,22 @@ def children_gone(pids: list[int]) -> bool:
     return False
 
 
-def test_a_batch_makes_what_generate_makes_and_says_where_it_is(small, tmp_path):
+def test_a_batch_makes_what_generate_makes_although_a_worker_is_killed(small, tmp_path):
     events: list[dict] = []
-    result = run_batch(small(), events.append)
+    killed: list[int] = []
+
+    def heard(event: dict) -> None:
+        events.append(event)
+        if not killed and event["event"] == "progress" and event["stage"] == "batch" and 0 < event["step"] < 6:
+            children = psutil.Process().children()
+            (victim, *_) = [child for child in children if "SynthDiffusionLib.batch.worker" in child.cmdline()]
+            killed.append(victim.pid)
+            victim.kill()
+
+    result = run_batch(small(steps=STEPS), heard)
     assert result.complete and result.summary["there"] == 8
+    assert killed and result.summary["this_run"]["workers_lost"] == 1
+    assert len(list((tmp_path / "out").rglob("*.nii.gz"))) == 8
     rows = manifest(tmp_path / "out")
     assert len({row["key"] for row in rows}) == len({row["seed"] for row in rows}) == 8
     for row in rows:
@@ -79,7 +96,7 @@ def test_a_batch_makes_what_generate_makes_and_says_where_it_is(small, tmp_path)
     row = rows[3]
     template = small().template
     source = next(s for s in small().sources if s.case == row["case"])
-    alone = GenerateRequest(source.segmentation, template.model, tmp_path / "alone", device="cpu", steps=2)
+    alone = GenerateRequest(source.segmentation, template.model, tmp_path / "alone", device="cpu", steps=STEPS)
     (output,) = run(GenerateRequest(**{**vars(alone), "seed": int(row["seed"])})).outputs
     assert hashlib.sha256(output["volume"].read_bytes()).hexdigest() == row["sha256"], "generate makes another volume"
     last = [e for e in events if e["event"] == "progress" and e["stage"] == "batch"][-1]
@@ -156,20 +173,6 @@ def test_shards_make_the_whole_and_a_run_without_shard_collects_them(small, tmp_
     assert whole.complete and whole.summary["this_run"]["made"] == 0 and len(manifest(out)) == 8
 
 
-def test_a_killed_worker_costs_nothing(small, tmp_path):
-    me, killed = psutil.Process(), []
-
-    def kill(event: dict) -> None:
-        if not killed and event["event"] == "progress" and event["stage"] == "batch" and 0 < event["step"] < 6:
-            (victim, *_) = [p for p in me.children() if "SynthDiffusionLib.batch.worker" in p.cmdline()]
-            killed.append(victim.pid)
-            victim.kill()
-
-    result = run_batch(small(steps=30), kill)
-    assert killed and result.complete and result.summary["this_run"]["workers_lost"] == 1
-    assert len(list((tmp_path / "out").rglob("*.nii.gz"))) == 8
-
-
 def begun(place: Path, out: Path) -> tuple[subprocess.Popen, list[int]]:
     """A driver that has made a volume or more, and the processes of its workers."""
     driver = subprocess.Popen(
@@ -222,6 +225,9 @@ def test_an_interrupted_batch_ends_soon_with_its_report(place, tmp_path):
         (["masks", "--workers", "0"], "0 workers"),
         (["masks", "--verify"], "without --resume"),
         (["masks", "--mode", "inpaint"], "real volume"),
+        (["pairs.csv"], "'b' has an image, but the mode is 'whole'"),
+        (["masks", "--samples", "0"], "0 samples"),
+        (["masks", "--seed", "-1"], "The seed -1 is out of range"),
         (["masks", "nowhere"], "'nowhere' does not exist"),
         ([], "has no mode 'unconditional'"),
         (["masks", "--ray", "ray://host:10001"], "is no address of a Ray cluster"),
@@ -231,19 +237,68 @@ def test_an_interrupted_batch_ends_soon_with_its_report(place, tmp_path):
 def test_what_no_volume_could_be_made_of_is_refused_at_once(place, tmp_path, arguments, text):
     if "--ray" in arguments:
         pytest.importorskip("ray")
+    pair = "segmentation,image,case\n{0},,a\n{0},{0},b\n".format(place / "masks" / "mäsk 0.nii.gz")
+    (place / "pairs.csv").write_text(pair, encoding="utf-8")
     done = call(place, *arguments, "--out", tmp_path / "out")
     assert done.returncode == 2 and text in done.stderr.splitlines()[-1], done.stderr
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are text there")
+def test_a_file_whose_name_is_no_text_is_one_failure(tmp_path, small, in_process):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    save(masks / "good.nii.gz", labels())
+    try:
+        (masks / os.fsdecode(b"M\xfcller.nii.gz")).write_bytes(b"no image")
+    except OSError:
+        pytest.skip("this file system has no such names")
+    result = run_batch(small(masks=masks, samples=1))
+    assert (result.summary["there"], result.summary["failed"]) == (1, 1)
+    assert {row["status"]: row["segmentation"] for row in manifest(tmp_path / "out")} == {
+        "done": "good.nii.gz",
+        "failed": r"M\udcfcller.nii.gz",
+    }
+
+
+def test_a_drawing_that_is_not_there_has_no_checksum(tmp_path, small, place, in_process):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    save(masks / "good.nii.gz", labels())
+    (masks / "link.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
+    result = run_batch(small(masks=masks, samples=1))
+    assert (result.summary["there"], result.summary["failed"]) == (1, 1)
+    (row,) = [row for row in manifest(tmp_path / "out") if row["status"] == "failed"]
+    assert row["case"] == "link" and row["segmentation_sha256"] == "" and "cannot be read" in row["reason"]
+
+
+def test_a_folder_that_is_not_the_batch_any_more_gets_nothing(tmp_path, small, in_process, monkeypatch):
+    monkeypatch.setattr(batch_examples.InProcess, "put_aside", lambda self, worker: self.gone.append(worker))
+    monkeypatch.setattr(batch_examples.InProcess, "gone", [], raising=False)
+    monkeypatch.setattr(batch_examples.InProcess, "alive", lambda self: 1 - len(self.gone))
+    monkeypatch.setattr(batch_examples.InProcess, "free", lambda self: [] if self._news or self.gone else ["1"])
+    out = tmp_path / "out"
+
+    def unmount(event: dict) -> None:
+        third = event["event"] == "progress" and event["stage"] == "batch" and event["step"] == 3
+        if third and not (tmp_path / "unmounted").exists():
+            out.rename(tmp_path / "unmounted")
+            out.mkdir()
+
+    with pytest.raises(BadInput, match=r"batch\.json"):
+        run_batch(small(scratch=tmp_path / "scratch"), unmount)
+    assert not out.exists() or not list(out.iterdir())
+    assert len(list((tmp_path / "unmounted").rglob("*.nii.gz"))) == 3
 
 
 def test_a_worker_that_cannot_write_is_put_aside_and_nothing_is_failed(small, tmp_path, monkeypatch):
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("OWN_DISK", str(tmp_path / "file"))
-    result = run_batch(small(scratch=Path("$OWN_DISK/scratch")))
-    assert (result.summary["there"], result.summary["failed"], result.summary["left"]) == (0, 0, 8)
+    result = run_batch(small(scratch=Path("$OWN_DISK/scratch"), samples=1))
+    assert (result.summary["there"], result.summary["failed"], result.summary["left"]) == (0, 0, 4)
     assert len(result.summary["this_run"]["workers_put_aside"]) == 2
     monkeypatch.setenv("OWN_DISK", str(tmp_path / "disk"))
-    again = run_batch(small(scratch=Path("$OWN_DISK/scratch"), resume=True))
+    again = run_batch(small(scratch=Path("$OWN_DISK/scratch"), samples=1, workers=1, resume=True))
     assert again.complete and not list((tmp_path / "disk" / "scratch").iterdir())
 
 
@@ -286,3 +341,28 @@ def test_the_library_is_found_from_any_working_directory(place, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_the_script_for_slurm_gives_each_job_its_shard(tmp_path):
+    script = ROOT / "Docs" / "Examples" / "slurm_batch.sh"
+    tool = tmp_path / "bin" / "synthdiffusion"
+    tool.parent.mkdir()
+    tool.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    tool.chmod(0o755)
+
+    def parsed(*arguments: str, **variables: str) -> argparse.Namespace:
+        own = {"PATH": f"{tool.parent}{os.pathsep}{os.environ['PATH']}", **variables}
+        done = subprocess.run(
+            ["bash", str(script), *arguments], env=own, capture_output=True, encoding="utf-8", timeout=60, check=True
+        )
+        return build_parser().parse_args(done.stdout.splitlines())
+
+    one = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_COUNT": "1"}  # the same, when one of 16 is sent again
+    job = parsed("a b", "lung-nodule-ct", "out", "10", "16", TMPDIR="/local disk", **one)
+    assert (job.shard, job.resume, job.samples, job.workers) == ((7, 16), True, 10, 1)
+    with pytest.raises(subprocess.CalledProcessError):
+        parsed("a b", "lung-nodule-ct", "out", "10", **one)
+    assert (job.segmentations, job.out, job.scratch) == ([Path("a b")], Path("out"), Path("/local disk"))
+    whole = parsed("a b", "lung-nodule-ct", "out")
+    assert (whole.shard, whole.scratch, whole.samples) == ((1, 1), None, 1)

@@ -343,6 +343,24 @@ def test_a_burned_in_label_is_in_the_voxels_and_is_said(tmp_path, oblique_affine
     assert not changed[:, 20:].any() and changed[:, :, 0].sum() > 500
 
 
+def test_progress_as_lines_for_a_program(tmp_path, oblique_affine, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where a file named "cancel" would end it
+    volume = generated(tmp_path, ct(), oblique_affine("LPS"), suffix=".nrrd")
+    assert cli.main(["export", "dicom", str(volume), "--out", str(tmp_path / "out"), "--events"]) == 0
+    *events, _path, last = capsys.readouterr().out.splitlines()
+    events = [json.loads(line) for line in events]
+    assert [(e["event"], e["step"], e["total"]) for e in events] == [("progress", n, 9) for n in range(1, 10)]
+    assert json.loads(last)["slices"] == 9 and json.loads(last)["other_drawing"] is None
+
+
+def test_who_reads_the_events_ends_it_by_a_file(tmp_path, oblique_affine, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("cancel").touch()
+    volume = generated(tmp_path, ct((16, 16, 4000)), oblique_affine("LPS"), suffix=".nrrd")
+    assert cli.main(["export", "dicom", str(volume), "--out", str(tmp_path / "out"), "--events"]) == 130
+    assert "Cancelled" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_from_the_command_line(tmp_path, oblique_affine, capsys):
     volume = generated(tmp_path, ct(), oblique_affine("LPS"), suffix=".nrrd")
     arguments = ["export", "dicom", str(volume), "--out", str(tmp_path / "out"), "--subject", "S 1", "--json"]

@@ -38,6 +38,7 @@ def test_this_python():
     assert said["python"] == platform.python_version()
     assert Path(said["executable"]) == Path(sys.executable)
     assert (said["missing"], said["torch"], said["torch_problem"]) == ([], torch.__version__, None)
+    assert {entry["name"] for entry in said["missing_dicom"]} <= {"pydicom", "highdicom"}
     cpu = said["devices"][0]
     assert (cpu["id"], cpu["name"], cpu["precision"]) == ("cpu", timings.cpu_name(), resolve_precision("auto", "cpu"))
     assert cpu["total_bytes"] == psutil.virtual_memory().total
@@ -51,6 +52,9 @@ def test_a_python_without_any_package():
     assert [m["requirement"] for m in said["missing"]] == lines
     assert {m["installed"] for m in said["missing"]} == {None}
     assert [m["name"] for m in said["missing"]] == [Requirement(line).name for line in lines]
+    assert [m["requirement"] for m in said["missing_dicom"]] == [
+        line for _, line in probe.read_requirements("dicom.txt")
+    ]
     assert said["torch"] is None and "not installed" in said["torch_problem"]
     (cpu,) = said["devices"]
     assert cpu["name"] and [cpu[k] for k in ("total_bytes", "free_bytes", "precision")] == [None] * 3

@@ -34,6 +34,7 @@ CONNECTING = {
     "urllib3",
     "huggingface_hub",
     "webbrowser",
+    "ray",
 }
 
 
@@ -70,7 +71,7 @@ def test_the_check_sees_a_connection(source):
     assert connecting(source)
 
 
-def test_one_module_of_the_project_opens_connections():
+def test_the_hub_and_a_cluster_are_all_that_the_project_connects_to():
     found = {
         path.relative_to(ROOT).as_posix(): names
         for folder in ("SynthDiffusionLib", "SynthDiffusion")
@@ -78,7 +79,7 @@ def test_one_module_of_the_project_opens_connections():
         if (names := connecting(path.read_text(encoding="utf-8")))
     }
     assert found.pop("SynthDiffusionLib/reader_study/locks.py") == {"socket"}
-    assert set(found) == {"SynthDiffusionLib/models/hub.py"}
+    assert set(found) == {"SynthDiffusionLib/models/hub.py", "SynthDiffusionLib/batch/ray_pool.py"}
 
 
 def test_the_name_of_the_computer_is_all_that_a_study_asks_of_socket():

@@ -313,7 +313,7 @@ DISTRIBUTIONS = {
 def test_every_import_of_the_engine_is_a_declared_dependency():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     requirements = list(project["dependencies"])
-    for extra in ("dicom", "train", "study", "bundle"):
+    for extra in ("dicom", "train", "study", "ray", "bundle"):
         requirements += project["optional-dependencies"][extra]
     declared = {re.match(r"[\w.-]+", requirement).group(0).lower() for requirement in requirements}
     offences = [

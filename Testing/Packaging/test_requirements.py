@@ -24,9 +24,10 @@ def test_the_files_hold_what_the_project_depends_on():
     engine, torch = (read_requirements(name) for name in ("engine.txt", "torch.txt"))
     assert [line for _, line in engine] == [d for d in PROJECT["dependencies"] if Requirement(d).name != "torch"]
     assert [line for _, line in torch] == [d for d in PROJECT["dependencies"] if Requirement(d).name == "torch"]
+    assert [line for _, line in read_requirements("dicom.txt")] == PROJECT["optional-dependencies"]["dicom"]
 
 
-@pytest.mark.parametrize("file", ["engine.txt", "torch.txt"])
+@pytest.mark.parametrize("file", ["engine.txt", "torch.txt", "dicom.txt"])
 def test_the_lines_are_what_the_probe_can_read(file):
     for name, line in read_requirements(file):
         parsed = Requirement(line)

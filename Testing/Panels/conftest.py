@@ -75,6 +75,14 @@ def tiny_model(tiny_model_folder, monkeypatch, tmp_path):
 
 
 @pytest.fixture
+def quick_answers(tiny_model_folder, monkeypatch):
+    """See `whole_way.quick_answers`; to be asked for before the module is opened."""
+    from whole_way import quick_answers
+
+    quick_answers(monkeypatch, tiny_model_folder)
+
+
+@pytest.fixture
 def opened(standin, tiny_model):
     """`whole_way.Slicer`: the module open, the engine ready, and the tiny model installed."""
     from whole_way import Slicer

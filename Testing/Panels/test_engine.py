@@ -39,6 +39,7 @@ ANSWER = {
     "executable": "/somewhere",
     "version": "0.1.0",
     "missing": [],
+    "missing_dicom": [],
     "torch": "2.9.0",
     "torch_problem": None,
     "devices": [

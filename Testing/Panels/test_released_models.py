@@ -419,6 +419,7 @@ def test_what_only_the_command_line_can_ask_for_is_said(running, tmp_path, entry
         ("size", "nearest", "nearest"),
         ("size", "512x512x768", "512x512x768"),
         ("regionTop", "head", ""),
+        ("dicomLabel", "overlay", "overlay"),
     ],
 )
 def test_impossible_settings_of_a_scene_are_put_right(running, name, value, expected):
@@ -436,6 +437,14 @@ def test_a_strength_out_of_range_is_put_right(running, text, expected):
     running.parameters.parameterNode.SetParameter("conditionScale", text)
     makeValid(running.parameters)
     assert running.parameters.conditionScale == expected
+
+
+def test_a_dicom_label_that_this_version_does_not_have_is_none(running):
+    from SynthDiffusionJobs.Parameters import makeValid
+
+    running.parameters.parameterNode.SetParameter("dicomLabel", "stamp")
+    makeValid(running.parameters)
+    assert running.parameters.dicomLabel == "none"
 
 
 def test_refreshing_writes_nothing(harness):

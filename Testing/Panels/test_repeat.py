@@ -240,7 +240,7 @@ def test_all_is_one_change(harness, drawing, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["whole", "inpaint"])
-def test_a_volume_of_the_real_engine_is_asked_for_again_in_the_same_words(opened, mode):
+def test_a_volume_of_the_real_engine_is_asked_for_again_in_the_same_words(quick_answers, opened, mode):
     """A run of the tiny model; other settings; the settings of its volume; the request of the next run."""
     opened.add_chest()
     opened.set(modelId="tiny-ct", mode=mode, quality="fast", seed=11, fixedSeed=True, guidance=2.0, device="cpu")

@@ -302,6 +302,7 @@ def test_the_keyboard_goes_from_top_to_bottom(harness, volumes):
         "detailsButton",
         "copyCommandButton",
         "detailsText",
+        "dicomGroup",
         "evaluationGroup",
     ]
 

@@ -10,14 +10,19 @@ import pytest
 
 ENGINE = Path(__file__).resolve().parents[2] / "SynthDiffusionLib"
 ERRORS = {"BadInput", "ModelError", "OutOfMemory", "RunFailed", "MissingExtra"}
-# Not reached from the panel: a folder that a user of the command line names, files of training, exports, arguments of
-# processes, verifying a study and joining the readers' answers with the key.
-ELSEWHERE = {"cli", "training", "evaluation", "export"}
+# Not reached from the panel: batches, a folder that a user of the command line names, files of training, training sets,
+# arguments of processes, verifying a study and joining the readers' answers with the key.
+ELSEWHERE = {"batch", "cli", "training", "evaluation"}
+TRAINING_SETS = (
+    *("bids", "decathlon", "generators", "groups", "manifest", "nnunet"),
+    *("set_cases", "set_classes", "set_files", "set_form", "splits", "training_set"),
+)
 ELSEWHERE_FILES = {
     "bundles/metadata.py",
     "bundles/write.py",
     "reader_study/merge.py",
     "reader_study/verify.py",
+    *(f"export/{name}.py" for name in TRAINING_SETS),
 }
 PROCESS_OPTIONS = re.compile(r"--(end-with-stdin|previews|like|scene)")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import shlex
@@ -341,6 +342,8 @@ def test_real_engine(standin):
     standin.wait(lambda: session.engine.status.state != "checking", 60, "the probe")
     assert importlib.metadata.version("torch").split("+")[0] in panel.ui.torchLabel.text
     assert panel.ui.packagesLabel.text == "all there" and "GB free" in panel.ui.devicesLabel.text
+    there = {name for name in ("pydicom", "highdicom") if importlib.util.find_spec(name)}
+    assert {entry["name"] for entry in session.engine.status.missingDicom} == {"pydicom", "highdicom"} - there
     standin.wait(lambda: bool(session.engine.models), 60, "the models")
     assert panel.ui.calibrateButton.enabled
     panel.close()

@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from scipy import ndimage
-from whole_way import STEPS, Slicer, add_segment, array, ball, draw, slicer_session
+from whole_way import STEPS, Slicer, add_segment, array, ball, draw, quick_answers, slicer_session
 
 
-def test_from_a_drawing_to_the_same_voxels_in_the_reopened_scene(application, tiny_model, tmp_path):
+def test_from_a_drawing_to_the_same_voxels_in_the_reopened_scene(
+    application, tiny_model, tiny_model_folder, tmp_path, monkeypatch
+):
     bundle = tmp_path / "saved.mrb"
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
     with slicer_session(tmp_path / "first") as standin:
         made = draw_generate_and_save(Slicer(standin), tmp_path, bundle)
+    quick_answers(monkeypatch, tiny_model_folder)  # set-up and estimate were real in the first session
     with slicer_session(tmp_path / "second") as standin:
         again = generate_again(Slicer(standin), bundle)
     assert np.array_equal(made, again)

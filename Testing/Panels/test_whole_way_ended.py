@@ -14,7 +14,7 @@ SOME_STAGES = ("while Python starts", "while torch is imported", "while torch ha
 
 
 @pytest.fixture
-def drawn(opened):
+def drawn(quick_answers, opened):
     """A drawing that is ready to be generated into."""
     opened.add_chest()
     opened.set_usual()

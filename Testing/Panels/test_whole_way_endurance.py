@@ -16,7 +16,7 @@ ACCOUNTS = (2, 10, 20)  # the first run makes what is made once
 MOST_BYTES_A_RUN = 100_000
 
 
-def test_nothing_grows_in_twenty_runs(opened, monkeypatch, tmp_path):
+def test_nothing_grows_in_twenty_runs(quick_answers, opened, monkeypatch, tmp_path):
     opened.add_chest()
     opened.set_usual()
     opened.wait_idle()

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import whole_way
 from test_generation import saved_request
 from test_volume_export import Export, names
 from test_whole_way import choose_model
@@ -55,7 +56,7 @@ def mask(volume) -> np.ndarray:
     return slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, segment, volume) > 0
 
 
-def test_from_the_sliders_to_the_saved_scene_and_again(opened, tmp_path):
+def test_from_the_sliders_to_the_saved_scene_and_again(opened, tmp_path, monkeypatch, tiny_model_folder):
     from SynthDiffusionScene.bundle import inventory, readBundle
     from SynthDiffusionScene.runs import runsOf
     from SynthDiffusionScene.sceneExport import exportScene
@@ -69,6 +70,7 @@ def test_from_the_sliders_to_the_saved_scene_and_again(opened, tmp_path):
     ui.centerSSlider.value = -3
     generate = opened.panel.generatePanel
     opened.wait(lambda: generate._answer.get("event") == "done", what="the estimate")
+    whole_way.quick_answers(monkeypatch, tiny_model_folder)  # from now on
     run = opened.generate()
     opened.wait_run(run)
     (volume,) = opened.volumes(run)
@@ -151,7 +153,7 @@ def test_what_cannot_be_is_refused_in_the_words_of_the_panel(opened):
     assert "Size 45 ml lies outside" in opened.ui.notesLabel.text and opened.ui.generateButton.enabled
 
 
-def test_an_image_in_which_nothing_was_marked(opened):
+def test_an_image_in_which_nothing_was_marked(quick_answers, opened):
     choose_model(opened, "tiny-empty")
     run = opened.generate()
     opened.wait_run(run)

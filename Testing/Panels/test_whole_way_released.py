@@ -36,7 +36,7 @@ def released_folder(tmp_path_factory):
 
 
 @pytest.fixture
-def opened(standin, released_folder, monkeypatch, tmp_path):
+def opened(quick_answers, standin, released_folder, monkeypatch, tmp_path):
     monkeypatch.setenv("SYNTHDIFFUSION_STATE", str(tmp_path / "state"))
     monkeypatch.setenv("SYNTHDIFFUSION_MODELS", str(released_folder))
     made = Slicer(standin)

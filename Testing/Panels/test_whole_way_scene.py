@@ -13,7 +13,7 @@ LATE = '"stage": "denoise", "step": 6'  # previews have been shown by then
 
 
 @pytest.fixture
-def drawn(opened):
+def drawn(quick_answers, opened):
     """A drawing that is ready to be generated into."""
     opened.add_chest()
     opened.set_usual()

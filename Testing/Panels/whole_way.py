@@ -24,6 +24,7 @@ PACKAGES = ("SynthDiffusion", "SynthDiffusionPanels", "SynthDiffusionJobs", "Syn
 MODEL_ID = "tiny-ct"
 SIDE = 24  # voxels of 1 mm of the chest that is drawn on
 STEPS = 8
+ANSWERS = "answers"  # folder beside that of the models
 
 # Where a worker can be stopped, in the order of a run; see `worker_brake`. "" where it is not stopped.
 STAGES = {
@@ -43,9 +44,11 @@ _DEAF = ("while torch hangs", "in a long computation")  # where it does not hear
 
 
 def make_model_folder(folder: Path) -> Path:
-    """A folder for SYNTHDIFFUSION_MODELS with the tiny model, made in a child process so that this one has no torch."""
+    """A folder for SYNTHDIFFUSION_MODELS with the tiny model, in a child process so that this one loads no torch. What
+    the engine says of it is written beside it, see `quick_answers`.
+    """
     subprocess.run([sys.executable, __file__, str(folder)], check=True)
-    return folder
+    return folder / "models"
 
 
 def write_tiny_model(folder: Path) -> None:
@@ -68,6 +71,36 @@ def write_tiny_model(folder: Path) -> None:
     description = {k: v for k, v in raw.items() if k not in ("files", "format")}
     description["segmenter"] = {"network": {"class": "UNet", "channels": channels}, "measured": {}, "patch": 16}
     seal_package(package, description, ROLES)
+
+
+def write_answers(models: Path, folder: Path) -> None:
+    """Writes what the engine's processes answer of the tiny model: each a line in a file that is called like them."""
+    from contextlib import redirect_stdout
+    from io import StringIO
+
+    from SynthDiffusionLib import cli
+    from SynthDiffusionLib.jobs import GenerateRequest
+    from SynthDiffusionLib.jobs.preflight import Device, preflight
+    from SynthDiffusionLib.jobs.probe import probe
+    from SynthDiffusionLib.volumes import Segment, Segmentation, Volume, write_segmentation, write_volume
+
+    folder.mkdir()
+    os.environ["SYNTHDIFFUSION_MODELS"] = str(models)
+    with redirect_stdout(StringIO()) as listed:
+        assert cli.main(["models", "list", "--json"]) == 0
+    shape, affine = (SIDE,) * 3, np.eye(4)
+    image, drawing = folder / "image.nrrd", folder / "drawing.seg.nrrd"
+    write_volume(Volume(np.full(shape, -700, np.int16), affine), image)
+    layer = ball(shape, [n / 2 for n in shape], 4.0).astype(np.uint8)
+    write_segmentation(Segmentation((layer,), affine, (Segment("nodule", 1),)), drawing)
+    request = GenerateRequest(drawing, MODEL_ID, folder, mode="inpaint", image=image, steps=STEPS)
+    answers = {
+        "models": json.loads(listed.getvalue().splitlines()[-1]),
+        "SynthDiffusionLib.jobs.probe": probe(),
+        "SynthDiffusionLib.jobs.preflight": preflight(request, Device("cpu", "A CPU", 8 << 30, "fp32")),
+    }
+    for name, answer in answers.items():
+        (folder / f"{name}.json").write_text(json.dumps(answer), encoding="utf-8")
 
 
 @contextmanager
@@ -253,6 +286,19 @@ def slow_workers(monkeypatch, point: str, deaf: bool = False, largest: int = 0) 
         monkeypatch.setenv(f"SYNTHDIFFUSION_TEST_{name}", value)
 
 
+def quick_answers(monkeypatch, models: Path) -> None:
+    """For tests that are about neither estimates nor the set-up: the engine's state, what a run takes and the models
+    are still asked for in processes of their own, which say what the engine has said once. Importing torch and MONAI in
+    each of them would be most of a test's time. Workers are real.
+
+    Args:
+        models: of `make_model_folder`. Of another folder, the models are really asked for.
+    """
+    if str(BRAKE) not in os.environ.get("PYTHONPATH", ""):
+        monkeypatch.setenv("PYTHONPATH", str(BRAKE))
+    monkeypatch.setenv("SYNTHDIFFUSION_TEST_ANSWERS", str(models.parent / ANSWERS))
+
+
 def use_launcher(monkeypatch, folder: Path) -> None:
     """Runs workers as children of a launcher, as PythonSlicer is one; does nothing on Windows."""
     if os.name == "nt":
@@ -307,4 +353,5 @@ def children() -> list[psutil.Process]:
 
 
 if __name__ == "__main__":
-    write_tiny_model(Path(sys.argv[1]))
+    write_tiny_model(Path(sys.argv[1]) / "models")
+    write_answers(Path(sys.argv[1]) / "models", Path(sys.argv[1]) / ANSWERS)

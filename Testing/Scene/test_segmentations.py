@@ -91,6 +91,55 @@ def test_bounds_are_the_place_of_the_first_voxel(two_overlapping, add_segmentati
         assert mask.sum() == expected.sum()
 
 
+@pytest.fixture
+def volume_on(scene):
+    """A volume node of zeros: `volume_on(affine, shape)`."""
+    import slicer.util
+
+    def make(place: np.ndarray, shape: tuple[int, int, int]):
+        node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "image")
+        slicer.util.updateVolumeFromArray(node, np.zeros(shape[::-1], np.int16))
+        node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(place))
+        return node
+
+    return make
+
+
+def test_on_the_grid_of_a_crop_the_voxels_are_those_of_the_drawing(two_overlapping, volume_on, affine, tmp_path):
+    node, masks = two_overlapping
+    low, high = (2, 3, 4), tuple(n - 1 for n in SHAPE)
+    place = affine.copy()
+    place[:3, 3] = (affine @ [*low, 1])[:3]
+    shape = tuple(b - a for a, b in zip(low, high))
+    assert segmentations.exportOnGrid(node, volume_on(place, shape), tmp_path / "a.seg.nrrd") is True
+    _voxels, header = nrrd.read(str(tmp_path / "a.seg.nrrd"))
+    np.testing.assert_allclose(_affine_of(header), place, atol=1e-6)
+    part = tuple(slice(a, b) for a, b in zip(low, high))
+    for mask, written in zip(masks.values(), _masks_of(tmp_path / "a.seg.nrrd").values()):
+        assert mask[part].any()
+        np.testing.assert_array_equal(written, mask[part])
+    assert f"TerminologyEntry:{NODULE}" in _tag(header, 1)
+
+
+def test_on_other_voxels_the_nearest_are_taken(two_overlapping, volume_on, affine, tmp_path):
+    """Every voxel cut into eight has the value of the one that it was cut from."""
+    node, masks = two_overlapping
+    place = affine @ np.diag([0.5, 0.5, 0.5, 1])
+    place[:3, 3] = (affine @ [-0.25, -0.25, -0.25, 1])[:3]
+    shape = tuple(2 * n for n in SHAPE)
+    assert segmentations.exportOnGrid(node, volume_on(place, shape), tmp_path / "a.seg.nrrd") is False
+    for mask, written in zip(masks.values(), _masks_of(tmp_path / "a.seg.nrrd").values()):
+        np.testing.assert_array_equal(written, mask.repeat(2, 0).repeat(2, 1).repeat(2, 2))
+
+
+def test_what_lies_beside_the_volume_is_refused(two_overlapping, volume_on, affine, tmp_path):
+    place = affine.copy()
+    place[:3, 3] += 1e4
+    with pytest.raises(SceneError, match="Nothing of the segmentation"):
+        segmentations.exportOnGrid(two_overlapping[0], volume_on(place, SHAPE), tmp_path / "a.seg.nrrd")
+    assert not list(tmp_path.iterdir())
+
+
 def test_file_of_another_writer_keeps_its_whole_grid(scene, affine, tmp_path):
     """Without Slicer's own reference geometry in the header, Slicer's writer would crop to the drawn voxels."""
     voxels = np.zeros(SHAPE, np.uint8)

@@ -6,7 +6,9 @@ waits until that file is gone. SYNTHDIFFUSION_TEST_DEAF: it waits like a long co
 heard. SYNTHDIFFUSION_TEST_LARGEST: no file may be larger than so many bytes, as on a full disk.
 
 SYNTHDIFFUSION_TEST_RECORD, a folder of `endurance.record`: every process of the engine, not only workers, gives the
-answer that is recorded there, without the seconds that it takes to import torch.
+answer that is recorded there, without the seconds that it takes to import torch. SYNTHDIFFUSION_TEST_ANSWERS, a folder
+of `whole_way.write_answers`: the same for the processes that are asked for the engine's state, for what a run takes,
+and, with the model folder beside that one, for the models.
 """
 
 import importlib
@@ -68,6 +70,20 @@ def _replay(record: Path) -> None:
     os._exit(0)
 
 
+def _answer(folder: Path) -> None:
+    """Says what is recorded, if that is what this process is asked for."""
+    module, *arguments = sys.orig_argv[sys.orig_argv.index("-m") + 1 :]
+    if module == "SynthDiffusionLib":
+        own = Path(os.environ["SYNTHDIFFUSION_MODELS"]).parent == folder.parent
+        module = "models" if own and arguments == ["models", "list", "--json"] else module
+    recorded = folder / f"{module}.json"
+    if recorded.exists():
+        print(recorded.read_text(encoding="utf-8"), flush=True)
+        os._exit(0)
+
+
+if os.environ.get("SYNTHDIFFUSION_TEST_ANSWERS") and "-m" in sys.orig_argv:
+    _answer(Path(os.environ["SYNTHDIFFUSION_TEST_ANSWERS"]))
 if os.environ.get("SYNTHDIFFUSION_TEST_RECORD") and "-m" in sys.orig_argv:
     _replay(Path(os.environ["SYNTHDIFFUSION_TEST_RECORD"]))
 if "SynthDiffusionLib.jobs.worker" in sys.orig_argv:
