@@ -232,8 +232,8 @@ def _costs(results: Mapping[str, Any]) -> Iterator[str]:
         c = paper.cost(paper.VOLUMES, max(paper.GPUS), first.middle, other)
         yield ""
         yield (
-            f"**The content matters**: this table is of the {paper.CONTENT}. With the {life['content']}, which is noisier, "
-            f"`{first.name}` on {max(paper.GPUS)} GPUs stores {c.stored_bytes / 1e12:.2f} TB, writes "
+            f"**The content matters**: this table is of the {paper.CONTENT}. With the {life['content']}, which is "
+            f"noisier, `{first.name}` on {max(paper.GPUS)} GPUs stores {c.stored_bytes / 1e12:.2f} TB, writes "
             f"{c.written_per_s / 1e6:.0f} MB/s, and is idle {c.idle:.0%} of the time."
         )
 

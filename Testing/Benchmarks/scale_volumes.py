@@ -331,6 +331,8 @@ def _one_life(spec: Any, content: Content, mask: Path, out: Path, seed: int) -> 
 
     out.mkdir()
     store = Store(out)
+    described = {"software": {}, "model": {"id": spec.id}, "settings": {}, "seed": seed, "same_seeds": False}
+    store.begin(described, resume=False, shared=False)
     calls: Counter[str] = Counter()
     with _counting(out, calls):
         work = store.work_folder("t-1") / "item"
