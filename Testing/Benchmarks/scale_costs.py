@@ -3,6 +3,7 @@
     python Testing/Benchmarks/scale_costs.py [--out FOLDER] [--inputs FOLDER]   measures, about a quarter of an hour
     python Testing/Benchmarks/scale_costs.py --quick [--out FOLDER]             the same on tiny volumes, in seconds
     python Testing/Benchmarks/scale_costs.py --from Docs/Tables/scale.json      only writes Docs/SCALE.md again
+    python Testing/Benchmarks/scale_costs.py --from Docs/Tables/scale.json --parts driver      measures a part anew
 
 Writes `scale.json` (all that was measured) and `scale.md` (the tables) into FOLDER. With --write, and with --from, the
 tables go between the marks of Docs/SCALE.md, and the measurements beside it, into Docs/Tables/scale.json.
@@ -57,11 +58,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.name} and {RESULTS.name}")
     options = parser.parse_args(arguments)
     try:
-        if options.write and (options.quick or set(options.parts) != set(PARTS)):
-            raise BadInput("The page shows whole measurements alone", "Give --write without --quick and --parts.")
-        results = measured(options) if options.source is None else read(options.source)
+        some = options.source is None and set(options.parts) != set(PARTS)
+        if options.source is not None and options.quick or options.write and (options.quick or some):
+            raise BadInput("The page shows whole measurements alone", "Leave out --quick, or give --from with --parts.")
+        results = read(options.source) if options.source is not None else {}
+        if options.source is None or set(options.parts) != set(PARTS):
+            results = joined(results, measured(options))
         if options.before is not None:
-            results["before"] = {key: read(options.before)[key] for key in ("life", "machine")}
+            other = read(options.before)
+            results["before"] = {"life": other["life"], "commit": other["commits"]["life"]}
     except BadInput as error:
         print(error.one_line(), file=sys.stderr)
         return error.exit_code
@@ -79,6 +84,18 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def joined(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    """Measurements with some parts measured anew.
+
+    Raises:
+        BadInput: on another machine.
+    """
+    if earlier and any(earlier["machine"][key] != later["machine"][key] for key in ("cpu", "cores", "python", "zlib")):
+        raise BadInput("The other parts were measured on another machine", "Measure all of them, without --from.")
+    commits = earlier.get("commits", {}) | later["commits"]
+    return earlier | later | {"seconds": earlier.get("seconds", 0) + later["seconds"], "commits": commits}
+
+
 def measured(options: argparse.Namespace) -> dict[str, Any]:
     """All parts that are asked for; JSON values."""
     import torch
@@ -92,6 +109,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
         "size": list(setting["size"]),
         "machine": machine(),
     }
+    results["commits"] = dict.fromkeys(options.parts, results["machine"].pop("commit"))
     with tempfile.TemporaryDirectory(prefix="scale-", dir=options.out and _made(options.out)) as name:
         folder = Path(name)
         if {"compression", "life"} & set(options.parts):

@@ -115,7 +115,8 @@ def _one_list(masks: Path, out: Path, spec: ModelSpec) -> dict[str, Any]:
     tally = Tally(len(items))
     timed("schedule", lambda: Schedule(ReadyMade(WORKERS), store, tally, 2, lambda _: None).carry_out(items))
     assert tally.done == len(items), "the pool has made another number of items"
-    timed("publish", lambda: [_publish(store, item) for item in items])
+    work = store.work_folder("t-1")
+    timed("publish", lambda: [_publish(store, item, work) for item in items])
     timed("look_made", lambda: [_look(store, item) for item in items])
     report = timed("report", lambda: write_report(store, items, tally, [], ""))
     assert report.complete, "not all that was published is found"
@@ -129,12 +130,11 @@ def _one_list(masks: Path, out: Path, spec: ModelSpec) -> dict[str, Any]:
 
 def _look(store: Store, item: Item) -> None:
     """As a driver does before it begins."""
-    if store.finished(item.key) is None:
-        store.put_aside_damaged(item.key)
+    store.finished_or_cleared(item)
 
 
-def _publish(store: Store, item: Item) -> None:
-    folder = store.work_folder("t-1") / item.key
+def _publish(store: Store, item: Item, work: Path) -> None:
+    folder = work / item.key
     folder.mkdir()
     files = {}
     for what, suffix in (("volume", ".nii.gz"), ("provenance", ".json"), ("contact_sheet", ".png")):

@@ -134,7 +134,7 @@ def _life(results: Mapping[str, Any]) -> Iterator[str]:
         f"{1e9 / results['disk']['hashed_per_s']:.1f} s more for its checksums (derived)."
     )
     if earlier:
-        commit = results["before"]["machine"]["commit"]
+        commit = results["before"]["commit"]
         ratios = []
         for old in earlier:
             new = next(r for r in results["life"] if (r["preset"], r["content"]) == (old["preset"], old["content"]))
@@ -322,9 +322,10 @@ def _arithmetic(results: Mapping[str, Any]) -> Iterator[str]:
 def _ran_on(results: Mapping[str, Any]) -> Iterator[str]:
     m = results["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items())
+    commits = ", ".join(f"{part} of commit {commit}" for part, commit in results["commits"].items())
     yield (
         f"Run on: {m['cpu']}, {m['cores']} cores, which other work shared, one thread, {m['system']}, Python "
-        f"{m['python']}, zlib {m['zlib']}, {versions}, commit {m['commit']}; {results['seconds']:.0f} s."
+        f"{m['python']}, zlib {m['zlib']}, {versions}; {commits}; {results['seconds']:.0f} s."
     )
 
 

@@ -371,7 +371,7 @@ def _one_life(spec: Any, content: Content, mask: Path, out: Path, seed: int) -> 
         item = Item(key, "case", 0, seed, mask, None, {"segmentation_sha256": checksum})
         with clock("second checksum, and the final name"):
             store.publish(work, item, paths, {"seconds": 1.0})
-    found = store.finished(key, checksums=True)
+    found = store.finished(item, checksums=True)
     assert found is not None
     volume_bytes = found.record["files"]["volume"]["bytes"]
     everything = [p.stat().st_size for p in found.folder.iterdir()]

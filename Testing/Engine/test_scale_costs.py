@@ -19,6 +19,7 @@ import scale_page as page  # noqa: E402
 import scale_paper as paper  # noqa: E402
 import scale_volumes as volumes  # noqa: E402
 
+from SynthDiffusionLib.errors import BadInput  # noqa: E402
 from SynthDiffusionLib.models.presets import load_preset  # noqa: E402
 
 # 40 s a volume, of which 30 on the GPU; 100 MB and a drawing of 25 MB; half a millisecond of driver while it works.
@@ -168,9 +169,22 @@ def test_a_packed_file_is_what_nibabel_reads(tmp_path):
         np.testing.assert_allclose(image.affine, volume.affine)
 
 
-def test_tiny_volumes_do_not_get_onto_the_page(capsys):
-    assert command.main(["--quick", "--write"]) == 2
-    assert "without --quick" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "arguments", [["--quick", "--write"], ["--write", "--parts", "life"], ["--quick", "--from", str(page.RESULTS)]]
+)
+def test_what_is_not_measured_whole_does_not_get_onto_the_page(capsys, arguments):
+    assert command.main(arguments) == 2
+    assert "whole measurements" in capsys.readouterr().err
+
+
+def test_a_part_measured_anew_takes_the_place_of_the_old_one_on_the_same_machine_only(results):
+    driver = {"driver": [], "machine": results["machine"], "seconds": 5.0, "commits": {"driver": "abc"}}
+    joined = command.joined(results, driver)
+    assert joined["driver"] == [] and joined["life"] == results["life"]
+    assert joined["commits"] == results["commits"] | {"driver": "abc"}
+    assert joined["seconds"] == results["seconds"] + 5
+    with pytest.raises(BadInput, match="another machine"):
+        command.joined(results, driver | {"machine": results["machine"] | {"cpu": "other"}})
 
 
 def test_another_json_file_is_refused(tmp_path, capsys):
