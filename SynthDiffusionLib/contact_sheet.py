@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from SynthDiffusionLib.labels.class_maps import mask_of
 from SynthDiffusionLib.labels.scheme import LabelScheme
 from SynthDiffusionLib.volumes import Volume, reorient, shifted_affine
 from SynthDiffusionLib.volumes.atomic import atomic_file
@@ -149,12 +150,17 @@ def plane(
 
 def _center(classes: np.ndarray, scheme: LabelScheme, target: str | None) -> np.ndarray:
     values = scheme.containing(target) if target else ()
-    mask = np.isin(classes, values)
+    mask = mask_of(classes, values)
     if not mask.any():
         mask = classes > 0
     if not mask.any():
         return np.array(classes.shape) // 2
-    return np.rint(np.argwhere(mask).mean(0)).astype(int)
+    # The mean index, axis by axis: a list of all voxels of a large class would take seconds and gigabytes.
+    means = []
+    for axis, size in enumerate(mask.shape):
+        counts = np.count_nonzero(mask, axis=tuple(a for a in range(3) if a != axis))
+        means.append(counts @ np.arange(size) / counts.sum())
+    return np.rint(means).astype(int)
 
 
 def _limits_of(values: np.ndarray) -> tuple[float, float]:

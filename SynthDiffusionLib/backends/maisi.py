@@ -32,6 +32,7 @@ from SynthDiffusionLib.backends.latent import (
 )
 from SynthDiffusionLib.backends.stages import Stages
 from SynthDiffusionLib.errors import BadInput, ModelError
+from SynthDiffusionLib.labels.class_maps import values_of
 from SynthDiffusionLib.labels.condition import Condition
 from SynthDiffusionLib.labels.regions import REGIONS, choose_regions
 from SynthDiffusionLib.memory.execution import TOGETHER
@@ -266,7 +267,7 @@ class Maisi:
         if controls.region is not None and not takes_regions:
             raise BadInput(f"The model '{self.spec.id}' takes no body region", "Leave out --region.")
         if takes_regions:
-            chosen, _ = choose_regions(np.unique(condition.class_map), controls.region)
+            chosen, _ = choose_regions(values_of(condition.class_map), controls.region)
             for name, region in zip(("top_region_index_tensor", "bottom_region_index_tensor"), chosen):
                 ones = torch.tensor([[float(region == r) for r in REGIONS]], device=device)
                 inputs[name] = ones * SCALE

@@ -6,8 +6,6 @@ import secrets
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from SynthDiffusionLib.backends.controls import Controls
 from SynthDiffusionLib.errors import BadInput, ModelError
 from SynthDiffusionLib.jobs.events import OnEvent, ignore
@@ -170,9 +168,10 @@ def _region_notes(request: GenerateRequest, spec: ModelSpec, prepared: Prepared)
     """Which body regions the model is told, for one that is told any; the backend chooses by the same function."""
     if not spec.controls.regions:
         return []
+    from SynthDiffusionLib.labels.class_maps import values_of
     from SynthDiffusionLib.labels.regions import choose_regions
 
-    return [choose_regions(np.unique(prepared.condition.class_map), request.region)[1]]
+    return [choose_regions(values_of(prepared.condition.class_map), request.region)[1]]
 
 
 def _window_notes(spec: ModelSpec, prepared: Prepared) -> list[str]:

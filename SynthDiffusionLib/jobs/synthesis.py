@@ -19,6 +19,7 @@ from SynthDiffusionLib.jobs.inputs import Inputs
 from SynthDiffusionLib.jobs.joint import TumourValues, check_asked, draw_tumour, range_notes
 from SynthDiffusionLib.jobs.request import GenerateRequest
 from SynthDiffusionLib.jobs.tumour import tumour_values
+from SynthDiffusionLib.labels.class_maps import mask_of, values_of
 from SynthDiffusionLib.labels.condition import Condition
 from SynthDiffusionLib.memory.plan import Plan
 from SynthDiffusionLib.models.spec import ModelSpec
@@ -128,9 +129,10 @@ def prepare_whole(request: GenerateRequest, spec: ModelSpec, inputs: Inputs) -> 
     if chosen.cropped:
         class_map = _same_part(class_map, aligned)
     on_grid = resample_to(aligned, shape, affine, fill=0)
-    present = [n for n in given if np.isin(on_grid.array, mapping.scheme.containing(n)).any()]
+    on_model, in_drawing = values_of(on_grid.array), values_of(aligned.array)
+    present = [n for n in given if not on_model.isdisjoint(mapping.scheme.containing(n))]
     # Outside the crop a class is known to be absent; what is too small for the model's voxels is not known at all.
-    in_box = [n for n in given if np.isin(aligned.array, mapping.scheme.containing(n)).any()]
+    in_box = [n for n in given if not in_drawing.isdisjoint(mapping.scheme.containing(n))]
     absent = [n for n in given if n not in in_box]
     lost = [n for n in in_box if n not in present]
     if absent:
@@ -296,7 +298,7 @@ def prepare_inpaint(request: GenerateRequest, spec: ModelSpec, inputs: Inputs) -
     margin = request.margin_mm if request.margin_mm is not None else spec.inpaint.margin_mm
     drawable = {c.name for c in scheme.classes if c.role == "remove"} | {spec.target_class}
     values = [c.value for c in scheme.classes if c.name in drawable]
-    drawn = np.isin(mapping.class_map, values)
+    drawn = mask_of(mapping.class_map, values)
     if not drawn.any() and any(n in drawable for n in mapping.given):
         raise BadInput(
             f"What is drawn as {' or '.join(sorted(drawable & set(mapping.given)))} does not lie within --image",
@@ -485,7 +487,7 @@ def _intensity_notes(crops: list[InpaintCrop], spec: ModelSpec) -> list[str]:
 def _outside_body_note(classes: np.ndarray, scheme, given: tuple[str, ...]) -> list[str]:
     if "body" not in given:
         return []
-    outside = float((~np.isin(classes, scheme.containing("body"))).mean())
+    outside = float((~mask_of(classes, scheme.containing("body"))).mean())
     if outside < 0.01:
         return []
     return [

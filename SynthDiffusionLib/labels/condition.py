@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from SynthDiffusionLib.labels.class_maps import mask_of
 from SynthDiffusionLib.labels.scheme import LabelScheme
 
 
@@ -52,5 +53,5 @@ def encode_classes(class_map: np.ndarray, scheme: LabelScheme, given: tuple[str,
     channels = np.zeros((len(scheme.condition_classes), *class_map.shape), np.int8)
     for channel, label in zip(channels, scheme.condition_classes):
         if label.name in given:
-            channel[...] = np.where(np.isin(class_map, scheme.containing(label.name)), 1, -1)
+            channel[...] = np.where(mask_of(class_map, scheme.containing(label.name)), 1, -1)
     return channels

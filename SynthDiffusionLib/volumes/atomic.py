@@ -19,6 +19,9 @@ from SynthDiffusionLib.errors import BadInput, RunFailed
 _NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG}
 _REPLACE_ATTEMPTS = 10
 _RETRIES_PERMISSION = os.name == "nt"  # elsewhere a refusal does not pass
+# Of gzip. Grey values are mostly noise, which hardly gets smaller above level 3 but takes about twice as long there;
+# label maps do get smaller (Docs/SCALE.md).
+GREY_LEVEL, LABEL_LEVEL = 3, 6
 
 
 @contextmanager
@@ -87,8 +90,13 @@ def files_together(paths: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
 
 
 @contextmanager
-def gzip_stream(file: BinaryIO, level: int = 6) -> Iterator[BinaryIO]:
-    """A gzip stream whose bytes depend on its content only: no time and no file name in its header (RFC 1952)."""
+def gzip_stream(file: BinaryIO, level: int) -> Iterator[BinaryIO]:
+    """A gzip stream whose bytes depend on its content only: no time and no file name in its header (RFC 1952).
+
+    Args:
+        file: open for writing.
+        level: of compression, from 1 to 9: `GREY_LEVEL` or `LABEL_LEVEL`.
+    """
     with gzip.GzipFile(filename="", mode="wb", compresslevel=level, fileobj=file, mtime=0) as stream:
         yield stream
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
-from SynthDiffusionLib.volumes.atomic import atomic_file, gzip_stream
+from SynthDiffusionLib.volumes.atomic import GREY_LEVEL, LABEL_LEVEL, atomic_file, gzip_stream
 from SynthDiffusionLib.volumes.checks import check_3d, check_size, rescaled, spatial_shape, storable
 from SynthDiffusionLib.volumes.grid import (
     LPS_TO_RAS,
@@ -84,7 +84,7 @@ def write_nifti(volume: Volume, path: Path) -> None:
         header["pixdim"][1:4] = spacing_of(volume.affine)
     with atomic_file(path) as file:
         if path.name.lower().endswith(".gz"):
-            with gzip_stream(file) as stream:
+            with gzip_stream(file, LABEL_LEVEL if volume.unit == "label" else GREY_LEVEL) as stream:
                 image.to_stream(stream)
         else:
             image.to_stream(file)

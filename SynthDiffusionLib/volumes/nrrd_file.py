@@ -19,7 +19,7 @@ from typing import BinaryIO
 import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
-from SynthDiffusionLib.volumes.atomic import atomic_file, gzip_stream
+from SynthDiffusionLib.volumes.atomic import GREY_LEVEL, LABEL_LEVEL, atomic_file, gzip_stream
 from SynthDiffusionLib.volumes.checks import check_3d, check_size, storable
 from SynthDiffusionLib.volumes.grid import LPS_TO_RAS, check_affine, check_spacing
 from SynthDiffusionLib.volumes.stream import data_file_beside, decoding, read_voxels, truncated
@@ -151,14 +151,18 @@ def read_nrrd_layers(path: Path, header: NrrdHeader) -> tuple[np.ndarray, np.nda
 
 def write_nrrd(volume: Volume, path: Path) -> None:
     """Write a .nrrd file, gzip-packed, in space LPS, with the metadata as key/value pairs."""
-    write_nrrd_layers(volume.array[None], volume.affine, volume.metadata, path)
+    level = LABEL_LEVEL if volume.unit == "label" else GREY_LEVEL
+    write_nrrd_layers(volume.array[None], volume.affine, volume.metadata, path, level)
 
 
-def write_nrrd_layers(layers: np.ndarray, affine: np.ndarray, pairs: dict[str, str], path: Path) -> None:
+def write_nrrd_layers(
+    layers: np.ndarray, affine: np.ndarray, pairs: dict[str, str], path: Path, level: int = LABEL_LEVEL
+) -> None:
     """Write voxels of shape (L, I, J, K); with more than one layer the file is 4-D with a list axis in front.
 
     Args:
         pairs: key/value pairs.
+        level: of gzip.
     """
     array = storable(layers if len(layers) > 1 else layers[0])
     lps = LPS_TO_RAS @ affine
@@ -181,7 +185,7 @@ def write_nrrd_layers(layers: np.ndarray, affine: np.ndarray, pairs: dict[str, s
     little = array.dtype.newbyteorder("<")
     with atomic_file(path) as file:
         file.write(("\n".join(lines) + "\n\n").encode("utf-8"))
-        with gzip_stream(file) as stream:
+        with gzip_stream(file, level) as stream:
             # Slab by slab: a whole second copy of the voxels would double the memory.
             for k in range(array.shape[-1]):
                 stream.write(array[..., k].astype(little, copy=False).tobytes(order="F"))

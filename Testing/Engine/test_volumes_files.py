@@ -7,6 +7,7 @@ import gzip
 import os
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import nibabel as nib
@@ -17,6 +18,7 @@ import SimpleITK as sitk
 
 from SynthDiffusionLib.errors import BadInput, RunFailed
 from SynthDiffusionLib.volumes import Segment, Segmentation, Volume, read_volume, write_segmentation, write_volume
+from SynthDiffusionLib.volumes.atomic import GREY_LEVEL, LABEL_LEVEL
 
 SUFFIXES = [".nii", ".nii.gz", ".nrrd", ".mha", ".mhd"]
 DTYPES = [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.float32, np.float64]
@@ -104,6 +106,21 @@ def test_metadata_keys_that_would_break_a_header(tmp_path, key):
     with pytest.raises(BadInput, match="metadata key"):
         write_volume(_volume(metadata={key: "x"}), tmp_path / "a.nrrd")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
+def test_grey_values_and_labels_are_packed_by_the_level_that_suits_them(tmp_path, suffix):
+    """What is packed alike by zlib has been packed by that level."""
+    array = np.random.default_rng(3).normal(40, 12, (64, 48, 20)).astype(np.int16)
+    for unit, level in (("HU", GREY_LEVEL), ("label", LABEL_LEVEL)):
+        labels = (array > 40).astype(np.uint8)
+        path = tmp_path / f"{unit}{suffix}"
+        write_volume(Volume(labels if unit == "label" else array, np.eye(4), unit), path)
+        packed = path.read_bytes()
+        packed = packed[packed.index(b"\x1f\x8b") :]
+        sizes = {n: len(zlib.compress(gzip.decompress(packed), n, wbits=31)) for n in (1, 3, 6, 9)}
+        assert min(sizes, key=lambda n: abs(sizes[n] - len(packed))) == level
+        assert len(set(sizes.values())) == 4
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".mha", ".nrrd"])

@@ -228,3 +228,30 @@ def test_the_smallest_voxels_cost_little():
     began = time.process_time()
     resample_volume(volume, 1.0)
     assert time.process_time() - began < 2  # 48^3 Gaussians of 340,000 voxels take minutes
+
+
+@pytest.mark.parametrize("unit", ["HU", "label"])
+@pytest.mark.parametrize("codes", ["LPS", "RAS", "SLA", "PIR", "ASL", "IRP"])
+def test_a_grid_whose_voxels_are_the_old_ones_gets_them_without_interpolation(oblique_affine, monkeypatch, unit, codes):
+    rng = np.random.default_rng(2)
+    array = rng.integers(0, 4, (9, 7, 12)).astype(np.uint8)
+    array = array if unit == "label" else (array * np.int16(211) - 900).astype(np.int16)
+    volume = Volume(array, oblique_affine("LPS", spacing=(0.7, 1.1, 2.3)), unit)
+    turned = reorient(volume, codes)
+    inner = shifted_affine(turned.affine, (2, 0, 1))
+    shape = tuple(n - 3 for n in turned.shape)
+    with monkeypatch.context() as changed:
+        changed.setattr(resample, "_interpolate", None)  # it is not called
+        whole, cut = resample_to(volume, turned.shape, turned.affine), resample_to(volume, shape, inner)
+    np.testing.assert_array_equal(whole.array, turned.array)
+    np.testing.assert_array_equal(cut.array, turned.array[2:-1, :-3, 1:-2])
+    assert cut.array.flags.c_contiguous and not np.shares_memory(cut.array, array)
+    monkeypatch.setattr(resample, "_whole_steps", lambda *_: None)
+    np.testing.assert_array_equal(resample_to(volume, shape, inner).array, cut.array)
+
+
+def test_a_grid_that_goes_beyond_the_old_one_by_whole_voxels_is_filled(oblique_affine):
+    volume = Volume(np.arange(60, dtype=np.int16).reshape(3, 4, 5), oblique_affine("LPS", spacing=(1, 1, 2)), "HU")
+    wider = resample_to(volume, (5, 4, 5), shifted_affine(volume.affine, (-1, 0, 0)))
+    np.testing.assert_array_equal(wider.array[1:4], volume.array)
+    assert (wider.array[[0, 4]] == -1000).all()
