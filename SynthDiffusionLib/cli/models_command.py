@@ -284,7 +284,10 @@ def _import(args: argparse.Namespace) -> _Outcome:
     exported = spec.provenance.get("imported_bundle", {"unchanged": False})
     if exported["unchanged"]:
         template = exported["model"]
-        lines.insert(1, f"Its weights are those that its description was exported with, as {template}.")
+        lines.insert(1, f"Weights and description are those that were exported together, as {template}.")
+    elif exported.get("description_changed"):
+        template = "the bundle's changed description"
+        lines.insert(1, f"Its {unknown} unknown; its settings are those of {template}.")
     else:
         lines.insert(1, f"Its {unknown} unknown; its settings are those of {template}.")
     notes = spec.provenance.get("notes", [])
