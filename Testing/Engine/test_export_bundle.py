@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import importlib.metadata
 import json
+import subprocess
+import sys
 
 import nibabel as nib
 import numpy as np
 import pytest
 import tiny_package
 import torch
-from bundle_examples import SCHEMA, monai_bundle, write_json
+from bundle_examples import ROOT, SCHEMA, monai_bundle, write_json
 from monai.bundle import ConfigParser, verify_metadata, verify_net_in_out
 from tiny_latent import make_latent_package
 from tiny_package import edit_description, make_package, make_working_package
@@ -228,6 +230,30 @@ def test_a_package_that_cannot_be_exported_leaves_nothing(change, message, tmp_p
     with pytest.raises(ModelError, match=message):
         export_bundle(package.folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_a_killed_export_has_left_goes_with_the_next(tmp_path):
+    package, out = make_working_package(tmp_path / "tiny-ct"), tmp_path / "out"
+    code = f"""
+import os, sys
+from pathlib import Path
+from SynthDiffusionLib.output_folders import staging_folder
+with staging_folder(Path({str(out)!r})) as staging:
+    (staging / "new").mkdir()
+    (staging / "new" / "model.pt").write_bytes(b"half")
+    print("begun", flush=True)
+    sys.stdin.read()
+"""
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+    assert child.stdout.readline().strip() == b"begun"
+    (out / ".part-mine").mkdir()  # nobody says whose it is
+    export_bundle(package.folder, out)
+    assert len(list(out.glob(".part-*"))) == 2, "the other export is at work"
+    child.kill()
+    child.communicate()
+    (out / "tiny-ct").rename(tmp_path / "first")
+    export_bundle(package.folder, out)
+    assert [path.name for path in out.glob(".part-*")] == [".part-mine"]
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
