@@ -165,6 +165,38 @@ GRID = {
 }
 
 
+def test_settings_as_monais_command_line_hands_them_over(drawing, tmp_path):
+    """A label map as text becomes a table there, and null a text."""
+    package = make_latent_package(tmp_path / "tiny-limb")
+    folder = export_bundle(package.folder, tmp_path / "out").folder
+    labels = '{"body": "body", "tumour": null}'
+    common = ("--segmentation", str(drawing), "--steps", "1", "--device", "cpu")
+    command = ("run", folder, "--config_file", "configs/inference.json", *common)
+    done = monai_bundle(*command, "--seed", "null", "--labels", labels, "--sampler", "null")
+    assert done.returncode == 0, done.stderr
+    (record,) = (read(path) for path in (folder / "output").glob("*.json"))
+    assert record["settings"]["seed"] >= 0 and "tumour" not in record["given_classes"]
+    (path,) = sample(folder, tmp_path / "v", seed=None, labels=json.loads(labels), segmentation=drawing, steps=1)
+    assert "seed" in path
+
+
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        (("--steps", "5000"), "synthdiffusion: error: 5000 steps were asked for. Give --steps"),
+        (("--steps", "few"), "synthdiffusion: error: The setting 'steps' cannot be \"few\". Give it as the first"),
+        (("--segmentation", "none.nrrd"), "synthdiffusion: error: "),
+    ],
+)
+def test_an_ordinary_mistake_is_said_before_monais_traceback(setting, line, tmp_path):
+    folder = export_bundle(make_latent_package(tmp_path / "tiny-limb").folder, tmp_path / "out").folder
+    done = monai_bundle("run", folder, "--config_file", "configs/inference.json", *setting)
+    assert done.returncode != 0
+    told = [text for text in done.stderr.splitlines() if text.startswith("synthdiffusion: error: ")]
+    assert len(told) == 1 and told[0].startswith(line)
+    assert done.stderr.index(told[0]) < done.stderr.index("Traceback")
+
+
 @pytest.mark.parametrize("settings", [{"size": "16x24"}, {"size": 5}, {"spacing": "wide"}, {"spacing": [1.0, 2.0]}])
 def test_settings_that_cannot_be(settings, tmp_path):
     folder = export_bundle(make_latent_package(tmp_path / "tiny-limb").folder, tmp_path / "out").folder
