@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from SynthDiffusionLib.cli import models_released
-from SynthDiffusionLib.errors import ModelError
+from SynthDiffusionLib.errors import ModelError, escaped
 
 if TYPE_CHECKING:
     from SynthDiffusionLib.models import Installed, ModelSpec
@@ -84,9 +84,9 @@ def run(args: argparse.Namespace) -> int:
     lines, result = actions[args.models_action](args)
     if args.json:
         text = json.dumps(result, ensure_ascii=False, allow_nan=False)
-        print(text if _printable(text) == text else json.dumps(result, allow_nan=False))
-    else:
-        print(_printable("\n".join(lines)))
+        print(text if text.isprintable() and _printable(text) == text else json.dumps(result, allow_nan=False))
+    else:  # what a package says of itself, or what its folder is called, does not drive the terminal
+        print(_printable("\n".join(map(escaped, lines))))
     return 0
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from SynthDiffusionLib.errors import ModelError, RunFailed
+from SynthDiffusionLib.errors import ModelError, RunFailed, escaped
 from SynthDiffusionLib.models.checkpoints import read_content, shortened, state_dict
 from SynthDiffusionLib.models.package import load_package, seal_package, sha256_of
 from SynthDiffusionLib.models.registry import Installed, list_packages, put_package
@@ -268,9 +268,11 @@ def install_converted(
         from SynthDiffusionLib.models.catalogue import origin_by_checksums
 
         origin = origin_by_checksums(checksums) or Origin()
-    imported: dict[str, Any] = {"imported_files": [{"file": p.name, "sha256": c} for p, c in zip(files, checksums)]}
+    imported: dict[str, Any] = {
+        "imported_files": [{"file": escaped(p.name), "sha256": c} for p, c in zip(files, checksums)]
+    }
     if len(files) == 1:
-        imported = {"imported_file": files[0].name, "imported_sha256": checksums[0]}
+        imported = {"imported_file": escaped(files[0].name), "imported_sha256": checksums[0]}
     description = {
         **converted.description,
         "name": new_id,

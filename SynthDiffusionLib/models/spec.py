@@ -376,8 +376,12 @@ def size_text(n: float) -> str:
 
 def _contradictions(data: Mapping[str, Any], preset: bool) -> Iterator[str]:
     """What is wrong in a description that satisfies the schema."""
+    from SynthDiffusionLib.schemas import driving
+
     if why := id_problem(data["id"]):  # a "$" in the schema's pattern lets a line end pass
         yield f"'id' cannot be {data['id']!r}: {why}"
+    if found := driving(data):
+        yield found
     yield from _file_problems(data, preset)
     grid = data["grid"]
     if len({{"R": "L", "P": "A", "I": "S"}.get(letter, letter) for letter in grid["orientation"]}) != 3:
