@@ -14,7 +14,7 @@ from SynthDiffusionLib.bundles.layout import METADATA, MODELS
 from SynthDiffusionLib.bundles.restore import description_of, is_own, read_own, write_package
 from SynthDiffusionLib.bundles.schedulers import compare_diffusion
 from SynthDiffusionLib.bundles.source import BundleSource, open_bundle
-from SynthDiffusionLib.errors import ModelError, shortened
+from SynthDiffusionLib.errors import ModelError, escaped, shortened
 from SynthDiffusionLib.models.checkpoints import TORCH_SUFFIXES
 from SynthDiffusionLib.models.registry import Installed, put_package
 from SynthDiffusionLib.models.spec import NetworkSpec
@@ -158,7 +158,7 @@ def _foreign(
     earlier = converted.description.get("provenance", {}).get("notes", [])
     origin = replace(
         origin,
-        provenance={**origin.provenance, "bundle": known, "notes": [*earlier, *notes]},
+        provenance={**origin.provenance, "bundle": known, "notes": [*earlier, *map(escaped, notes)]},
         card=origin.card or _card(known),
     )
     return install_converted(files, new_id, f"bundle, {importer}", converted, origin)

@@ -305,7 +305,7 @@ def install_converted(
 
 
 def _named(files: list[Path]) -> str:
-    return ", ".join(f"'{path.name}'" for path in files)
+    return ", ".join(f"'{escaped(path.name)}'" for path in files)
 
 
 def save_weights(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -328,7 +328,7 @@ def save_weights(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 
 def _card(description: Mapping[str, Any], files: list[tuple[Path, str]], origin: Origin) -> str:
     lines = [f"# {description['name']}", ""]
-    lines += [f"Imported from `{path.name}` (sha256 `{checksum}`).\n" for path, checksum in files]
+    lines += [f"Imported from `{escaped(path.name)}` (sha256 `{checksum}`).\n" for path, checksum in files]
     if origin.card:
         lines += [origin.card, "", "Nothing of it has been measured here. For research only, not for diagnosis."]
     else:

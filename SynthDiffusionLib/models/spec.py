@@ -380,8 +380,6 @@ def _contradictions(data: Mapping[str, Any], preset: bool) -> Iterator[str]:
 
     if why := id_problem(data["id"]):  # a "$" in the schema's pattern lets a line end pass
         yield f"'id' cannot be {data['id']!r}: {why}"
-    if found := driving(data):
-        yield found
     yield from _file_problems(data, preset)
     grid = data["grid"]
     if len({{"R": "L", "P": "A", "I": "S"}.get(letter, letter) for letter in grid["orientation"]}) != 3:
@@ -436,6 +434,8 @@ def _contradictions(data: Mapping[str, Any], preset: bool) -> Iterator[str]:
         for other, others in parts[i + 1 :]:
             if both := sorted(set(cases) & set(others)):
                 yield f"'training.split' has '{both[0]}' in both {name} and {other}"
+    if found := driving(data):
+        yield found
 
 
 def _file_problems(data: Mapping[str, Any], preset: bool) -> Iterator[str]:
