@@ -226,9 +226,8 @@ def writeInputs(node, folder: Path, companion) -> tuple[list[str], str]:
     provenance = folder / "provenance.json"
     provenance.write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
     arguments = ["SynthDiffusionLib", "export", "volume", str(folder / "volume.nrrd"), "--provenance", str(provenance)]
-    arguments += [
-        "--edited"
-    ]  # the engine compares the voxels with the record, and says what it finds: see `editedNote`
+    # The engine compares the voxels with the record, and marks them if they are others: see `editedNote`.
+    arguments += ["--edited"]
     region = node.GetNodeReference(REGION_ROLE)
     if region is not None:
         exportSegmentation(region, folder / "region.seg.nrrd")
