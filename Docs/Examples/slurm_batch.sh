@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # A batch as an array of Slurm jobs, one GPU each, all of which write into one folder on a shared file system.
 #
-#     sbatch --array=1-16 Docs/Examples/slurm_batch.sh masks/ lung-nodule-ct /shared/batch 10
+#     sbatch --array=1-16 Docs/Examples/slurm_batch.sh masks/ lung-nodule-ct /shared/batch 10 16
 #
-# Each job makes its shard; a job that is killed, requeued or sent again goes on where it was. When all have ended, the
-# last line of this file makes one manifest and one report of the whole, and whatever is still missing:
+# The last argument is the number of shards, and the number of a job in the array is its shard. A job that is killed,
+# requeued or sent again (--array=5 with the same arguments) goes on where it was. When all have ended, the same without
+# an array makes one manifest and one report of the whole, and whatever is still missing:
 #
 #     sbatch --dependency=afterany:JOB_ID Docs/Examples/slurm_batch.sh masks/ lung-nodule-ct /shared/batch 10
 #
-# Without a number of an array the script makes the whole.
 #SBATCH --job-name=synthdiffusion
 #SBATCH --gpus-per-task=1
 #SBATCH --cpus-per-task=4
@@ -19,14 +19,18 @@
 set -euo pipefail
 
 if [ "$#" -lt 3 ]; then
-    echo "usage: [sbatch --array=1-N] $0 SEGMENTATIONS MODEL OUT [SAMPLES]" >&2
+    echo "usage: [sbatch --array=1-N] $0 SEGMENTATIONS MODEL OUT [SAMPLES [N]]" >&2
     exit 2
 fi
-masks=$1 model=$2 out=$3 samples=${4:-1}
+masks=$1 model=$2 out=$3 samples=${4:-1} shards=${5:-}
 
 shard=()
 if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
-    shard=(--shard "$((SLURM_ARRAY_TASK_ID - ${SLURM_ARRAY_TASK_MIN:-1} + 1))/${SLURM_ARRAY_TASK_COUNT:?}")
+    if [ -z "$shards" ]; then
+        echo "$0: an array needs the number of shards as its last argument" >&2
+        exit 2
+    fi
+    shard=(--shard "$SLURM_ARRAY_TASK_ID/$shards")
 fi
 
 exec synthdiffusion batch "$masks" --model "$model" --out "$out" --samples "$samples" --resume --workers 1 \

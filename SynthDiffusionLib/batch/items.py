@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,8 +17,9 @@ from SynthDiffusionLib.jobs.request import GenerateRequest
 from SynthDiffusionLib.models.spec import ModelSpec
 
 MOST_SAMPLES = 1_000_000  # of one segmentation
-_SEEDS = 2**31 - 1
+_SEEDS = 2**31 - 1 - MOST_SAMPLES  # so that all of a segmentation follow each other
 KEY_DIGITS = 20
+_STAND_IN = "unreadable:"  # begins what stands in a key for a checksum that cannot be had
 # What an item's voxels do not depend on, or what stands in the key in another form.
 _NOT_IN_KEY = (
     "schema",
@@ -45,7 +47,7 @@ class Item:
         seed: of its noise.
         segmentation: its file, absolute; None without a drawing.
         image: the real volume to inpaint into, absolute, or None.
-        checksums: SHA-256 of these files, as in the provenance.
+        checksums: SHA-256 of these files, as in the provenance; without those that cannot be read.
         problem: why it cannot be made, where that is known already; else "".
     """
 
@@ -109,14 +111,14 @@ def key_of(model: Mapping[str, Any], settings: Mapping[str, Any], checksums: Map
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
 
 
-def first_seed(base: int, checksums: Mapping[str, str], samples: int) -> int:
-    """The first of the consecutive seeds of a segmentation, so that no two segmentations get the same noise.
+def first_seed(base: int, checksums: Mapping[str, str]) -> int:
+    """The first of the consecutive seeds of a segmentation, so that segmentations hardly ever get the same noise.
 
-    It depends on the base and on the content of the segmentation, not on its name or on the others of the batch; on
-    `samples` only where there are more than 10,000.
+    It depends on the base and on the content of the segmentation alone, so that a batch can grow. As there are 2^31
+    seeds, two of many segmentations may get overlapping ones: `list_items` counts that.
     """
     text = json.dumps([base, sorted(checksums.items())])
-    return int(hashlib.sha256(text.encode()).hexdigest()[:16], 16) % (_SEEDS - max(10_000, samples) - 1)
+    return int(hashlib.sha256(text.encode()).hexdigest()[:16], 16) % _SEEDS
 
 
 def list_items(
@@ -141,25 +143,19 @@ def list_items(
 
     Returns:
         the items, ordered by case and number; and sentences on segmentations that were left out, as their content is
-        that of another.
-
-    Raises:
-        BadInput: numbers out of range.
+        that of another, and on volumes that share their noise.
     """
-    if not 1 <= samples <= MOST_SAMPLES:
-        raise BadInput(f"{samples} samples were asked for", f"Give --samples a number from 1 to {MOST_SAMPLES}.")
-    if not 0 <= seed <= _SEEDS - 1 - samples:
-        raise BadInput(f"The seed {seed} is out of range", f"Give --seed a number from 0 to {_SEEDS - 1 - samples}.")
     model, settings = model_of(spec), settings_of(template)
     items: dict[str, Item] = {}
     notes: list[str] = []
     for done, source in enumerate(sources, 1):
         checksums, problem = _checksums(source)
+        known = {name: value for name, value in checksums.items() if not value.startswith(_STAND_IN)}
         drawn = source.segmentation is not None and not same_seeds
-        first = first_seed(seed, checksums, samples) if drawn else seed
+        first = first_seed(seed, checksums) if drawn else seed
         for number in range(samples):
             key = key_of(model, settings, checksums, first + number)
-            item = Item(key, source.case, number, first + number, source.segmentation, source.image, checksums, problem)
+            item = Item(key, source.case, number, first + number, source.segmentation, source.image, known, problem)
             other = items.setdefault(key, item)
             if other.case != item.case:
                 notes.append(
@@ -167,7 +163,24 @@ def list_items(
                 )
                 break
         on_read(done, len(sources))
+    shared = sum(number - 1 for number in Counter(item.seed for item in items.values()).values())
+    if shared and not same_seeds:
+        notes.append(
+            f"{shared} of {len(items)} volumes have by chance the seed of another segmentation's, and so its noise"
+        )
     return list(items.values()), notes
+
+
+def check_numbers(samples: int, seed: int) -> None:
+    """Refuses numbers that no list can be made with.
+
+    Raises:
+        BadInput: out of range.
+    """
+    if not 1 <= samples <= MOST_SAMPLES:
+        raise BadInput(f"{samples} samples were asked for", f"Give --samples a number from 1 to {MOST_SAMPLES}.")
+    if not 0 <= seed < _SEEDS:
+        raise BadInput(f"The seed {seed} is out of range", f"Give --seed a number from 0 to {_SEEDS - 1}.")
 
 
 def shard_of(items: Sequence[Item], number: int, count: int) -> list[Item]:
@@ -187,6 +200,6 @@ def _checksums(source: Source) -> tuple[dict[str, str], str]:
         try:
             checksums[name] = sha256_of(path)
         except OSError as error:
-            stand_in = hashlib.sha256(f"unreadable:{path}".encode("utf-8", "surrogateescape")).hexdigest()
-            return checksums | {name: stand_in}, f"'{path}' cannot be read ({error.strerror or error})"
+            stand_in = hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()
+            return checksums | {name: f"{_STAND_IN}{stand_in}"}, f"'{path}' cannot be read ({error.strerror or error})"
     return checksums, ""

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from SynthDiffusionLib.batch.items import Item
 from SynthDiffusionLib.batch.maker import Made, Setup
 from SynthDiffusionLib.batch.pool import LOST, MADE, READY, UNUSABLE, Outcome
 from SynthDiffusionLib.batch.store import LOGS, Store
+from SynthDiffusionLib.jobs.interrupts import uninterrupted
 
 GRACE_S = 1.0  # that a worker has to tidy up before it is killed
 STARTS = 3  # in a row without getting ready, after which a worker is given up
@@ -88,11 +90,13 @@ class LocalPool:
         return len(self._workers)
 
     def close(self) -> None:
-        for process in self._workers.values():
-            process.let_go()
-        for process in self._workers.values():
-            process.end()
-        self._workers.clear()
+        with uninterrupted():  # or a worker that hangs would be left behind
+            for process in self._workers.values():
+                process.let_go()
+            until = time.monotonic() + GRACE_S
+            for process in self._workers.values():
+                process.end(max(0.0, until - time.monotonic()))
+            self._workers.clear()
 
     def _begin(self, name: str, starts: int) -> None:
         seat = self._seats[name]
@@ -178,13 +182,13 @@ class _Process:
         with suppress(OSError):
             self._child.stdin.close()
 
-    def end(self) -> None:
-        """Ends it, with its children, whatever they are doing."""
+    def end(self, grace_s: float = GRACE_S) -> None:
+        """Ends it, with its children, whatever they are doing; after so many seconds, if it does not by itself."""
         import psutil
 
         self.let_go()
         with suppress(subprocess.TimeoutExpired):
-            self._child.wait(timeout=GRACE_S)
+            self._child.wait(timeout=grace_s)
             return
         children: list[psutil.Process] = []
         with suppress(psutil.Error):

@@ -28,7 +28,8 @@ from SynthDiffusionLib.volumes.atomic import writing_error
 
 # Why an item is not there: its input or settings, which no other worker can mend; something that may pass; or the
 # worker's surroundings, so that it is of no use for other items either.
-FINAL, PASSING, SURROUNDINGS = "final", "passing", "surroundings"
+# `UNREADABLE`: a file of its input, which may be so for this worker alone.
+FINAL, PASSING, SURROUNDINGS, UNREADABLE = "final", "passing", "surroundings", "unreadable"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Made:
         key: of the item.
         status: "done", "there" (another worker was first) or "failed".
         seconds: that it took.
-        how: of a failure: `FINAL`, `PASSING` or `SURROUNDINGS`.
+        how: of a failure: `FINAL`, `PASSING`, `SURROUNDINGS` or `UNREADABLE`.
         kind: of a failure: that of the error.
         message, hint: of a failure.
         resident_bytes: memory of the worker's process afterwards.
@@ -91,6 +92,12 @@ def software_here() -> dict[str, Any]:
         "libraries": library_versions(),
         "python": platform.python_version(),
     }
+
+
+def begun_folder(setup: Setup) -> Path:
+    """Where a worker keeps what it has begun, if that is not within the batch's folder."""
+    scratch = Path(os.path.expandvars(str(setup.scratch))).expanduser()
+    return scratch / f"synthdiffusion-{setup.token}"
 
 
 class Maker:
@@ -131,10 +138,11 @@ class Maker:
     def make(self, item: Item, should_cancel: Callable[[], bool] = lambda: False) -> Made:
         """Makes an item and gives it its place, or says why not. Never raises but for `Cancelled`."""
         began = time.monotonic()
-        if self._store.finished(item.key) is not None:
-            return Made(item.key, "there")
         work = self._work / item.key
         try:
+            if self._store.finished(item) is not None:
+                return Made(item.key, "there")
+            self._store.description()  # or it is not the batch's folder any more
             first = self._make(item, work, should_cancel, began)
             return Made(item.key, "done" if first else "there", time.monotonic() - began, resident_bytes=_resident())
         except (Cancelled, KeyboardInterrupt):
@@ -156,8 +164,7 @@ class Maker:
         """
         if self._setup.scratch is None:
             return self._store.work_folder(self._setup.token)
-        scratch = Path(os.path.expandvars(self._setup.scratch)).expanduser()
-        folder = scratch / f"synthdiffusion-{self._setup.token}"
+        folder = begun_folder(self._setup)
         try:
             shutil.rmtree(folder, ignore_errors=True)  # of this worker, before it was killed and started again
             folder.mkdir(parents=True)
@@ -198,6 +205,7 @@ class Maker:
             kind, message, hint = error.kind, error.message, error.hint
             # What is too large now may fit when others need less memory.
             how = FINAL if error.exit_code == 2 and not isinstance(error, OutOfMemory) else PASSING
+            how = UNREADABLE if isinstance(error, _Unreadable) else how
         elif isinstance(error, MemoryError):
             kind, message, hint = "out_of_memory", "The machine ran out of memory", "Use fewer workers."
             how = PASSING
@@ -231,12 +239,16 @@ class Maker:
         return None
 
 
+class _Unreadable(RunFailed):
+    """A file of an input cannot be opened here."""
+
+
 def _check_inputs(item: Item) -> None:
     """Refuses files that are not those whose checksums the item's key was made of.
 
     Raises:
         BadInput: changed.
-        RunFailed: missing or unreadable, which may be so on this computer alone.
+        _Unreadable: missing, or no permission, which may be so on this computer alone.
     """
     for name, path in (("segmentation_sha256", item.segmentation), ("image_sha256", item.image)):
         if path is None:
@@ -244,7 +256,7 @@ def _check_inputs(item: Item) -> None:
         try:
             found = sha256_of(path)
         except OSError as error:
-            raise RunFailed(
+            raise _Unreadable(
                 f"'{path}' cannot be read on {platform.node()} ({error.strerror or error})",
                 "All machines of a batch must see its files under the same paths.",
             ) from error

@@ -14,7 +14,10 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,6 +32,8 @@ from SynthDiffusionLib.errors import BadInput, MissingExtra, RunFailed, SynthDif
 
 LOCAL = "local"
 CONNECT_S = 10.0
+HEALTH_S = 30.0  # in which a cluster must say that it is one
+HEAD_EVERY_S, HEAD_LOST = 5.0, 3  # how often the head is asked, and how often in vain before it is given up
 NO_ROOM_S = 600.0  # without any actor, after which the cluster is given up
 _READY, _ITEM = "ready", "item"
 
@@ -95,6 +100,7 @@ class RayPool:
         self._actors: dict[str, _Actor] = {}
         self._here = software_here()
         self._without_s = 0.0
+        self._head_asked, self._head_silent = time.monotonic(), 0
 
     def start(self) -> None:
         import ray
@@ -138,6 +144,7 @@ class RayPool:
     def wait(self, timeout_s: float) -> list[Outcome]:
         import ray
 
+        self._check_head()
         names = {actor.pending: name for name, actor in self._actors.items() if actor.pending is not None}
         if not names:
             return []
@@ -155,9 +162,10 @@ class RayPool:
     def put_aside(self, worker: str) -> None:
         import ray
 
-        with suppress(Exception):  # it may have gone by itself
-            ray.kill(self._actors[worker].handle, no_restart=True)
-        del self._actors[worker]
+        handle = self._actors.pop(worker).handle
+        if self._head_silent < HEAD_LOST:  # else the call would not come back
+            with suppress(Exception):  # it may have gone by itself
+                ray.kill(handle, no_restart=True)
 
     def alive(self) -> int:
         return len(self._actors)
@@ -165,9 +173,27 @@ class RayPool:
     def close(self) -> None:
         for name in list(self._actors):
             self.put_aside(name)
+
+    def _check_head(self) -> None:
+        """Asks for the cluster's head now and then: without one, Ray ends the driver after a minute, without a word.
+
+        Raises:
+            RunFailed: it is gone.
+        """
         import ray
 
-        ray.shutdown()
+        if time.monotonic() - self._head_asked < HEAD_EVERY_S:
+            return
+        try:
+            _call(ray.get_runtime_context().gcs_address)
+            self._head_silent = 0
+        except OSError as error:
+            self._head_silent += 1
+            if self._head_silent >= HEAD_LOST:
+                raise RunFailed(
+                    "The head of the Ray cluster is gone", "Start the cluster again, then go on with --resume."
+                ) from error
+        self._head_asked = time.monotonic()
 
     def _ask(self, name: str) -> None:
         """Asks an actor who it is; the answer comes once it has been started, or started again."""
@@ -224,6 +250,25 @@ class RayPool:
         return f"it has {', '.join(others)}" if others else ""
 
 
+@contextmanager
+def cluster(address: str) -> Iterator[None]:
+    """The block is part of a Ray cluster; see `connect`."""
+    connect(address)
+    try:
+        yield
+    finally:
+        _leave()
+
+
+def _leave() -> None:
+    """Leaves the cluster; not where its head has gone, which Ray would wait for."""
+    import ray
+
+    with suppress(OSError):
+        _call(ray.get_runtime_context().gcs_address)
+        ray.shutdown()
+
+
 def connect(address: str, cpus: int | None = None) -> None:
     """Joins a Ray cluster, or starts one on this machine.
 
@@ -242,7 +287,7 @@ def connect(address: str, cpus: int | None = None) -> None:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "include_dashboard": False}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that is started here tells its makers nothing
     if address == LOCAL:
-        options["num_cpus"] = cpus
+        options |= {"address": "local", "num_cpus": cpus}  # a new one, although the machine may be part of another
     elif address == "auto" or re.fullmatch(r"[^\s/:]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", address):
         _check_answers(address)
         options["address"] = address
@@ -283,21 +328,41 @@ def _handlers_kept() -> Iterator[None]:
 
 
 def _check_answers(address: str) -> None:
-    """Asks an address before Ray does, which takes long to give up.
+    """Asks an address before `ray.init` does, which takes minutes to give up.
 
     Raises:
-        BadInput: nobody is there.
+        BadInput: nobody is there, or somebody else.
     """
-    if address == "auto":
-        return
-    host, _, port = address.rpartition(":")
+    hint = "Start one with: ray start --head; other machines join it with: ray start --address=HOST:6379."
+    command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "health-check", "--skip-version-check"]
+    if address != "auto":
+        try:
+            _call(address)
+        except (OSError, OverflowError) as error:
+            raise BadInput(f"No Ray cluster answers at '{address}' ({error})", hint) from error
+        command += ["--address", address]
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
-    except (OSError, OverflowError) as error:
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        answered = subprocess.run(command, timeout=HEALTH_S, check=False, **quiet).returncode == 0
+    except subprocess.TimeoutExpired:
+        answered = False
+    if not answered:
         raise BadInput(
-            f"No Ray cluster answers at '{address}' ({error})",
-            "Start one with: ray start --head; other machines join it with: ray start --address=HOST:6379.",
-        ) from error
+            f"What answers at '{address}' is no Ray cluster that is well"
+            if address != "auto"
+            else "This machine is part of no Ray cluster that is well",
+            hint,
+        )
+
+
+def _call(address: str) -> None:
+    """Opens a connection to HOST:PORT and closes it.
+
+    Raises:
+        OSError: nobody answers.
+    """
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
 
 
 def _release(version: str) -> str:

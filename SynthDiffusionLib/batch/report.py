@@ -77,13 +77,17 @@ def write_report(store: Store, items: Sequence[Item], tally: Tally, notes: Seque
     Raises:
         BadInput, RunFailed: a file cannot be written.
     """
-    finished = {item.key: store.finished(item.key) for item in items}
+    finished = {item.key: store.finished(item) for item in items}
     made = [found for found in finished.values() if found is not None]
     failures = {item.key: store.failure(item.key) for item in items if finished[item.key] is None}
+    for item, kind, message, hint in tally.failed:  # told here too, where the disk was too full for their files
+        if finished[item.key] is None and failures[item.key] is None:
+            told = {"kind": kind, "message": message, "hint": hint}
+            failures[item.key] = {"case": item.case, "number": item.number, "seed": item.seed, **told}
     batch = store.description()
     paths = {"manifest": store.out / f"manifest{part}.csv"}
     with atomic_file(paths["manifest"]) as stream:
-        stream.write(_manifest(store, items, finished, failures, batch).encode("utf-8"))
+        stream.write(_manifest(store, items, finished, failures, batch).encode("utf-8", "backslashreplace"))
     summary = _summary(items, made, failures, tally, notes, batch)
     sections = [section.to_json() for section in _sections(summary)]
     name = f"report{part}"
@@ -163,7 +167,10 @@ def _summary(
         "seconds_each": {"median": statistics.median(seconds), "most": max(seconds)} if seconds else None,
         "hosts": dict(Counter(found.record["made"]["host"] for found in made)),
         "failures": [
-            {name: failure.get(name) for name in ("case", "number", "seed", "kind", "message", "hint", "attempts")}
+            {
+                name: _text(failure.get(name))
+                for name in ("case", "number", "seed", "kind", "message", "hint", "attempts")
+            }
             for failure in failed
         ],
         "notes": [*notes, *_common_notes(made)],
@@ -182,10 +189,15 @@ def _summary(
     }
 
 
+def _text(value: Any) -> Any:
+    """A value whose text can be written: what is none, as in some file names, is spelled \\udc80."""
+    return value.encode("utf-8", "backslashreplace").decode("utf-8") if isinstance(value, str) else value
+
+
 def _common_notes(made: Sequence[Finished]) -> list[str]:
     """What the runs have told, each with the number of volumes that it was told of."""
     counted = Counter(note for found in made for note in found.record["made"].get("notes", ()))
-    return [f"{note} ({number} volumes)" for note, number in counted.most_common(20)]
+    return [f"{_text(note)} ({number} volumes)" for note, number in counted.most_common(20)]
 
 
 def _sections(summary: Mapping[str, Any]) -> list[Section]:

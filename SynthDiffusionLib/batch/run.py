@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from SynthDiffusionLib import __version__
-from SynthDiffusionLib.batch.items import Item, list_items, model_of, settings_of, shard_of, with_source
+from SynthDiffusionLib.batch.items import Item, check_numbers, list_items, model_of, settings_of, shard_of, with_source
 from SynthDiffusionLib.batch.lease import only_driver, others_at_work
 from SynthDiffusionLib.batch.local_pool import LocalPool, Seat
 from SynthDiffusionLib.batch.pool import Pool
@@ -18,7 +18,7 @@ from SynthDiffusionLib.batch.report import BatchResult, write_report
 from SynthDiffusionLib.batch.schedule import Schedule, Tally
 from SynthDiffusionLib.batch.sources import Source
 from SynthDiffusionLib.batch.store import Store
-from SynthDiffusionLib.errors import BadInput, Cancelled, SynthDiffusionError
+from SynthDiffusionLib.errors import BadInput, Cancelled, RunFailed, SynthDiffusionError
 from SynthDiffusionLib.jobs.events import OnEvent, ignore
 from SynthDiffusionLib.jobs.preparation import resolve_settings
 from SynthDiffusionLib.jobs.request import GenerateRequest
@@ -70,6 +70,7 @@ class BatchRequest:
             raise BadInput(f"There is no shard {number} of {count}", "Give --shard as 1/8 to 8/8.")
         if not 0 <= self.retries <= 100:
             raise BadInput(f"{self.retries} retries were asked for", "Give --retries a number from 0 to 100.")
+        check_numbers(self.samples, self.seed)
         for name, value in (("workers", self.workers), ("threads", self.threads)):
             if value is not None and not 1 <= value <= 4096:
                 raise BadInput(f"{value} {name} were asked for", f"Give --{name} a number from 1 to 4096.")
@@ -93,12 +94,18 @@ def run_batch(
     Raises:
         BadInput, ModelError: the request cannot be carried out for any volume; or another batch is in the folder.
         Cancelled: in the end, after the report of what is there has been written, if that takes no time.
+        RunFailed: the cluster has gone; as with `Cancelled`.
     """
     package = load_package(request.template.model)
     resolve_settings(request.template, package.spec)
     number, count = request.shard
     part = "" if count == 1 else f"-{number}-of-{count}"
-    with only_driver(request.template.out, part) as out:
+    with ExitStack() as stack:
+        if request.ray is not None:
+            from SynthDiffusionLib.batch.ray_pool import cluster
+
+            stack.enter_context(cluster(request.ray))
+        out = stack.enter_context(only_driver(request.template.out, part))
         store = Store(out)
         store.begin(_description(request, package), request.resume, shared=count > 1)
         items, notes = list_items(
@@ -116,22 +123,24 @@ def run_batch(
         token = f"{_safe(host_name())}{part}-{uuid.uuid4().hex[:6]}"
         tally = Tally(len(mine))
         todo = _to_do(mine, store, request, tally, on_event)
-        cancelled: BaseException | None = None
+        ended: BaseException | None = None
         try:
             if todo:
                 pool = _pool(request, package, store, token, len(todo))
                 Schedule(pool, store, tally, request.retries, on_event, should_cancel).carry_out(todo)
-        except (Cancelled, KeyboardInterrupt) as error:
-            cancelled = error
+        except (Cancelled, KeyboardInterrupt, RunFailed) as error:
+            ended = error
         finally:
             store.clear_work(token)
             if not others_at_work(out, part):
                 store.clear_work()  # of drivers that were killed
-        if cancelled is not None and len(mine) > QUICK_REPORT:
-            raise cancelled
+        if isinstance(ended, (Cancelled, KeyboardInterrupt)) and len(mine) > QUICK_REPORT:
+            message = "Manifest and report take too long to write now: the same command with --resume writes them"
+            on_event({"event": "warning", "message": message})
+            raise ended
         result = write_report(store, mine, tally, notes, part)
-        if cancelled is not None:
-            raise cancelled
+        if ended is not None:
+            raise ended
         return result
 
 
@@ -152,11 +161,11 @@ def _to_do(items: Sequence[Item], store: Store, request: BatchRequest, tally: Ta
     for step, item in enumerate(items, 1):
         if request.verify:
             on_event({"event": "progress", "stage": "verify", "step": step, "total": len(items)})
-        if store.finished(item.key, request.verify) is not None:
+        found, put_aside = store.finished_or_cleared(item, request.verify)
+        damaged += put_aside
+        if found is not None:
             tally.there += 1
-            continue
-        damaged += store.put_aside_damaged(item.key)
-        if item.problem:
+        elif item.problem:
             hint = "Mend the file, then go on with --resume."
             store.fail(item, "bad_input", item.problem, hint, 0)
             tally.failed.append((item, "bad_input", item.problem, hint))
@@ -172,9 +181,8 @@ def _to_do(items: Sequence[Item], store: Store, request: BatchRequest, tally: Ta
 def _pool(request: BatchRequest, package: ModelPackage, store: Store, token: str, items: int) -> Pool:
     template = request.template.to_json()
     if request.ray is not None:
-        from SynthDiffusionLib.batch.ray_pool import RayPool, connect
+        from SynthDiffusionLib.batch.ray_pool import RayPool
 
-        connect(request.ray)
         return RayPool(request.workers, request.threads, template, store, token, request.scratch)
     return LocalPool(_seats(request, package, items), template, store, token, request.scratch)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -9,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from SynthDiffusionLib.batch.items import Item
-from SynthDiffusionLib.batch.maker import FINAL, SURROUNDINGS, Made
+from SynthDiffusionLib.batch.maker import FINAL, SURROUNDINGS, UNREADABLE, Made
 from SynthDiffusionLib.batch.pool import LOST, MADE, READY, UNUSABLE, Outcome, Pool
 from SynthDiffusionLib.batch.store import Store
-from SynthDiffusionLib.errors import Cancelled
+from SynthDiffusionLib.errors import Cancelled, SynthDiffusionError
 from SynthDiffusionLib.jobs.events import OnEvent
 
 POLL_S = 0.5
@@ -158,7 +159,7 @@ class Schedule:
             self._aside(worker, f"{made.message.rstrip('.')}. {made.hint}")
             self._todo.append(item)
             return
-        if made.how == FINAL:
+        if made.how == FINAL or made.how == UNREADABLE and not _readable(item):
             self._finished.append(time.monotonic())
             self._give_up(item, made.kind, made.message, made.hint)
             return
@@ -178,7 +179,10 @@ class Schedule:
 
     def _give_up(self, item: Item, kind: str, message: str, hint: str) -> None:
         self._tally.failed.append((item, kind, message, hint))
-        self._store.fail(item, kind, message, hint, self._attempts[item.key] or 1)
+        try:
+            self._store.fail(item, kind, message, hint, self._attempts[item.key] or 1)
+        except SynthDiffusionError as error:  # the report tells it all the same
+            self._warn(f"The failure of {item.case}, seed {item.seed}, could not be recorded: {error.message}")
         if len(self._tally.failed) <= FAILURES_TOLD:
             self._warn(f"{item.case}, seed {item.seed}: {message}")
         elif len(self._tally.failed) == FAILURES_TOLD + 1:
@@ -206,3 +210,8 @@ class Schedule:
             count = len(self._finished) if whole else len(self._finished) - 1
             event["eta_s"] = round((self._finished[-1] - began) / count * (tally.total - step), 1)
         self._on_event(event)
+
+
+def _readable(item: Item) -> bool:
+    """Whether the driver can read the files of an item: then it is the worker that cannot."""
+    return all(os.access(path, os.R_OK) for path in (item.segmentation, item.image) if path is not None)

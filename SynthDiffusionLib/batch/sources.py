@@ -70,7 +70,7 @@ def find_sources(paths: Sequence[Path]) -> list[Source]:
 
 def _of_folder(folder: Path) -> Iterable[Source]:
     # Resolved here, so that another working directory, or a worker on another machine, finds the same files.
-    names = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith(".") and entry.is_file())
+    names = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith(".") and not entry.is_dir())
     found = [_source(folder / name) for name in names if name.lower().endswith(SUFFIXES)]
     if not found:
         raise BadInput(f"The folder '{folder}' holds no segmentation", f"Expected are {', '.join(SUFFIXES)}.")

@@ -112,7 +112,8 @@ class Store:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise BadInput(f"'{path}' cannot be read ({error})", "Is the folder of the batch at hand?") from error
-        if not isinstance(content, dict) or content.get("form") != FORM:
+        known = isinstance(content, dict) and content.get("form") == FORM
+        if not known or not all(isinstance(content.get(name), dict) for name in ("model", "settings", "software")):
             raise BadInput(f"'{path}' is not of a batch of this version", "Choose another folder with --out.")
         return content
 
@@ -120,17 +121,22 @@ class Store:
         """Where the files of an item are, or will be."""
         return self.out / VOLUMES / key[:2] / key
 
-    def finished(self, key: str, checksums: bool = False) -> Finished | None:
+    def finished(self, item: Item, checksums: bool = False) -> Finished | None:
         """An item, if all its files are there as they were written.
 
         Args:
-            key: its key.
+            item: which one.
             checksums: read the files too, instead of only looking at their sizes.
         """
-        folder = self.folder_of(key)
+        folder = self.folder_of(item.key)
         try:
             record = json.loads((folder / ITEM_FILE).read_text(encoding="utf-8"))
-            if record["form"] != ITEM_FORM or record["key"] != key:
+            said = [record[name] for name in ("form", "key", "seed", "inputs")]
+            if said != [ITEM_FORM, item.key, item.seed, dict(item.checksums)]:
+                return None
+            if not isinstance(record["case"], str) or not isinstance(record["made"], dict):
+                return None
+            if not {"volume", "provenance"} <= record["files"].keys():
                 return None
             for entry in record["files"].values():
                 path = folder / Path(entry["name"]).name
@@ -140,24 +146,34 @@ class Store:
             return None
         return Finished(folder, record)
 
-    def put_aside_damaged(self, key: str) -> bool:
-        """Moves what lies in an item's place, but is not that item as it was written, to `damaged`.
+    def finished_or_cleared(self, item: Item, checksums: bool = False) -> tuple[Finished | None, bool]:
+        """An item, see `finished`; if something else lies in its place, that goes to `damaged`.
 
         Returns:
-            whether anything was there.
+            the item, if it is there; and whether something was put aside.
         """
-        folder = self.folder_of(key)
-        if not folder.exists():
-            return False
+        folder = self.folder_of(item.key)
+        # Looked for first: what another driver publishes a moment later is not taken for damaged.
+        there = folder.exists()
+        found = self.finished(item, checksums)
+        if found is not None or not there:
+            return found, False
+        key = item.key
         (self.out / DAMAGED).mkdir(exist_ok=True)
         rename(folder, self.out / DAMAGED / f"{key}-{uuid.uuid4().hex[:8]}")
-        return True
+        return None, True
 
     def work_folder(self, token: str) -> Path:
-        """A folder for what a worker has begun; made."""
+        """A folder for what a worker has begun; made.
+
+        Raises:
+            BadInput, RunFailed: it cannot be made; the batch is not there any more.
+        """
+        self.description()
         folder = self.out / WORK / token
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.parent.mkdir(exist_ok=True)
+            folder.mkdir(exist_ok=True)
         except OSError as error:
             raise writing_error(error, folder) from error
         return folder
@@ -203,9 +219,11 @@ class Store:
             "made": dict(made),
         }
         write_json(folder / ITEM_FILE, record)
+        self.description()  # a folder of the same name, such as a place where no disk is mounted now, is not the batch
         target = self.folder_of(item.key)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            target.parent.parent.mkdir(exist_ok=True)
+            target.parent.mkdir(exist_ok=True)
             rename(folder, target)
         except OSError as error:
             if not target.is_dir():

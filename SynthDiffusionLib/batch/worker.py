@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import shutil
 import signal
 import sys
 import threading
@@ -18,7 +19,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from SynthDiffusionLib.batch.maker import Maker
+    from collections.abc import Sequence
+
+    from SynthDiffusionLib.batch.maker import Maker, Setup
 
 
 def main() -> int:
@@ -32,8 +35,13 @@ def main() -> int:
     from SynthDiffusionLib.batch.maker import Maker, Setup
     from SynthDiffusionLib.errors import RunFailed, SynthDiffusionError
 
+    setup, made, waiting = Setup(**json.loads(first)), [], queue.Queue()
+    reader = threading.Thread(target=_read, args=(waiting, setup, made), name="stdin", daemon=True)
+    if os.name != "nt":  # there, a thread that reads standard input holds up the import of numpy (`jobs.interrupts`)
+        reader.start()
     try:
-        maker = Maker(Setup(**json.loads(first)))
+        maker = Maker(setup)
+        made.append(maker)
     except Exception as error:
         if not isinstance(error, SynthDiffusionError):
             import traceback
@@ -43,17 +51,24 @@ def main() -> int:
         _say(answers, {"what": "unusable", "reason": error.one_line()})
         return error.exit_code
     _say(answers, {"what": "ready", "about": maker.describe()})
-    # Only now: on Windows a thread that reads standard input holds up the import of numpy (`jobs.interrupts`).
-    waiting: queue.Queue[str] = queue.Queue()
-    threading.Thread(target=_read, args=(waiting, maker), name="stdin", daemon=True).start()
+    if os.name == "nt":
+        reader.start()
     while True:
         item = Item.from_json(json.loads(waiting.get()))
         _say(answers, {"what": "made", "made": asdict(maker.make(item))})
 
 
-def _read(waiting: queue.Queue[str], maker: Maker) -> None:
-    """Hands lines on; after the last one, throws away what was begun and ends the process."""
+def _read(waiting: queue.Queue[str], setup: Setup, made: Sequence[Maker]) -> None:
+    """Hands lines on; after the last one, throws away what was begun and ends the process.
+
+    Args:
+        waiting: gets the lines.
+        setup: of the worker.
+        made: its maker, once there is one.
+    """
     import psutil
+
+    from SynthDiffusionLib.batch.maker import begun_folder
 
     try:
         for line in sys.stdin:
@@ -61,7 +76,10 @@ def _read(waiting: queue.Queue[str], maker: Maker) -> None:
         for child in psutil.Process().children(recursive=True):  # it writes a scene
             with suppress(psutil.Error):
                 child.kill()
-        maker.close()
+        for maker in made:
+            maker.close()
+        if setup.scratch is not None:
+            shutil.rmtree(begun_folder(setup), ignore_errors=True)
     finally:
         os._exit(0)
 

@@ -112,6 +112,11 @@ def run(args: argparse.Namespace) -> int:
     template = request_of(args, first.segmentation, first.image)
     if not sources:
         sources = [Source(template.mode, None)]
+    elif template.mode != "inpaint" and (having := [s for s in sources if s.image is not None]):
+        raise BadInput(
+            f"'{having[0].case}' has an image, but the mode is '{template.mode}'",
+            "Add --mode inpaint to change regions of images.",
+        )
     elif template.mode == "inpaint" and (without := [s for s in sources if s.image is None]):
         raise BadInput(
             f"'{without[0].case}' and {len(without) - 1} more have no image to inpaint into",

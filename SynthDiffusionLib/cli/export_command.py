@@ -97,9 +97,9 @@ def export_volume(
         RunFailed: the disk is full.
     """
     from SynthDiffusionLib.export.own_voxels import compared
-    from SynthDiffusionLib.export.records import read_record
     from SynthDiffusionLib.jobs.outputs import check_names, header_marks, output_paths, safe_stem
     from SynthDiffusionLib.jobs.provenance import sha256_of, write_json
+    from SynthDiffusionLib.jobs.records import read_record
     from SynthDiffusionLib.jobs.request import CHOICES, check_choice
     from SynthDiffusionLib.output_folders import output_folder
     from SynthDiffusionLib.volumes import (

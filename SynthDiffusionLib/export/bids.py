@@ -21,7 +21,7 @@ from typing import Any
 
 from SynthDiffusionLib import __version__
 from SynthDiffusionLib.errors import BadInput
-from SynthDiffusionLib.export.dicom_marks import weights_sha256
+from SynthDiffusionLib.export.dicom_marks import notice_of, weights_sha256
 from SynthDiffusionLib.export.manifest import Entry
 from SynthDiffusionLib.export.set_cases import REAL
 from SynthDiffusionLib.export.set_files import SUFFIX
@@ -130,7 +130,7 @@ def sidecar(entry: Entry) -> dict[str, Any]:
     return {
         "Synthetic": True,
         "ContainsRealPatientPixels": record["contains_real_patient_pixels"],
-        "Notice": record["notice"],
+        "Notice": notice_of(record),
         "Model": model["id"],
         "ModelVersion": model["version"],
         "WeightsSHA256": weights_sha256(record),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +15,15 @@ import numpy as np
 
 from SynthDiffusionLib.errors import BadInput, MissingExtra
 from SynthDiffusionLib.export import dicom_label
-from SynthDiffusionLib.export.dicom_geometry import Planes, require_writable, shown_segmentation, shown_volume
+from SynthDiffusionLib.export.dicom_geometry import Planes, require_writable, shown_volume
 from SynthDiffusionLib.export.dicom_marks import Marks, identity_of, modality_of, subject_of
-from SynthDiffusionLib.export.dicom_segments import REGION, coded
-from SynthDiffusionLib.export.records import beside, record_of
+from SynthDiffusionLib.export.dicom_masks import Drawn, drawn_region, drawn_segmentation, segmentation_file
 from SynthDiffusionLib.jobs.outputs import limits_of, safe_stem
 from SynthDiffusionLib.jobs.provenance import sha256_of
+from SynthDiffusionLib.jobs.records import check_header, record_of
 from SynthDiffusionLib.jobs.request import check_choice
 from SynthDiffusionLib.output_folders import move_into, staging_folder
-from SynthDiffusionLib.volumes import Segment, Segmentation, Volume, read_segmentation, read_volume, same_grid
+from SynthDiffusionLib.volumes import Volume, read_volume
 from SynthDiffusionLib.volumes.atomic import writing_error
 
 if TYPE_CHECKING:
@@ -82,15 +82,6 @@ class DicomExport:
     other_drawing: str | None = None
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """A segmentation that is exported with the image: its layers in the order of the slices, and its segments."""
-
-    layers: tuple[np.ndarray, ...]
-    segments: tuple[Segment, ...]
-    made_by_model: bool
-
-
 def export_dicom(request: DicomRequest, on_slice: Callable[[int, int], None] | None = None) -> DicomExport:
     """Writes a volume as a DICOM series in a new folder, `OUT/SUBJECT_MODEL_seedN`.
 
@@ -113,11 +104,16 @@ def export_dicom(request: DicomRequest, on_slice: Callable[[int, int], None] | N
     record = record_of(request.volume, request.provenance)
     subject = subject_of(record, request.subject)
     volume = read_volume(request.volume)
-    require_writable(volume.affine, request.volume.name)
+    check_header(record, volume.metadata, request.volume.name)
     shown, planes = shown_volume(volume)
-    notes: list[str] = []
-    path = _segmentation_of(request, record)
-    drawn = _drawn(path, request, record, volume, notes)
+    require_writable(shown.shape, planes.affine, request.volume.name)
+    notes = _notes_on_the_source(record, request.subject)
+    path = segmentation_file(request.volume, request.segmentation, record)
+    drawn = {}
+    if path is not None and (segmentation := drawn_segmentation(path, request.volume, volume, record, notes)):
+        drawn["segmentation"] = segmentation
+    if region := drawn_region(request.region, request.volume, volume, record, notes):
+        drawn["region"] = region
     modality = modality_of(record)
     window = limits_of(record.get("display", {})) or _window_of(shown.array)
     identity = identity_of(record, subject, request.date, request.label, modality)
@@ -125,7 +121,10 @@ def export_dicom(request: DicomRequest, on_slice: Callable[[int, int], None] | N
     with staging_folder(request.out) as staging:
         folder = staging.parent / _name(marks)
         if folder.exists():
-            raise BadInput(f"'{folder}' is there already", "Remove it, or choose another --out or --subject.")
+            raise BadInput(
+                f"'{folder}', whose name says no more than subject, model and seed, is there already",
+                "Remove it, or choose another --out or --subject.",
+            )
         try:
             stored = _write(staging / "new", shown, planes, marks, window, request.label, drawn, on_slice)
             move_into(staging / "new", folder)
@@ -155,59 +154,32 @@ def _name(marks: Marks) -> str:
     return f"{name}_inpainted" if marks.partly_real else name
 
 
+def _notes_on_the_source(record: Mapping[str, Any], subject: str | None) -> list[str]:
+    """Where the subject may not be that of other volumes of the same patient."""
+    if not record["contains_real_patient_pixels"] or subject is not None:
+        return []
+    source = record.get("source")
+    if source is None:
+        return [
+            "the record does not say which voxels the volume was inpainted into, so that the subject follows from the "
+            "image's file: volumes of the same image saved again, or inpainted in several steps, have another"
+        ]
+    if not source["known"]:
+        return [
+            "it was inpainted into an image that was synthetic already and had no record beside it, so that its "
+            "subject is not that of other volumes of the same patient"
+        ]
+    return []
+
+
 def _window_of(array: np.ndarray) -> tuple[float, float]:
     low, high = np.percentile(array, (1, 99))
     return float(low), float(high)
 
 
-def _segmentation_of(request: DicomRequest, record: Mapping[str, Any]) -> Path | None:
-    """File of the segmentation that is exported with the volume: what was given, or what a joint model has made."""
-    made = beside(request.volume, ".seg.nrrd")
-    joint = record["settings"]["mode"] == "joint"
-    return request.segmentation or (made if joint and made.is_file() else None)
-
-
 def _other_drawing(path: Path | None, record: Mapping[str, Any]) -> str | None:
     known = record.get("inputs", {}).get("segmentation_sha256")
     return path.name if path is not None and known is not None and sha256_of(path) != known else None
-
-
-def _drawn(
-    path: Path | None, request: DicomRequest, record: Mapping[str, Any], volume: Volume, notes: list[str]
-) -> dict[str, _Drawn]:
-    """What is exported beside the image, by the name of its file."""
-    joint = record["settings"]["mode"] == "joint"
-    found = {}
-    if path is not None:
-        segmentation = _on_grid(path, volume)
-        if any(layer.any() for layer in segmentation.layers):
-            found["segmentation"] = _Drawn(shown_segmentation(segmentation), coded(segmentation, record), joint)
-        else:
-            notes.append(f"'{path.name}' is empty, so that there is no segmentation to write")
-    if not record["contains_real_patient_pixels"]:
-        if request.region is not None:
-            raise BadInput("--region was given, but the volume is synthetic as a whole", "Leave --region out.")
-        return found
-    region = request.region or beside(request.volume, "_region.seg.nrrd")
-    if request.region is None and not region.is_file():
-        notes.append("there is no region file, so that nothing tells which part of the volume is synthetic")
-        return found
-    (layer,) = _on_grid(region, volume).layers[:1]
-    mask = Segmentation(((layer > 0).astype(np.uint8),), volume.affine, (REGION,))
-    found["region"] = _Drawn(shown_segmentation(mask), (REGION,), True)
-    return found
-
-
-def _on_grid(path: Path, volume: Volume) -> Segmentation:
-    segmentation = read_segmentation(path, empty=True)
-    if not same_grid(segmentation.shape, segmentation.affine, volume.shape, volume.affine):
-        sizes = [" x ".join(map(str, shape)) for shape in (segmentation.shape, volume.shape)]
-        raise BadInput(
-            f"'{path.name}' has another grid than the volume ({sizes[0]} voxels, the volume has {sizes[1]})",
-            "Give the segmentation that the volume was made with, on the volume's grid; Slicer's Segmentations module "
-            "resamples it (Export to files, with the volume as the reference).",
-        )
-    return replace(segmentation, affine=volume.affine)
 
 
 def _write(
@@ -217,7 +189,7 @@ def _write(
     marks: Marks,
     window: tuple[float, float],
     label: str,
-    drawn: Mapping[str, _Drawn],
+    drawn: Mapping[str, Drawn],
     on_slice: Callable[[int, int], None] | None,
 ) -> StoredValues:
     from SynthDiffusionLib.export.dicom_image import series_header, write_series

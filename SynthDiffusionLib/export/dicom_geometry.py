@@ -13,7 +13,7 @@ import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.volumes import Segmentation, Volume, axis_codes, reorient, reorient_segmentation, spacing_of
-from SynthDiffusionLib.volumes.grid import LPS_TO_RAS, is_orthogonal
+from SynthDiffusionLib.volumes.grid import LPS_TO_RAS, shear_mm
 
 _SHOWN = {"S": "LPS", "I": "LPS", "R": "PIR", "L": "PIR", "A": "LIP", "P": "LIP"}
 
@@ -49,15 +49,20 @@ class Planes:
         return float(np.cross(row, column) @ self.position(index))
 
 
-def require_writable(affine: np.ndarray, name: str) -> None:
+MOST_SHEAR_MM = 1e-3
+"""How far a voxel may lie from where programs show it that take the axes for being at right angles."""
+
+
+def require_writable(shape: tuple[int, int, int], affine: np.ndarray, name: str) -> None:
     """Refuses a sheared grid (a tilted gantry): ITK, and with it most programs, would show its slices moved.
 
     Raises:
-        BadInput: the axes are not at right angles.
+        BadInput: the axes are not at right angles, and a corner would be misplaced by more than `MOST_SHEAR_MM`.
     """
-    if not is_orthogonal(affine):
+    if (moved := shear_mm(shape, affine)) > MOST_SHEAR_MM:
         raise BadInput(
-            f"{name}: its axes are not at right angles (a tilted gantry?), and most programs misplace such a series",
+            f"{name}: its axes are not at right angles (a tilted gantry?), and most programs misplace such a series, "
+            f"here by up to {moved:.2g} mm",
             "Resample the volume to a grid with right angles first.",
         )
 

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from SynthDiffusionLib import __version__
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.jobs.outputs import kind_of
+from SynthDiffusionLib.jobs.provenance import NOTICE, NOTICE_INPAINTED, NOTICE_INPAINTED_AGAIN
+from SynthDiffusionLib.jobs.sources import source_key
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -57,6 +59,16 @@ class Marks:
         return self.record["contains_real_patient_pixels"]
 
     @property
+    def again(self) -> bool:
+        """It was inpainted into an image that was partly or wholly synthetic itself."""
+        return self.notice == NOTICE_INPAINTED_AGAIN
+
+    @property
+    def notice(self) -> str:
+        """See `notice_of`."""
+        return notice_of(self.record)
+
+    @property
     def label(self) -> str:
         """What a label on the slices says."""
         return "PARTLY SYNTHETIC" if self.partly_real else "SYNTHETIC"
@@ -79,6 +91,14 @@ class Marks:
         """
         name = "/".join(map(str, what))
         return f"2.25.{uuid.uuid5(uuid.UUID(hex=self.identity[:32]), f'{self.identity}/{name}').int}"
+
+
+def notice_of(record: Mapping[str, Any]) -> str:
+    """What the record's notice says, in words of this program only: the text of a record may be anybody's."""
+    if not record["contains_real_patient_pixels"]:
+        return NOTICE
+    again = record.get("source", {}).get("image_synthetic", False) or record["notice"] == NOTICE_INPAINTED_AGAIN
+    return NOTICE_INPAINTED_AGAIN if again else NOTICE_INPAINTED
 
 
 def weights_sha256(record: Mapping[str, Any]) -> str:
@@ -106,17 +126,14 @@ def modality_of(record: Mapping[str, Any]) -> str:
 def subject_of(record: Mapping[str, Any], name: str | None) -> str:
     """The name of the synthetic subject.
 
-    Without a name it is made from the checksum of what the volume was made from: the real image of an inpainted one,
-    else the drawing, else the volume itself. So volumes of one source have one subject, and no name of a file, which
-    may be a patient's, is used.
+    Without a name it is made from the checksum of what the volume was made from, see `jobs.sources.source_key`. So
+    volumes of one source have one subject, and no name of a file, which may be a patient's, is used.
 
     Raises:
         BadInput: a name that DICOM cannot hold.
     """
     if name is None:
-        inputs = record.get("inputs", {})
-        source = inputs.get("image_sha256") or inputs.get("segmentation_sha256") or record["output_sha256"]
-        return "SYN-" + hashlib.sha256(f"subject {source}".encode()).hexdigest()[:12].upper()
+        return "SYN-" + hashlib.sha256(f"subject {source_key(record)}".encode()).hexdigest()[:12].upper()
     name = name.strip()
     if not name or len(name) > 48 or not name.isprintable() or set(name) & set('\\^=/:*?"<>|'):
         raise BadInput(
@@ -148,7 +165,12 @@ def described(marks: Marks, values: str) -> str:
     made = f"{kind_of(marks.record)}: made by the diffusion model {model} {version} (mode {settings['mode']}, "
     made += "".join(f"{key} {settings[key]}, " for key in ("sampler", "steps") if key in settings)
     sentences = [f"{made}seed {settings['seed']})."]
-    if marks.partly_real:
+    if marks.again:
+        sentences.append(
+            "It was made from an image that was partly or wholly synthetic already. What is not synthetic of it is a "
+            "real patient's and not anonymous."
+        )
+    elif marks.partly_real:
         sentences.append("Outside the inpainted region it holds a real patient's pixels and is not anonymous.")
     else:
         sentences.append("No part of it was acquired from a patient.")
@@ -166,7 +188,7 @@ def add_subject_and_study(item: Dataset, marks: Marks) -> None:
     item.PatientID = marks.subject
     item.IssuerOfPatientID = MANUFACTURER
     item.PatientBirthDate = item.PatientSex = ""
-    item.PatientComments = marks.record["notice"]
+    item.PatientComments = marks.notice
     if marks.partly_real:
         item.PatientIdentityRemoved = "NO"
     item.StudyInstanceUID = marks.uid("study")
@@ -187,7 +209,7 @@ def add_marks(item: Dataset, marks: Marks) -> None:
     if marks.weights_sha256:
         item.DeviceSerialNumber = marks.weights_sha256
     item.ContributingEquipmentSequence = [equipment(marks)]
-    item.ImageComments = f"{kind_of(marks.record)}. {marks.record['notice']}"
+    item.ImageComments = f"{kind_of(marks.record)}. {marks.notice}"
     if marks.date is not None:
         item.InstanceCreationDate = item.SeriesDate = item.ContentDate = day(marks)
 
@@ -201,7 +223,8 @@ def equipment(marks: Marks) -> Dataset:
     from pydicom.sr.codedict import codes
 
     files = marks.record["model"].get("files", {})
-    sums = ", ".join(f"{name} {digest}" for name, digest in sorted(files.items()))
+    # Without folders: those of somebody's computer would tell whose it is.
+    sums = ", ".join(f"{name.replace(chr(92), '/').rpartition('/')[2]} {s}" for name, s in sorted(files.items()))
     return ContributingEquipment(
         MANUFACTURER,
         codes.DCM.SynthesizingEquipment,

@@ -66,7 +66,10 @@ def dicom_seg(
         source_images=_source_images(header, marks, planes, shape[2]),
         pixel_array=pixels,
         segmentation_type="BINARY",
-        segment_descriptions=[_description(s, n, marks, name, made_by_model) for n, s in enumerate(segments, 1)],
+        segment_descriptions=[
+            _description(s, n, marks, f"{name}/{n}/{_content(pixels, n)}", made_by_model)
+            for n, s in enumerate(segments, 1)
+        ],
         series_instance_uid=uids[0],
         series_number=number,
         sop_instance_uid=uids[1],
@@ -111,7 +114,13 @@ def _source_images(header: Dataset, marks: Marks, planes: Planes, count: int) ->
     return images
 
 
-def _description(segment: Segment, number: int, marks: Marks, name: str, made_by_model: bool) -> SegmentDescription:
+def _content(pixels: np.ndarray, number: int) -> str:
+    """SHA-256 of the voxels of a segment, so that no two things that are drawn have one tracking UID."""
+    mask = pixels[..., number - 1] > 0 if pixels.ndim == 4 else pixels == number
+    return hashlib.sha256(np.packbits(mask).tobytes()).hexdigest()
+
+
+def _description(segment: Segment, number: int, marks: Marks, tracked: str, made_by_model: bool) -> SegmentDescription:
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.color import CIELabColor
     from highdicom.seg import SegmentDescription
@@ -128,8 +137,8 @@ def _description(segment: Segment, number: int, marks: Marks, name: str, made_by
         segmented_property_type=_code(segment.type),
         algorithm_type="AUTOMATIC" if made_by_model else "MANUAL",
         algorithm_identification=algorithm if made_by_model else None,
-        tracking_uid=marks.uid(name, "segment", number),
-        tracking_id=f"{marks.identity[:16]}-{name}-{number}",
+        tracking_uid=marks.uid("segment", tracked),
+        tracking_id=hashlib.sha256(f"{marks.identity}/{tracked}".encode()).hexdigest()[:32],
         anatomic_regions=[_code(segment.region)] if segment.region else None,
         display_color=CIELabColor.from_rgb(*(round(255 * c) for c in segment.color)) if segment.color else None,
     )

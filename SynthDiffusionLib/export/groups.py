@@ -1,20 +1,21 @@
 """Which volumes must stay on one side of every split: those of one patient, of one mask, of one image.
 
 Volumes are joined where they share a mark: the patient by name, a file by its checksum, the shape of a mask, a slice of
-the image. Marks join transitively: if A shares one with B and B another with C, all three are one group.
+the image or several small blocks of it. Marks join transitively: if A shares one with B and B another with C, all
+three are one group.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from SynthDiffusionLib.export.image_blocks import ORIENTATION, same_blocks
 from SynthDiffusionLib.volumes import Segmentation, Volume, reorient, reorient_segmentation
 
-ORIENTATION = "LPS"  # in which volumes are compared, so that a turned copy has the same marks
 FEWEST_MASK_VOXELS = 64  # of a mask whose shape says whose it is
 FEWEST_VALUES = 16  # different ones among at most `_SAMPLED` voxels of a slice that says whose it is
 _SAMPLED = 1024
@@ -29,12 +30,14 @@ class Marks:
         files: SHA-256 of its files, and of those that it was made from.
         masks: digests of the shapes of its masks.
         slices: (n,) uint64 digests of its slices, sorted, see `slice_digests`.
+        blocks: (n,) uint64 digests of small blocks, sorted, see `image_blocks.block_digests`.
     """
 
     names: frozenset[str]
     files: frozenset[str]
     masks: frozenset[str]
     slices: np.ndarray
+    blocks: np.ndarray = field(default_factory=lambda: np.array([], np.uint64))
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def grouped(marks: Sequence[Marks]) -> tuple[list[int], list[Join]]:
         for i, of_one in enumerate(marks):
             for mark in sorted(getattr(of_one, kind)):
                 join(first.setdefault(mark, i), i, why)
-    for one, other in _same_slices([m.slices for m in marks]):
+    for one, other in [*_same_slices([m.slices for m in marks]), *same_blocks([m.blocks for m in marks])]:
         join(one, other, "the same image in whole or in part")
     numbers: dict[int, int] = {}
     return [numbers.setdefault(root(i), len(numbers)) for i in range(len(marks))], joins
@@ -109,7 +112,8 @@ def slice_digests(volume: Volume) -> np.ndarray:
 
 
 def mask_digests(segmentation: Segmentation) -> frozenset[str]:
-    """Digests of the shapes of all segments, each cut to its bounding box: name, value, place and format do not count.
+    """Digests of the shapes of all segments, and of all together, each cut to its bounding box: name, value, place and
+    format do not count, nor whether all classes were merged into one.
 
     Masks of fewer than `FEWEST_MASK_VOXELS` voxels and full boxes are alike by chance, and are left out.
     """
@@ -124,9 +128,18 @@ def mask_digests(segmentation: Segmentation) -> frozenset[str]:
         if place is None:
             continue
         box = turned.layers[segment.layer][place] == segment.value
-        if np.count_nonzero(box) >= FEWEST_MASK_VOXELS and not box.all():
-            found.add(hashlib.sha256(f"{box.shape}".encode() + np.packbits(box).tobytes()).hexdigest())
-    return frozenset(found)
+        found.add(_shape_digest(box))
+    together = np.logical_or.reduce([layer > 0 for layer in turned.layers])
+    for place in find_objects(together.astype(np.uint8)):
+        found.add(_shape_digest(together[place]))
+    return frozenset(found - {""})
+
+
+def _shape_digest(box: np.ndarray) -> str:
+    """SHA-256 of a mask that is cut to its bounding box; "" if it says nothing."""
+    if np.count_nonzero(box) < FEWEST_MASK_VOXELS or box.all():
+        return ""
+    return hashlib.sha256(f"{box.shape}".encode() + np.packbits(box).tobytes()).hexdigest()
 
 
 def named_joins(joins: Iterable[Join], names: Sequence[str]) -> list[dict[str, str]]:

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from SynthDiffusionLib.errors import BadInput, Cancelled, MissingExtra, SynthDiffusionError, escaped
-from SynthDiffusionLib.evaluation.sets.case_file import check_values, first_percentile, placed_on
+from SynthDiffusionLib.evaluation.sets.case_file import check_values, first_percentile
 from SynthDiffusionLib.evaluation.sets.image_set import volume_files
 from SynthDiffusionLib.evaluation.sets.lists import base_name, patient_of_case, patient_table
 from SynthDiffusionLib.evaluation.sets.training_lists import CHANNEL, spellings
 from SynthDiffusionLib.export.dicom_marks import modality_of
 from SynthDiffusionLib.export.groups import Marks, mask_digests, slice_digests
-from SynthDiffusionLib.export.records import beside, record_of
+from SynthDiffusionLib.export.image_blocks import block_digests
+from SynthDiffusionLib.export.on_grid import read_on_grid
 from SynthDiffusionLib.export.set_classes import Part, parts_of
-from SynthDiffusionLib.jobs.provenance import is_synthetic, sha256_of
-from SynthDiffusionLib.volumes import (
-    Segmentation,
-    Volume,
-    axis_codes,
-    read_segmentation,
-    read_volume,
-    reorient_segmentation,
-    same_grid,
-)
+from SynthDiffusionLib.jobs.provenance import sha256_of
+from SynthDiffusionLib.jobs.records import beside, check_header, record_of
+from SynthDiffusionLib.volumes import read_volume
+from SynthDiffusionLib.volumes.digests import voxels_sha256
+from SynthDiffusionLib.volumes.header_texts import header_texts
+from SynthDiffusionLib.volumes.marks import mention, own_mark
 
 REAL, SYNTHETIC, INPAINTED = "real", "synthetic", "inpainted"
+MOST_CHANNELS = 8  # of a case, by the numbers of its files
 _WITHOUT_DRAWING = ("joint", "unconditional")  # modes whose case is not the name of a drawing
 
 Event = Callable[[dict], None]
@@ -47,8 +46,29 @@ class Patients:
 
     @classmethod
     def of(cls, pattern: str | None, table: Path | None) -> Patients:
-        """From the options `--patient-pattern` and `--patients`."""
+        """From the options `--patient-pattern` and `--patients`.
+
+        Raises:
+            BadInput: no regular expression, or one without a group; no table.
+        """
+        if pattern is not None:
+            _check_pattern(pattern)
         return cls(pattern, patient_table(table) if table is not None else None)
+
+
+def _check_pattern(pattern: str) -> None:
+    try:
+        groups = re.compile(pattern).groups
+    except (re.error, OverflowError, RecursionError) as error:
+        raise BadInput(
+            f"--patient-pattern {pattern!r} is no regular expression: {error}",
+            "Give one whose first group is the patient, such as '(P[0-9]+)'.",
+        ) from error
+    if not groups:
+        raise BadInput(
+            f"--patient-pattern {pattern!r} has no group",
+            "Put what stands for the patient in brackets, such as '(P[0-9]+)'.",
+        )
 
 
 @dataclass(frozen=True)
@@ -68,6 +88,8 @@ class SourceCase:
         marks: what it is recognised by.
         darkest: smallest of its values, and their first percentile.
         notes: what the user should know about it.
+        channel: it is taken for one of several channels of nnU-Net, all of one patient.
+        mention: field of a real volume's header that says "synthetic", though not that it was made here; "" if none.
     """
 
     name: str
@@ -82,6 +104,8 @@ class SourceCase:
     marks: Marks
     darkest: tuple[float, float]
     notes: tuple[str, ...] = ()
+    channel: bool = False
+    mention: str = ""
 
     @property
     def modality(self) -> str | None:
@@ -132,10 +156,11 @@ def read_cases(
         files, odd = volume_files(images, role)
         unusable += odd
         of_labels = _label_files(images, labels, role)
+        channels = _channels(files) if is_real and patients.pattern is None and patients.table is None else {}
         for number, (name, path) in enumerate(files.items(), 1):
             on_event({"event": "progress", "stage": f"reading {role} volumes", "step": number, "total": len(files)})
             try:
-                found.append(_case(name, path, of_labels, is_real, patients, need_labels))
+                found.append(_case(name, path, of_labels, is_real, patients, need_labels, channels.get(name)))
             except (Cancelled, MissingExtra):
                 raise
             except (SynthDiffusionError, OSError, ValueError, MemoryError) as error:
@@ -154,33 +179,14 @@ def read_cases(
     return found, unusable
 
 
-def read_labels(path: Path, volume: Volume, record: Mapping[str, Any] | None) -> tuple[Segmentation, bool]:
-    """A label map or segmentation on the grid of its volume, and whether it lay on that grid in its file.
-
-    A .seg.nrrd of a part of the grid is put where it belongs, and with a volume that `generate --crop` has made, what
-    lies outside of it is cut off. Nothing is resampled.
-
-    Raises:
-        BadInput: it cannot be read, or lies on another grid.
-    """
-    segmentation = read_segmentation(path, empty=True)
-    if same_grid(segmentation.shape, segmentation.affine, volume.shape, volume.affine):
-        return replace(segmentation, affine=volume.affine), True
-    cut = record is not None and bool(record["settings"].get("crop"))
-    if cut or path.name.lower().endswith(".seg.nrrd"):
-        turned = reorient_segmentation(segmentation, axis_codes(volume.affine))
-        layers = [placed_on(volume, layer, turned.affine, cut) for layer in turned.layers]
-        if all(layer is not None for layer in layers):
-            return replace(turned, layers=tuple(layers), affine=volume.affine), False
-    sizes = [" x ".join(map(str, shape)) for shape in (segmentation.shape, volume.shape)]
-    raise BadInput(
-        f"label map {path.name}: it is on another grid than its image ({sizes[0]} voxels, the image has {sizes[1]})",
-        "Save the label map on the grid of its image.",
-    )
-
-
 def _case(
-    name: str, path: Path, of_labels: Mapping[str, Path] | None, is_real: bool, patients: Patients, need_labels: bool
+    name: str,
+    path: Path,
+    of_labels: Mapping[str, Path] | None,
+    is_real: bool,
+    patients: Patients,
+    need_labels: bool,
+    channel_of: str | None,
 ) -> SourceCase:
     volume = read_volume(path)
     check_values(volume.array, path.name)
@@ -188,16 +194,21 @@ def _case(
     if not is_real:
         record = record_of(path, None)
         modality_of(record)
-    elif is_synthetic(volume.metadata):
-        raise BadInput("its header says that it is synthetic", "Give it with --synthetic, with its record.")
-    label = _label_of(name, path, of_labels, record)
+        check_header(record, volume.metadata, path.name)
+        said = ""
+    else:
+        said = _mention(path)
+    label = _label_of(name, path, of_labels, record, channel_of)
     if label is None and need_labels:
         raise BadInput("it has no label map")
     notes: list[str] = []
     parts: tuple[Part, ...] = ()
     masks: frozenset[str] = frozenset()
     if label is not None:
-        segmentation, _ = read_labels(label, volume, record)
+        try:
+            segmentation, _ = read_on_grid(label, volume, record)
+        except BadInput as error:  # whose file may have the name of the image's
+            raise BadInput(f"label map {error.message}", error.hint) from error
         label_sha256 = sha256_of(label)
         known = (record or {}).get("inputs", {}).get("segmentation_sha256")
         if known not in (None, label_sha256):
@@ -205,13 +216,16 @@ def _case(
         parts = parts_of(segmentation, record if known == label_sha256 else None)
         masks = mask_digests(segmentation)
     case = name.removesuffix(CHANNEL)
-    patient = _patient(case, record, patients, notes)
+    patient = _patient(channel_of or case, record, patients, notes)
     sha256 = sha256_of(path)
-    sums = {sha256} | ({label_sha256} if parts else set())
+    sums = {sha256, voxels_sha256(volume)} | ({label_sha256} if parts else set())
     if record is not None:
-        sums |= set(record.get("inputs", {}).values()) | {record.get("generated_sha256", sha256)}
+        source = record.get("source", {})
+        sums |= {*record.get("inputs", {}).values(), record.get("generated_sha256") or sha256, *source.get("files", ())}
+        sums |= {source[name] for name in ("key", "voxels_sha256") if name in source}
     kind = REAL if is_real else INPAINTED if record["contains_real_patient_pixels"] else SYNTHETIC
-    marks = Marks(frozenset(spellings([patient]) if patient else ()), frozenset(sums), masks, slice_digests(volume))
+    names = frozenset(spellings([patient]) if patient else ())
+    marks = Marks(names, frozenset(sums), masks, slice_digests(volume), block_digests(volume))
     return SourceCase(
         case,
         kind,
@@ -225,7 +239,39 @@ def _case(
         marks,
         (float(volume.array.min()), first_percentile(volume.array)),
         tuple(notes),
+        channel_of is not None,
+        said,
     )
+
+
+def _mention(path: Path) -> str:
+    """The field of a real volume's header that says "synthetic", or "".
+
+    Raises:
+        BadInput: it says that the volume was made here.
+    """
+    texts = header_texts(path)
+    field = own_mark(texts)
+    if field is not None:
+        raise BadInput(f"its header says that it is synthetic ({field})", "Give it with --synthetic, with its record.")
+    return mention(texts) or ""
+
+
+def _channels(names: Iterable[str]) -> dict[str, str]:
+    """The case of each file that is taken for a channel of nnU-Net: CASE_0000, CASE_0001, ... without a gap.
+
+    More than `MOST_CHANNELS` are taken for cases that somebody has numbered.
+    """
+    numbered: dict[str, list[str]] = {}
+    for name in names:
+        if match := re.fullmatch(r"(.+)_(\d{4})", name):
+            numbered.setdefault(match[1], []).append(match[2])
+    return {
+        f"{case}_{number}": case
+        for case, numbers in numbered.items()
+        if 2 <= len(numbers) <= MOST_CHANNELS and sorted(map(int, numbers)) == list(range(len(numbers)))
+        for number in numbers
+    }
 
 
 def _label_files(images: Path, labels: Path | None, role: str) -> dict[str, Path] | None:
@@ -237,7 +283,11 @@ def _label_files(images: Path, labels: Path | None, role: str) -> dict[str, Path
 
 
 def _label_of(
-    name: str, path: Path, of_labels: Mapping[str, Path] | None, record: Mapping[str, Any] | None
+    name: str,
+    path: Path,
+    of_labels: Mapping[str, Path] | None,
+    record: Mapping[str, Any] | None,
+    channel_of: str | None,
 ) -> Path | None:
     """The label map of a volume: of its name, for a synthetic one of the name of what it was made for, or beside it."""
     if record is not None and record["settings"]["mode"] == "joint":
@@ -246,7 +296,7 @@ def _label_of(
             return made
     if of_labels is None:
         return None
-    names = [name, name.removesuffix(CHANNEL)]
+    names = [name, name.removesuffix(CHANNEL), *([channel_of] if channel_of else [])]
     if record is not None:
         names += [base_name(name), record["case"]]
     return next((of_labels[n] for n in names if n in of_labels), None)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from SynthDiffusionLib.export.set_cases import SourceCase, read_labels
+from SynthDiffusionLib.export.on_grid import read_on_grid
+from SynthDiffusionLib.export.set_cases import SourceCase
 from SynthDiffusionLib.export.set_classes import painted
 from SynthDiffusionLib.jobs.outputs import header_marks
 from SynthDiffusionLib.jobs.provenance import sha256_of
@@ -51,7 +52,7 @@ def write_case(
         write_volume(Volume(volume.array, volume.affine, volume.unit, metadata), image)
     label_copied = False
     if case.label is not None and label is not None:
-        segmentation, on_grid = read_labels(case.label, volume, case.record)
+        segmentation, on_grid = read_on_grid(case.label, volume, case.record)
         unchanged = all(value == new for (_, value), new in values.items())
         label_copied = on_grid and unchanged and has_plain_form(case.label, volume, of_labels=True)
         if label_copied:

@@ -293,6 +293,7 @@ def _notes(
     if told:
         first = next(iter(told))
         notes.append(first + (f" (and {len(told) - 1} more such notes)" if len(told) > 1 else ""))
+    notes += _notes_on_cases(cases)
     by_name = {case.patient.casefold() for case in cases if case.patient}
     hidden = [j for j in joins if cases[j.one].patient.casefold() != cases[j.other].patient.casefold()]
     both_real = [j for j in hidden if cases[j.one].kind == cases[j.other].kind == REAL]
@@ -327,6 +328,30 @@ def _notes(
         notes.append(
             f"{counted(held, 'synthetic or inpainted volume')} of test or validation patients {_is(held)} not in the "
             "set (held_back in manifest.json)"
+        )
+    return notes
+
+
+def _notes_on_cases(cases: Sequence[SourceCase]) -> list[str]:
+    """What could not be compared, or was taken for something by its name."""
+    notes = []
+    if mentions := [case for case in cases if case.mention]:
+        notes.append(
+            f"the headers of {counted(len(mentions), 'real volume')} speak of something synthetic, first "
+            f"'{shortened(mentions[0].name)}' ({shortened(mentions[0].mention)}): not a mark of SynthDiffusion; make "
+            "sure that patients were imaged"
+        )
+    maskless = [c for c in cases if c.label is None and "segmentation_sha256" in (c.record or {}).get("inputs", {})]
+    if maskless:
+        notes.append(
+            f"{counted(len(maskless), 'synthetic or inpainted volume')} came without the drawing, first "
+            f"'{shortened(maskless[0].name)}', so that the shape of the mask was not compared: only names, and "
+            "checksums of files, can tell whose it is (--synthetic-labels)"
+        )
+    if channels := [case for case in cases if case.channel]:
+        notes.append(
+            f"{counted(len(channels), 'real volume')} with names like '{shortened(channels[0].name)}' and the next "
+            "numbers are taken for channels of one patient: --patients or --patient-pattern says if they are not"
         )
     return notes
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.jobs.outputs import safe_stem
-from SynthDiffusionLib.jobs.provenance import is_synthetic, sha256_of
+from SynthDiffusionLib.jobs.provenance import sha256_of
 from SynthDiffusionLib.jobs.request import GenerateRequest
+from SynthDiffusionLib.jobs.sources import source_of_image
 from SynthDiffusionLib.labels.mapping import MappedSegmentation, MappingReport, map_to_model
 from SynthDiffusionLib.labels.outline import add_outline
 from SynthDiffusionLib.models.spec import ModelSpec
@@ -44,6 +46,7 @@ class Inputs:
         notes: what was done to bring them together, in sentences.
         checksums: SHA-256 of the input files.
         drawn_voxels: of the segmentation's file.
+        source: where the image is from, see `sources.source_of_image`; None without one.
     """
 
     case: str
@@ -53,6 +56,7 @@ class Inputs:
     notes: list[str]
     checksums: dict[str, str]
     drawn_voxels: int = 0
+    source: dict[str, Any] | None = None
 
 
 def memory_of(inputs: Inputs, cropped: bool) -> tuple[int, int]:
@@ -100,14 +104,20 @@ def read_inputs(request: GenerateRequest, spec: ModelSpec) -> Inputs:
     segmentation = read_segmentation(request.segmentation)
     drawn_voxels = math.prod(segmentation.shape)
     checksums = {"segmentation_sha256": sha256_of(request.segmentation)}
-    image = None
+    image = source = None
     # What a label means is read from the file as it is: near the image, fewer labels may be left of it.
     mapping = map_to_model(segmentation, spec.label_scheme, request.labels, spec.target_class)
     if request.image is not None:
         image = read_volume(request.image, unit=spec.intensity.unit)
         checksums["image_sha256"] = sha256_of(request.image)
-        if is_synthetic(image.metadata):
+        source = source_of_image(Path(request.image), image)
+        if source["image_synthetic"]:
             notes.append("--image is partly or wholly synthetic itself: not all outside the new region is real")
+        if not source["known"]:
+            notes.append(
+                "Whose image --image was made from is not known, since its record is not beside it: an export cannot "
+                "tell that the volume belongs to that patient"
+            )
         segmentation = _into_frame(segmentation, image, notes)
         classes = Volume(mapping.class_map, mapping.affine, "label")
         moved = resample_to(classes, image.shape, image.affine, fill=0)
@@ -117,7 +127,7 @@ def read_inputs(request: GenerateRequest, spec: ModelSpec) -> Inputs:
     notes += mapping.report.lines()
     mapping, added = add_outline(mapping, image)
     notes += added
-    return Inputs(case_name(request), segmentation, mapping, image, notes, checksums, drawn_voxels)
+    return Inputs(case_name(request), segmentation, mapping, image, notes, checksums, drawn_voxels, source)
 
 
 def _into_frame(segmentation: Segmentation, image: Volume, notes: list[str]) -> Segmentation:

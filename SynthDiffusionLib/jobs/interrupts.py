@@ -44,6 +44,23 @@ def ended_like_interrupted() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl+C and the signals of `ended_like_interrupted` do nothing in the block, which takes a moment only."""
+    previous = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None:
+                previous[number] = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            if handler is not None:  # one that was not set from Python
+                signal.signal(number, handler)
+
+
 def interrupted() -> bool:
     """Whether a signal asked the last block of `ended_like_interrupted` to end. Where it came while a module was
     loaded, an ImportError comes out of the block, or what somebody made of it, in place of KeyboardInterrupt."""

@@ -21,7 +21,7 @@ from SynthDiffusionLib.jobs.synthesis import Resolved, Result
 from SynthDiffusionLib.models.spec import ModelSpec
 from SynthDiffusionLib.volumes import Segment, Segmentation, write_segmentation, write_volume
 from SynthDiffusionLib.volumes.atomic import files_together
-from SynthDiffusionLib.volumes.digests import voxels_sha256
+from SynthDiffusionLib.volumes.digests import mask_sha256, voxels_sha256
 
 
 def make_record(
@@ -34,7 +34,7 @@ def make_record(
         notes: sentences about what was done, without those of the inputs.
     """
     inpainted = request.mode == "inpaint"
-    again = inpainted and provenance.is_synthetic(inputs.image.metadata)
+    again = inputs.source is not None and inputs.source["image_synthetic"]
     inpainted_notice = provenance.NOTICE_INPAINTED_AGAIN if again else provenance.NOTICE_INPAINTED
     return {
         "format": provenance.FORMAT,
@@ -52,6 +52,7 @@ def make_record(
             "files": {f.path: f.sha256 for f in spec.files if f.role not in ("card", "figure")},
         },
         "inputs": inputs.checksums,
+        **({"source": inputs.source} if inputs.source is not None else {}),
         "mapping": inputs.mapping.report.as_dict(),
         "given_classes": list(inputs.mapping.given),
         "settings": {
@@ -95,7 +96,7 @@ def write_sample(
     """Writes a sample; its files get their names together, the scene last.
 
     Args:
-        record: provenance, see `make_record`; gets the volume's checksum.
+        record: provenance, see `make_record`; gets the checksums of the volume and of the masks written with it.
         paths: see `outputs.output_paths`.
         inputs: of the job.
         on_stage: is told "write" and "scene".
@@ -117,8 +118,10 @@ def write_sample(
             segment = Segment("synthetic region", 1, color=(0.2, 0.8, 0.9))
             layer = result.changed.astype(np.uint8)
             write_segmentation(Segmentation((layer,), volume.affine, (segment,)), staged["region"])
+            record["masks"] = {"region_sha256": mask_sha256(layer, volume.affine)}
         if result.segmented:
             write_segmentation(_made_segmentation(result, spec), staged["segmentation"], volume.metadata)
+            record["masks"] = {"segmentation_sha256": mask_sha256(result.class_map, volume.affine)}
         record["output_sha256"] = provenance.sha256_of(staged["volume"])
         record["output_voxels_sha256"] = voxels_sha256(volume)
         provenance.write_json(staged["provenance"], record)

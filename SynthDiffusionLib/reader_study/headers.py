@@ -37,15 +37,15 @@ class SourceHeader:
     def says_synthetic(self) -> str | None:
         """Where the header says that the image is synthetic; None if it does not.
 
-        The marks of this project, and DICOM's attribute Synthetic Data (0008,001C).
+        The marks of this project in any text, DICOM's attribute Synthetic Data (0008,001C), and a description that has
+        the word at all.
         """
-        from SynthDiffusionLib.jobs.provenance import is_synthetic
+        from SynthDiffusionLib.volumes.marks import own_mark
 
         if self.texts.get("SyntheticData", "").upper() == "YES":
             return "the DICOM attribute Synthetic Data (0008,001C) is YES"
-        described = {k: v for k, v in self.texts.items() if k not in ("description", "Comment", "descrip")}
         text = self.texts.get("descrip") or self.texts.get("Comment") or self.texts.get("description", "")
-        if is_synthetic({**described, "description": text}):
+        if own_mark(self.texts) is not None or "SYNTHETIC" in text.upper():
             return f"its header says '{text}'" if text else "its header says so"
         return None
 
@@ -184,7 +184,7 @@ def _geometry(numbers: dict[str, float], categories: dict[str, str], shape: Any,
 
 
 def _nifti(path: Path) -> SourceHeader:
-    from SynthDiffusionLib.volumes.nifti import _read_header as raw_header
+    from SynthDiffusionLib.volumes.nifti import read_nifti_header as raw_header
     from SynthDiffusionLib.volumes.stream import decoding, is_gzip, open_unpacked
 
     with decoding(path, "NIfTI"):

@@ -99,6 +99,7 @@ def writing_error(error: OSError, path: Path) -> BadInput | RunFailed:
     staging = next((i for i, part in enumerate(parts) if part.startswith(".part-")), None)
     if staging is not None and staging < len(parts) - 1:
         path = Path(*parts[:staging], path.name)
+    error = _of_the_system(error)
     if error.errno in _NO_SPACE:
         return RunFailed(
             f"{path.name}: No space left on the disk of {path.parent}", "Free some space or choose another folder."
@@ -112,6 +113,16 @@ def writing_error(error: OSError, path: Path) -> BadInput | RunFailed:
     if isinstance(error, IsADirectoryError):
         return BadInput(f"{path} is a folder", "Choose a file name.")
     return RunFailed(f"{path.name}: it cannot be written ({error.strerror or error})", "Choose another folder.")
+
+
+def _of_the_system(error: OSError) -> OSError:
+    """The error as the system gave it, where a library has raised another of its kind with more text (pydicom does)."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return error
 
 
 def _exchange(moves: list[tuple[Path, Path, Path]]) -> None:

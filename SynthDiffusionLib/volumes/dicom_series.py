@@ -18,6 +18,7 @@ import numpy as np
 from SynthDiffusionLib.errors import BadInput, MissingExtra
 from SynthDiffusionLib.volumes.checks import check_3d, check_size, rescaled
 from SynthDiffusionLib.volumes.grid import LPS_TO_RAS, check_affine, check_spacing
+from SynthDiffusionLib.volumes.marks import MARK, SYNTHETIC_DATA, own_mark
 from SynthDiffusionLib.volumes.stream import decoding
 from SynthDiffusionLib.volumes.volume import Volume
 
@@ -29,8 +30,10 @@ _POSITION_TOLERANCE = 0.02  # of the slice distance; scanners round positions to
 _HEADER_TAGS = [
     "SeriesInstanceUID", "SeriesDescription", "SeriesNumber", "Modality", "Rows", "Columns",
     "SamplesPerPixel", "BitsAllocated", "NumberOfFrames", "PixelSpacing", "ImageOrientationPatient",
-    "ImagePositionPatient", "RescaleSlope", "RescaleIntercept",
+    "ImagePositionPatient", "RescaleSlope", "RescaleIntercept", "SyntheticData", "PatientName", "ImageComments",
 ]  # fmt: skip
+
+_MARKED = ("PatientName", "ImageComments", "SeriesDescription")
 
 
 @contextmanager
@@ -76,6 +79,7 @@ class _Slice:
     position: np.ndarray | None  # (3,) LPS mm
     slope: float | None
     intercept: float | None
+    marks: tuple[str, ...]  # names of the attributes of the metadata that are "YES"
 
     @classmethod
     def from_header(cls, path: Path, header: Dataset) -> _Slice:
@@ -100,7 +104,14 @@ class _Slice:
             position=numbers("ImagePositionPatient", 3),
             slope=None if slope is None else float(slope[0]),
             intercept=None if intercept is None else float(intercept[0]),
+            marks=_marks(header),
         )
+
+
+def _marks(header: Dataset) -> tuple[str, ...]:
+    texts = {name: str(header.get(name, "")) for name in _MARKED}
+    found = [MARK] if own_mark(texts) is not None else []
+    return (*found, *([SYNTHETIC_DATA] if str(header.get("SyntheticData", "")).strip().upper() == "YES" else []))
 
 
 def read_dicom_series(folder: Path) -> Volume:
@@ -109,7 +120,8 @@ def read_dicom_series(folder: Path) -> Volume:
     A tilted gantry gives a sheared affine, exactly as the slices lie.
 
     Returns:
-        volume in HU for CT, else unit "arbitrary". It carries no metadata: headers of patients stay behind.
+        volume in HU for CT, else unit "arbitrary". Its metadata say whether a slice is marked as synthetic
+        (`marks.MARK`, `marks.SYNTHETIC_DATA`); all else stays behind: headers are patients'.
 
     Raises:
         BadInput: no series, several of them, slices that are missing, doubled or of different size or direction.
@@ -126,7 +138,11 @@ def read_dicom_series(folder: Path) -> Volume:
         slices, affine = _ordered(slices, folder)
         array = _read_slices(slices, folder)
     unit = "HU" if slices[0].modality == "CT" else "arbitrary"
-    return Volume(array, check_affine(affine, folder.name), unit)
+    return Volume(array, check_affine(affine, folder.name), unit, _metadata(slices))
+
+
+def _metadata(slices: list[_Slice]) -> dict[str, str]:
+    return dict.fromkeys(sorted({mark for item in slices for mark in item.marks}), "YES")
 
 
 def _image_files(folder: Path) -> list[_Slice]:
@@ -283,7 +299,8 @@ def _read_multi_frame(slices: list[_Slice], folder: Path) -> Volume:
     check_3d(array.shape, folder.name)
     whole = np.array_equal(array, np.rint(array)) and np.abs(array).max() < 2**15
     unit = "HU" if item.modality == "CT" else "arbitrary"
-    return Volume(array.astype(np.int16 if whole else np.float32), check_affine(affine, folder.name), unit)
+    array = array.astype(np.int16 if whole else np.float32)
+    return Volume(array, check_affine(affine, folder.name), unit, _metadata(slices))
 
 
 def from_highdicom(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,8 @@ import numpy as np
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.volumes.checks import as_labels, check_finite, label_values
+from SynthDiffusionLib.volumes.header_texts import header_texts
+from SynthDiffusionLib.volumes.marks import MARK, own_mark
 from SynthDiffusionLib.volumes.volume import Segment, Segmentation, Volume
 
 _READABLE = ".nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd, or a folder with one DICOM series"
@@ -20,6 +22,9 @@ def read_volume(path: str | Path, unit: str | None = None) -> Volume:
     Args:
         path: NIfTI, NRRD or MetaImage file, or a folder with one DICOM series.
         unit: "HU", "arbitrary" or "label"; None: "HU" for a DICOM CT series, else "arbitrary".
+
+    Returns:
+        volume; a header that marks it as made here, in whichever field, adds `marks.MARK` to its metadata.
 
     Raises:
         BadInput: the file is missing, damaged, of another format, or no scalar 3D image with a usable geometry.
@@ -36,7 +41,10 @@ def read_volume(path: str | Path, unit: str | None = None) -> Volume:
     if unit == "label":
         volume = volume.with_array(as_labels(volume.array, path.name))
     check_finite(volume.array, path.name)
-    return Volume(volume.array, volume.affine, unit or volume.unit, volume.metadata)
+    metadata = volume.metadata
+    if own_mark(header_texts(path)) is not None:
+        metadata = {**metadata, MARK: "YES"}
+    return Volume(volume.array, volume.affine, unit or volume.unit, metadata)
 
 
 def read_segmentation(path: str | Path, *, empty: bool = False) -> Segmentation:

@@ -94,6 +94,20 @@ def axis_codes(affine: np.ndarray) -> str:
     return "".join(aff2axcodes(affine))
 
 
+def shear_mm(shape: Shape, affine: np.ndarray) -> float:
+    """How far a voxel of the grid moves at most where a reader takes its axes for being at right angles: the first axis
+    as it is, the third along the normal of the first two, and the second at a right angle to both."""
+    spacing = spacing_of(affine)
+    directions = np.asarray(affine)[:3, :3] / spacing
+    normal = np.cross(directions[:, 0], directions[:, 1])
+    normal *= np.sign(normal @ directions[:, 2]) / np.linalg.norm(normal)
+    second = np.cross(normal, directions[:, 0])
+    second *= np.sign(second @ directions[:, 1])
+    straight = np.stack([directions[:, 0], second, normal], axis=1) * spacing
+    apart = corner_indices(shape) @ (np.asarray(affine)[:3, :3] - straight).T
+    return float(np.linalg.norm(apart, axis=1).max())
+
+
 def is_orthogonal(affine: np.ndarray, tolerance: float = 1e-4) -> bool:
     """Whether the axes are at right angles (no shear), so that directions and spacing say all."""
     directions = np.asarray(affine)[:3, :3] / spacing_of(affine)
@@ -123,6 +137,33 @@ def same_grid(
     corners = corner_indices(shape_a)
     distance = np.linalg.norm(voxel_positions(affine_a, corners) - voxel_positions(affine_b, corners), axis=1)
     return bool(distance.max() <= tolerance_mm)
+
+
+def grid_difference(shape_a: Shape, affine_a: np.ndarray, shape_b: Shape, affine_b: np.ndarray) -> str:
+    """What makes two grids differ, in numbers: "14 x 13 x 11 voxels, the image has 14 x 13 x 12", else the first of
+    spacing, directions and origin that does.
+
+    Args:
+        shape_a, affine_a: of what is told of.
+        shape_b, affine_b: of the image.
+    """
+    if tuple(shape_a) != tuple(shape_b):
+        sizes = [" x ".join(str(int(n)) for n in shape) for shape in (shape_a, shape_b)]
+        return f"{sizes[0]} voxels, the image has {sizes[1]}"
+    spacing_a, spacing_b = spacing_of(affine_a), spacing_of(affine_b)
+    parts = (
+        ("spacing", "mm", spacing_a, spacing_b, 1e-4),
+        (
+            "axes in RAS", "",
+            (affine_a[:3, :3] / spacing_a).T.ravel(), (affine_b[:3, :3] / spacing_b).T.ravel(), 1e-4,
+        ),
+        ("origin in RAS", "mm", affine_a[:3, 3], affine_b[:3, 3], 0.0),
+    )  # fmt: skip
+    for what, unit, one, other, tolerance in parts:
+        if np.abs(one - other).max() > tolerance:
+            first, second = (", ".join(f"{v:.6g}" for v in np.asarray(values) + 0.0) for values in (one, other))
+            return f"{what} {first} {unit}".rstrip() + f", of the image {second} {unit}".rstrip()
+    return "its corners lie elsewhere"
 
 
 def grids_overlap(shape_a: Shape, affine_a: np.ndarray, shape_b: Shape, affine_b: np.ndarray) -> float:

@@ -115,6 +115,15 @@ def write_metaimage(volume: Volume, path: Path) -> None:
         file.write(("\n".join(lines) + "\n").encode("utf-8"))
 
 
+def read_metaimage_fields(path: Path) -> dict[str, str]:
+    """All fields of the header by lower-case key, as text.
+
+    Raises:
+        BadInput: not a MetaImage.
+    """
+    return _read_header(path)[0]
+
+
 def _read_header(path: Path) -> tuple[dict[str, str], int]:
     """Fields by lower-case key, and where the header ends."""
     fields: dict[str, str] = {}

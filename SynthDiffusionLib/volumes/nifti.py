@@ -6,6 +6,7 @@ Standard: "The NIfTI-1 data format", nifti1.h (https://nifti.nimh.nih.gov/nifti-
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +25,9 @@ from SynthDiffusionLib.volumes.grid import (
 from SynthDiffusionLib.volumes.stream import decoding, is_gzip, open_unpacked, read_voxels
 from SynthDiffusionLib.volumes.volume import Volume
 
+if TYPE_CHECKING:
+    from nibabel import Nifti1Header
+
 _SCANNER = 1  # NIFTI_XFORM_SCANNER_ANAT
 _MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # codes of xyzt_units: 1 metre, 2 mm, 3 micron
 _DESCRIP_BYTES = 79  # of the 80 of the field, one is for the final zero
@@ -41,7 +45,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
     from nibabel.spatialimages import HeaderDataError
 
     with decoding(path, "NIfTI", HeaderDataError):
-        header = _read_header(path)
+        header = read_nifti_header(path)
         shape = header.get_data_shape()
         dtype = header.get_data_dtype()
         slope, inter = header.get_slope_inter()
@@ -86,8 +90,13 @@ def write_nifti(volume: Volume, path: Path) -> None:
             image.to_stream(file)
 
 
-def _read_header(path: Path):
-    """The header as stored. nibabel's own loading mends bad values silently, which hides what is to be refused."""
+def read_nifti_header(path: Path) -> Nifti1Header:
+    """The header as stored, of version 1 or 2 (its class is derived from the other's). nibabel's own loading mends bad
+    values silently, which hides what is to be refused.
+
+    Raises:
+        BadInput: not a NIfTI file, or half of a pair.
+    """
     import nibabel as nib
 
     with open_unpacked(path) as file:

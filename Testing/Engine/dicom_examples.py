@@ -81,7 +81,7 @@ def generated(
         "output_sha256": provenance.sha256_of(volume),
     }
     if inpainted:
-        region = (labels(array.shape) == 4).astype(np.uint8)
+        region = (labels(array.shape) == labels(array.shape).max()).astype(np.uint8)
         parts = Segmentation((region,), affine, (Segment("synthetic region", 1),))
         write_segmentation(parts, folder / f"{stem}_region.seg.nrrd")
     (folder / f"{stem}.json").write_text(json.dumps(record | changes), encoding="utf-8")

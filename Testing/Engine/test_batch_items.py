@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from SynthDiffusionLib.batch.items import Item, first_seed, list_items, shard_of
+from SynthDiffusionLib.batch import items
+from SynthDiffusionLib.batch.items import Item, check_numbers, first_seed, list_items, shard_of
 from SynthDiffusionLib.batch.sources import Source, find_sources
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.jobs.request import GenerateRequest
 from SynthDiffusionLib.models import load_package
+from SynthDiffusionLib.volumes.detached import detached_data
 
 MODEL = "lung-nodule-ct"
 
@@ -108,33 +110,78 @@ def test_no_two_segmentations_share_noise_unless_it_is_asked_for(masks, spec):
 
 def test_seeds_stay_in_range(masks):
     for base in range(200):
-        assert 0 <= first_seed(base, {"a": "b"}, 1_000_000) <= 2**31 - 2 - 1_000_000
+        assert 0 <= first_seed(base, {"a": "b"}) <= 2**31 - 2 - 1_000_000
 
 
 def test_a_drawing_under_two_names_is_made_once_and_told(masks, spec):
     (masks / "copy.nii.gz").write_bytes((masks / "case 4.nii.gz").read_bytes())
-    items, notes = list_items(find_sources([masks]), template(), spec, 2, 1)
-    assert len(items) == 10
+    made, notes = list_items(find_sources([masks]), template(), spec, 2, 1)
+    assert len(made) == 10
     assert notes == ["'copy' has the content of 'case 4': its volumes are made once, as of that"]
 
 
 def test_a_file_that_cannot_be_read_is_one_item_that_says_so(masks, spec):
     sources = [*find_sources([masks]), Source("gone", masks / "gone.nii.gz")]
-    items, _ = list_items(sources, template(), spec, 1, 1)
-    assert [item.case for item in items if item.problem] == ["gone"]
-    assert "gone.nii.gz' cannot be read" in items[-1].problem
+    made, _ = list_items(sources, template(), spec, 1, 1)
+    assert [item.case for item in made if item.problem] == ["gone"]
+    assert "gone.nii.gz' cannot be read" in made[-1].problem and made[-1].checksums == {}
 
 
 @pytest.mark.parametrize(("samples", "seed"), [(0, 1), (-1, 1), (2_000_000, 1), (1, -1), (1, 2**31)])
-def test_numbers_out_of_range_are_refused(masks, spec, samples, seed):
+def test_numbers_out_of_range_are_refused(samples, seed):
     with pytest.raises(BadInput):
-        items_of(masks, spec, samples=samples, seed=seed)
+        check_numbers(samples, seed)
+
+
+def test_seeds_that_two_segmentations_share_by_chance_are_counted(masks, spec, monkeypatch):
+    monkeypatch.setattr(items, "_SEEDS", 3)
+    made, notes = list_items(find_sources([masks]), template(), spec, 4, 1)
+    shared = len(made) - len({item.seed for item in made})
+    assert shared > 0
+    assert f"{shared} of 20 volumes have by chance the seed of another segmentation's" in notes[0]
+
+
+def test_more_samples_than_ever_keep_the_seeds(masks, spec):
+    first = [items_of(masks, spec, samples=n)[0].seed for n in (1, 10_000, 10_001)]
+    assert len(set(first)) == 1
+
+
+def test_voxels_in_a_file_of_their_own_are_part_of_the_key(tmp_path, spec):
+    for name, voxel in (("a", 0), ("b", 1)):
+        (tmp_path / name).mkdir()
+        header = "ObjectType = Image\nNDims = 3\nDimSize = 2 2 2\nElementType = MET_UCHAR\nElementDataFile = seg.raw\n"
+        (tmp_path / name / f"{name}.mhd").write_text(header)
+        (tmp_path / name / "seg.raw").write_bytes(bytes([voxel]) * 8)
+    sources = find_sources([tmp_path / "a", tmp_path / "b"])
+    made, notes = list_items(sources, template(), spec, 1, 1)
+    assert len(made) == 2 and not notes
+    (tmp_path / "a" / "seg.raw").write_bytes(bytes([7]) * 8)
+    assert list_items(sources, template(), spec, 1, 1)[0][0].key != made[0].key
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "data"),
+    [
+        ("a.mhd", "NDims = 3\nElementDataFile = a.raw\n", "a.raw"),
+        ("a.mha", "NDims = 3\nElementDataFile = LOCAL\nElementDataFile = a.raw\n", None),
+        ("a.nhdr", "NRRD0004\ntype: uchar\ndata file: ./a.raw\nencoding: raw\n", "a.raw"),
+        ("a.nrrd", "NRRD0004\ndatafile: a.raw\n\n", "a.raw"),
+        ("a.nrrd", "NRRD0004\ntype: uchar\n\ndata file: a.raw\n", None),  # those are voxels
+        ("a.mhd", "NDims = 3\nElementDataFile = ../a.raw\n", None),
+        ("a.mhd", "NDims = 3\nElementDataFile = absent.raw\n", None),
+        ("a.nii", "data file: a.raw\n", None),
+    ],
+)
+def test_the_file_of_the_voxels_is_found(tmp_path, name, header, data):
+    (tmp_path / "a.raw").write_bytes(b"1")
+    (tmp_path / name).write_bytes(header.encode())
+    assert detached_data(tmp_path / name) == (None if data is None else (tmp_path / data).resolve())
 
 
 def test_shards_part_the_list_whatever_its_order(masks, spec):
-    items = items_of(masks, spec, samples=40)
-    shards = [shard_of(list(reversed(items)), number, 7) for number in range(1, 8)]
-    assert sorted(item.key for shard in shards for item in shard) == sorted(item.key for item in items)
+    made = items_of(masks, spec, samples=40)
+    shards = [shard_of(list(reversed(made)), number, 7) for number in range(1, 8)]
+    assert sorted(item.key for shard in shards for item in shard) == sorted(item.key for item in made)
     assert all(10 < len(shard) < 50 for shard in shards)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import batch_examples
 import psutil
@@ -15,7 +17,7 @@ from command_process import ROOT
 
 from SynthDiffusionLib.batch import ray_pool
 from SynthDiffusionLib.batch.run import run_batch
-from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.errors import BadInput, RunFailed
 
 ray = pytest.importorskip("ray")
 place, small, in_process = batch_examples.place, batch_examples.small, batch_examples.in_process
@@ -86,6 +88,26 @@ def test_what_is_no_address_is_refused(address):
 def test_an_address_without_a_cluster_is_refused_soon():
     with pytest.raises(BadInput, match="No Ray cluster answers at '127.0.0.1:9'"):
         ray_pool.connect("127.0.0.1:9")
+
+
+def test_a_port_that_is_no_cluster_is_refused_soon(monkeypatch):
+    monkeypatch.setattr(ray_pool, "HEALTH_S", 3.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(BadInput, match=f"What answers at '{address}' is no Ray cluster that is well"):
+            ray_pool.connect(address)
+
+
+def test_a_head_that_has_gone_is_told(monkeypatch):
+    monkeypatch.setattr(ray_pool, "HEAD_EVERY_S", 0.0)
+    pool = ray_pool.RayPool.__new__(ray_pool.RayPool)
+    pool._head_asked, pool._head_silent, pool._actors = 0.0, 0, {}
+    context = SimpleNamespace(gcs_address="127.0.0.1:9")
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+    pool._check_head()
+    pool._check_head()
+    with pytest.raises(RunFailed, match="The head of the Ray cluster is gone"):
+        pool._check_head()
 
 
 def test_a_cluster_of_another_version_is_refused(monkeypatch):

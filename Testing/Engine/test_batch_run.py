@@ -22,6 +22,7 @@ from command_process import ERROR, ROOT, environment, labels, save
 
 from SynthDiffusionLib.batch.run import run_batch
 from SynthDiffusionLib.cli import build_parser, main
+from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.jobs.request import GenerateRequest
 from SynthDiffusionLib.jobs.runner import load_model, run
 
@@ -224,6 +225,9 @@ def test_an_interrupted_batch_ends_soon_with_its_report(place, tmp_path):
         (["masks", "--workers", "0"], "0 workers"),
         (["masks", "--verify"], "without --resume"),
         (["masks", "--mode", "inpaint"], "real volume"),
+        (["pairs.csv"], "'b' has an image, but the mode is 'whole'"),
+        (["masks", "--samples", "0"], "0 samples"),
+        (["masks", "--seed", "-1"], "The seed -1 is out of range"),
         (["masks", "nowhere"], "'nowhere' does not exist"),
         ([], "has no mode 'unconditional'"),
         (["masks", "--ray", "ray://host:10001"], "is no address of a Ray cluster"),
@@ -233,9 +237,58 @@ def test_an_interrupted_batch_ends_soon_with_its_report(place, tmp_path):
 def test_what_no_volume_could_be_made_of_is_refused_at_once(place, tmp_path, arguments, text):
     if "--ray" in arguments:
         pytest.importorskip("ray")
+    pair = "segmentation,image,case\n{0},,a\n{0},{0},b\n".format(place / "masks" / "mäsk 0.nii.gz")
+    (place / "pairs.csv").write_text(pair, encoding="utf-8")
     done = call(place, *arguments, "--out", tmp_path / "out")
     assert done.returncode == 2 and text in done.stderr.splitlines()[-1], done.stderr
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are text there")
+def test_a_file_whose_name_is_no_text_is_one_failure(tmp_path, small, in_process):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    save(masks / "good.nii.gz", labels())
+    try:
+        (masks / os.fsdecode(b"M\xfcller.nii.gz")).write_bytes(b"no image")
+    except OSError:
+        pytest.skip("this file system has no such names")
+    result = run_batch(small(masks=masks, samples=1))
+    assert (result.summary["there"], result.summary["failed"]) == (1, 1)
+    assert {row["status"]: row["segmentation"] for row in manifest(tmp_path / "out")} == {
+        "done": "good.nii.gz",
+        "failed": r"M\udcfcller.nii.gz",
+    }
+
+
+def test_a_drawing_that_is_not_there_has_no_checksum(tmp_path, small, place, in_process):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    save(masks / "good.nii.gz", labels())
+    (masks / "link.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
+    result = run_batch(small(masks=masks, samples=1))
+    assert (result.summary["there"], result.summary["failed"]) == (1, 1)
+    (row,) = [row for row in manifest(tmp_path / "out") if row["status"] == "failed"]
+    assert row["case"] == "link" and row["segmentation_sha256"] == "" and "cannot be read" in row["reason"]
+
+
+def test_a_folder_that_is_not_the_batch_any_more_gets_nothing(tmp_path, small, in_process, monkeypatch):
+    monkeypatch.setattr(batch_examples.InProcess, "put_aside", lambda self, worker: self.gone.append(worker))
+    monkeypatch.setattr(batch_examples.InProcess, "gone", [], raising=False)
+    monkeypatch.setattr(batch_examples.InProcess, "alive", lambda self: 1 - len(self.gone))
+    monkeypatch.setattr(batch_examples.InProcess, "free", lambda self: [] if self._news or self.gone else ["1"])
+    out = tmp_path / "out"
+
+    def unmount(event: dict) -> None:
+        third = event["event"] == "progress" and event["stage"] == "batch" and event["step"] == 3
+        if third and not (tmp_path / "unmounted").exists():
+            out.rename(tmp_path / "unmounted")
+            out.mkdir()
+
+    with pytest.raises(BadInput, match=r"batch\.json"):
+        run_batch(small(scratch=tmp_path / "scratch"), unmount)
+    assert not out.exists() or not list(out.iterdir())
+    assert len(list((tmp_path / "unmounted").rglob("*.nii.gz"))) == 3
 
 
 def test_a_worker_that_cannot_write_is_put_aside_and_nothing_is_failed(small, tmp_path, monkeypatch):
@@ -305,9 +358,11 @@ def test_the_script_for_slurm_gives_each_job_its_shard(tmp_path):
         )
         return build_parser().parse_args(done.stdout.splitlines())
 
-    array = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "5", "SLURM_ARRAY_TASK_COUNT": "16"}
-    job = parsed("a b", "lung-nodule-ct", "out", "10", TMPDIR="/local disk", **array)
-    assert (job.shard, job.resume, job.samples, job.workers) == ((3, 16), True, 10, 1)
+    one = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_COUNT": "1"}  # the same, when one of 16 is sent again
+    job = parsed("a b", "lung-nodule-ct", "out", "10", "16", TMPDIR="/local disk", **one)
+    assert (job.shard, job.resume, job.samples, job.workers) == ((7, 16), True, 10, 1)
+    with pytest.raises(subprocess.CalledProcessError):
+        parsed("a b", "lung-nodule-ct", "out", "10", **one)
     assert (job.segmentations, job.out, job.scratch) == ([Path("a b")], Path("out"), Path("/local disk"))
     whole = parsed("a b", "lung-nodule-ct", "out")
     assert (whole.shard, whole.scratch, whole.samples) == ((1, 1), None, 1)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from SynthDiffusionLib.batch.items import Item
-from SynthDiffusionLib.batch.maker import FINAL, PASSING, SURROUNDINGS, Made
+from SynthDiffusionLib.batch.maker import FINAL, PASSING, SURROUNDINGS, UNREADABLE, Made
 from SynthDiffusionLib.batch.pool import LOST, MADE, READY, UNUSABLE, Outcome
 from SynthDiffusionLib.batch.schedule import Schedule, Tally
 from SynthDiffusionLib.batch.store import Store
-from SynthDiffusionLib.errors import Cancelled
+from SynthDiffusionLib.errors import Cancelled, RunFailed
 
 DONE = "done"
 
@@ -146,6 +147,31 @@ def test_a_worker_whose_items_all_fail_is_put_aside_unless_it_is_the_last(tmp_pa
     pool = Workers(["bad"], lambda *_: PASSING)
     tally, _ = carry_out(tmp_path, pool, some(5), retries=1)
     assert len(tally.failed) == 5 and len(pool.given) == 10
+
+
+def test_files_that_have_gone_are_no_fault_of_a_worker(tmp_path):
+    pool = Workers(["a", "b"], lambda worker, item, tries: UNREADABLE if int(item.key) < 10 else DONE)
+    tally, _ = carry_out(tmp_path, pool, some(20))  # the driver does not find them either
+    assert tally.done == 10 and len(tally.failed) == 10 and not tally.aside and len(pool.given) == 20
+
+
+def test_files_that_one_worker_alone_does_not_see_go_to_another(tmp_path):
+    (tmp_path / "there.nii.gz").write_bytes(b"")
+    items = [replace(item, segmentation=tmp_path / "there.nii.gz") for item in some(20)]
+    pool = Workers(["blind", "b"], lambda worker, item, tries: UNREADABLE if worker == "blind" else DONE)
+    tally, _ = carry_out(tmp_path, pool, items)
+    assert tally.done == 20 and not tally.failed and [worker for worker, _ in tally.aside] == ["blind"]
+
+
+def test_a_failure_that_cannot_be_recorded_ends_nothing(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise RunFailed("No space left", "Free some.")
+
+    monkeypatch.setattr(Store, "fail", full)
+    pool = Workers(["a"], lambda worker, item, tries: FINAL if item.key == "01" else DONE)
+    tally, events = carry_out(tmp_path, pool, some(3))
+    assert tally.done == 2 and len(tally.failed) == 1
+    assert any("could not be recorded: No space left" in e.get("message", "") for e in events)
 
 
 def test_cancelling_ends_all_workers_and_keeps_count(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from dicom_examples import SHAPE, ct, drawing, exported, generated, labels
 
 from SynthDiffusionLib import cli
-from SynthDiffusionLib.volumes import Segment, Segmentation, read_volume, write_segmentation, write_volume
+from SynthDiffusionLib.volumes import Segment, Segmentation, Volume, read_volume, write_segmentation, write_volume
 
 pydicom = pytest.importorskip("pydicom")
 pytest.importorskip("highdicom")
@@ -105,11 +105,16 @@ def test_older_records_say_by_their_window_what_they_are(tmp_path, oblique_affin
 
 def test_segmentations_and_regions_that_do_not_belong(sample, refused, tmp_path, oblique_affine):
     shape = (SHAPE[0], SHAPE[1], SHAPE[2] + 1)
-    other = drawing(tmp_path, oblique_affine("LPS"), shape)
+    other = tmp_path / "larger.nii.gz"
+    write_volume(Volume(labels(shape), oblique_affine("LPS"), "label"), other)
     line = refused(sample, "--segmentation", other)
-    assert "has another grid" in line and "20 x 16 x 10 voxels, the volume has 20 x 16 x 9" in line
-    moved = drawing(tmp_path, oblique_affine("LPS", origin=(0, 0, 0)))
-    assert "has another grid" in refused(sample, "--segmentation", moved)
+    assert "on another grid" in line and "20 x 16 x 10 voxels, the image has 20 x 16 x 9" in line
+    moved = drawing(tmp_path, oblique_affine("LPS", origin=(0.25, 0, 0)))
+    assert "on another grid than its image (origin in RAS 0.25, 0, 0 mm, of the image " in refused(
+        sample, "--segmentation", moved
+    )
+    coarse = drawing(tmp_path, oblique_affine("LPS", spacing=(3, 3, 3)))
+    assert "(spacing 3, 3, 3 mm, of the image" in refused(sample, "--segmentation", coarse)
     assert "--region was given" in refused(sample, "--region", moved)
     assert "not an image in a format" in refused(sample, "--segmentation", sample.with_name("Doe_m_seed3.json"))
 
@@ -153,7 +158,7 @@ def test_a_name_that_is_taken(sample, tmp_path, capsys):
     before = sorted(p.name for p in export.image.iterdir())
     assert cli.main(["export", "dicom", str(sample), "--out", str(tmp_path / "out")]) == 2
     line = capsys.readouterr().err
-    assert "is there already" in line and "--subject" in line
+    assert "says no more than subject, model and seed, is there already" in line and "--subject" in line
     assert sorted(p.name for p in export.image.iterdir()) == before
     assert list((tmp_path / "out").iterdir()) == [export.folder]
 

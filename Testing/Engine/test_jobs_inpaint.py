@@ -16,7 +16,9 @@ from SynthDiffusionLib.backends import patch_ddpm
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.inpainting.regions import find_regions
 from SynthDiffusionLib.jobs import GenerateRequest, run, runner
+from SynthDiffusionLib.schemas import first_problem
 from SynthDiffusionLib.volumes import Segment, Segmentation, read_segmentation, write_segmentation, write_volume
+from SynthDiffusionLib.volumes.digests import mask_sha256, voxels_sha256
 from SynthDiffusionLib.volumes.volume import Volume
 
 BODY, LUNG, BONE, NODULE, REMOVE = 1, 2, 3, 4, 5
@@ -191,6 +193,28 @@ def test_names_and_notice(painter, inpaint):
         assert words in record["notice"]
     assert b"PARTLY SYNTHETIC" in nib.load(output["volume"]).header["descrip"].item()
     assert {"segmentation_sha256", "image_sha256"} == set(record["inputs"])
+
+
+def test_the_record_says_which_image_it_goes_back_to_and_which_region_is_its_own(painter, inpaint, package, tmp_path):
+    """Also over a second step, whose image is the first step's volume."""
+    image = chest()
+    drawn = ball(image.shape, (20, 18, 15), 5)
+    result, *_, first = inpaint(image, np.where(drawn, NODULE, 0))
+    (output,) = result.outputs
+    source = first["source"]
+    assert source["key"] == source["voxels_sha256"] == voxels_sha256(Volume(image, np.eye(4)))
+    assert source["files"] == [first["inputs"]["image_sha256"]] and not source["image_synthetic"]
+    region = read_segmentation(output["region"])
+    assert first["masks"] == {"region_sha256": mask_sha256(region.layers[0], region.affine)}
+    other = ball(image.shape, (30, 25, 20), 4)
+    write_volume(Volume(np.where(other, NODULE, 0).astype(np.uint8), np.eye(4), "label"), tmp_path / "second.nii.gz")
+    again = run(GenerateRequest(tmp_path / "second.nii.gz", str(package), tmp_path / "two", "inpaint",
+                                output["volume"], seed=2))  # fmt: skip
+    second = json.loads(again.outputs[0]["provenance"].read_text(encoding="utf-8"))
+    assert second["source"]["key"] == source["key"] and second["source"]["image_synthetic"]
+    assert {first["inputs"]["image_sha256"], first["output_sha256"]} <= set(second["source"]["files"])
+    assert "synthetic already" in second["notice"]
+    assert first_problem(first, "provenance") is None and first_problem(second, "provenance") is None
 
 
 @pytest.mark.parametrize("method", ["conditioned", "replacement"])

@@ -32,6 +32,7 @@ from SynthDiffusionLib.labels.characteristics import measure
 from SynthDiffusionLib.models import SegmenterSpec, load_package
 from SynthDiffusionLib.schemas import first_problem
 from SynthDiffusionLib.volumes import read_segmentation, read_volume, same_grid
+from SynthDiffusionLib.volumes.digests import mask_sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 FULL = {"volume_mm3": 20000.0, "sphericity": 0.75, "center": (0.0, 10.0, -5.0), "box": (40.0, 30.0, 50.0)}
@@ -142,6 +143,13 @@ def test_the_schema_sees_what_is_missing(sample, change):
     record = json.loads(sample[0].outputs[0]["provenance"].read_text(encoding="utf-8"))
     change(record)
     assert first_problem(record, "provenance") is not None
+
+
+def test_the_record_says_which_mask_is_the_models(sample):
+    output = sample[0].outputs[0]
+    record = json.loads(output["provenance"].read_text(encoding="utf-8"))
+    made = read_segmentation(output["segmentation"], empty=True)
+    assert record["masks"] == {"segmentation_sha256": mask_sha256(made.layers[0], made.affine)}
 
 
 def test_the_same_seed_gives_the_same_voxels_and_the_tumour_matters(models, tmp_path):

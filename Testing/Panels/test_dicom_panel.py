@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from job_fakes import add_results, provenance
-from joint_fakes import joint_outputs, joint_record
+from joint_fakes import joint_outputs, joint_record, write_mask
 from panel_harness import MODEL_ID, Harness, add_segmentation, add_volume, shipped_model, widths
 from test_generate_panel import tab_order, visible
 
@@ -229,9 +229,13 @@ def test_options_are_kept_in_the_scene_and_heeded(harness, standin, ui, drawing,
 
 
 def test_what_a_model_has_marked_itself_is_not_said_to_be_drawn_by_hand(harness, standin, drawing, out, tmp_path):
+    """What it has marked is known by the record, whatever file Slicer has written it into."""
+    from SynthDiffusionLib.volumes import read_segmentation
+    from SynthDiffusionLib.volumes.digests import mask_sha256
     from SynthDiffusionScene.runs import addRun
 
-    made = joint_record(7)
+    mask = read_segmentation(write_mask(tmp_path / "mask.seg.nrrd"))
+    made = joint_record(7) | {"masks": {"segmentation_sha256": mask_sha256(mask.layers[0], mask.affine)}}
     made["model"] |= {"modality": "MR"}
     (node,) = addRun(harness.scene, joint_outputs(tmp_path / "made", made), None)
     harness.panel.refresh()

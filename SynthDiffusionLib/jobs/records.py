@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.volumes.marks import own_mark
 
 _SUFFIXES = (".nii.gz", ".nrrd", ".nii", ".mha", ".mhd")
 
@@ -31,6 +33,31 @@ def read_record(path: Path) -> dict[str, Any]:
     if (record["settings"]["mode"] == "inpaint") != record["contains_real_patient_pixels"]:
         raise BadInput(f"The provenance '{path}' contradicts itself about real patient pixels in the volume", mend)
     return record
+
+
+def check_header(record: Mapping[str, Any], metadata: Mapping[str, str], name: str) -> None:
+    """Refuses a record that contradicts what the volume's own header says about real pixels in it.
+
+    Args:
+        record: of the volume.
+        metadata: of the volume, as `volumes.read_volume` gives it.
+        name: of its file, for the message.
+
+    Raises:
+        BadInput: they disagree.
+    """
+    described = metadata.get("description", "")
+    if own_mark({"description": described}) is None:
+        return
+    if described.startswith("PARTLY SYNTHETIC") != record["contains_real_patient_pixels"]:
+        says = [
+            "partly a real patient's" if partly else "synthetic as a whole"
+            for partly in (described.startswith("PARTLY SYNTHETIC"), record["contains_real_patient_pixels"])
+        ]
+        raise BadInput(
+            f"'{name}' is {says[0]} by its header, and {says[1]} by its record",
+            "Give the two files as generate has written them.",
+        )
 
 
 def beside(volume: Path, ending: str) -> Path:
