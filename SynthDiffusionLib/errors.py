@@ -6,6 +6,10 @@ both on one line and exits with `exit_code`; a job writes them as its `error` ev
 
 from __future__ import annotations
 
+import unicodedata
+
+_TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # Unicode Standard Annex 9
+
 
 def shortened(value: object, most: int = 120) -> str:
     """A value from outside as a message shows it: its middle left out where it is long, what does not print escaped.
@@ -29,6 +33,15 @@ def escaped(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def drives_a_terminal(text: str) -> str | None:
+    """The first character of a text that could do more in a terminal than be shown, spelled as in Python: control
+    characters, line ends, and marks that turn the direction of a line. None if there is none."""
+    for c in text:
+        if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or unicodedata.bidirectional(c) in _TURNING:
+            return escaped(c)
+    return None
 
 
 class SynthDiffusionError(Exception):

@@ -14,6 +14,7 @@ from typing import Any
 from SynthDiffusionLib.errors import BadInput, RunFailed, SynthDiffusionError, shortened
 from SynthDiffusionLib.volumes.atomic import writing_error
 
+STAGING = "synthdiffusion-part-1"  # in the file that names the maker of a folder that is being filled
 LOCK = "running.lock"  # in a folder that `only_writer` holds
 
 
@@ -45,9 +46,16 @@ def output_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def staging_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder within `folder` (see `output_folder`), gone when the block ends."""
+    """A folder within `folder` (see `output_folder`), gone when the block ends. It holds nothing but a file that names
+    its maker; those of processes that were killed in here go first, where that is certain."""
+    from SynthDiffusionLib.reader_study.leftovers import make_part, remove_dead
+
     with output_folder(folder) as out:
-        staging = Path(tempfile.mkdtemp(prefix=".part-", dir=out))
+        remove_dead(out, STAGING)
+        try:
+            staging = make_part(out, STAGING)
+        except OSError as error:
+            raise _unusable(out, error) from error
         try:
             yield staging
         finally:

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from SynthDiffusionLib.errors import shortened
+from SynthDiffusionLib.errors import drives_a_terminal, shortened
 from SynthDiffusionLib.resources import resource_path
 
 if TYPE_CHECKING:
@@ -121,6 +121,30 @@ def unusable(data: Any) -> str | None:
                 if isinstance(key, str) and key != shortened(key, 10**6):
                     return f"{_place(path)} has an entry '{shortened(key)}', whose name does not print"
                 stack.append(((*path, key), inner))
+    return None
+
+
+def driving(data: Any) -> str | None:
+    """What no one-line text of a description should hold, since it is printed: control characters, line ends, and marks
+    that turn the direction of a line.
+
+    Args:
+        data: parsed JSON, not nested endlessly.
+
+    Returns:
+        for example "'license.attribution' holds the character \\x1b, which does not print", or None.
+    """
+    stack: list[tuple[tuple[str | int, ...], Any]] = [((), data)]
+    while stack:
+        path, value = stack.pop()
+        if isinstance(value, str) and (found := drives_a_terminal(value)):
+            return f"{_place(path)} holds the character {found}, which does not print"
+        if isinstance(value, dict):
+            for key in value:
+                if found := drives_a_terminal(key):
+                    return f"{_place(path)} has an entry whose name holds the character {found}, which does not print"
+        pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        stack += [((*path, key), inner) for key, inner in reversed(list(pairs))]
     return None
 
 

@@ -1,8 +1,9 @@
 """Builds the documentation site: `python Docs/Site/build_site.py`, or `make docs`, which installs what it needs first.
 
 All links are checked: those of the Markdown pages, those that Sphinx resolves, and those of the pages that come out. A
-broken one fails the command, as do a page that the contents (`pages.toml`) do not name and anything that a page would
-load from another host. Nothing is downloaded. The site can be opened from the disk; its search works there too.
+broken one fails the command, as do a page that the contents (`pages.toml`) do not name, a command or an option in a
+code block that the program does not have, and anything that a page would load from another host. Nothing is downloaded.
+The site can be opened from the disk; its search works there too.
 
 Links to other hosts are checked for their form and listed in `build/docs/external_links.txt`; `--online` asks the
 hosts.

@@ -91,7 +91,10 @@ def faults(site: Path) -> list[str]:
 
 
 def _problem(target: str, loaded: bool, path: Path, site: Path, pages: dict[Path, _Page]) -> str:
-    parts = urlsplit(target)
+    try:
+        parts = urlsplit(target)
+    except ValueError as error:
+        return f"no address ({error})"
     if parts.scheme == "data":
         return ""
     if parts.scheme or parts.netloc:

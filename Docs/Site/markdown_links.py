@@ -99,12 +99,16 @@ def is_external(target: str) -> bool:
 
 def malformed(target: str) -> str:
     """What is wrong with the form of an external link; empty if nothing is."""
-    parts = urlsplit(target)
+    try:
+        parts = urlsplit(target)
+        host = parts.hostname or ""
+    except ValueError as error:  # a bracket that is not closed, say
+        return f"no address ({error})"
     if parts.scheme == "mailto":
         return "" if re.fullmatch(r"[^@\s]+@[\w-]+(\.[\w-]+)+", parts.path) else "not an address"
     if parts.scheme != "https":
         return f"not https but {parts.scheme or 'nothing'}"
-    if not re.fullmatch(r"[\w-]+(\.[\w-]+)*\.[a-z]{2,}", parts.hostname or "", re.I):
+    if not re.fullmatch(r"[\w-]+(\.[\w-]+)*\.[a-z]{2,}", host, re.I):
         return "no name of a host"
     return "" if re.fullmatch(r"[\w\-./~%:+,;=&?#@()!*']*", target) else "characters that an address cannot have"
 

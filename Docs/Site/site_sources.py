@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 import command_reference
 import markdown_links
+import page_commands
 
 from SynthDiffusionLib import __version__
 from SynthDiffusionLib.cli import build_parser
@@ -76,17 +77,19 @@ def collect(out: Path, root: Path = ROOT) -> list[str]:
         The external links of all pages, sorted.
 
     Raises:
-        BadInput: the contents do not agree with the pages, a link leads nowhere, or a linked file is too large.
+        BadInput: the contents do not agree with the pages, a link leads nowhere, a page shows a command that the
+            program does not have, or a linked file is too large.
     """
     import model_pages
 
     generated = model_pages.pages(root)
-    generated[f"{model_pages.FOLDER}/commands.md"] = command_reference.reference(build_parser(), __version__)
+    parser = build_parser()
+    generated[f"{model_pages.FOLDER}/commands.md"] = command_reference.reference(parser, __version__)
     pages = project_pages(root)
     sections = contents()
     problems = problems_of_contents(sections, pages, set(generated))
     for page in [*pages, HOME]:
-        problems += markdown_links.broken(root / page, root)
+        problems += markdown_links.broken(root / page, root) + page_commands.faults(root / page, parser, root)
     if problems:
         raise BadInput("The pages are not ready:\n  " + "\n  ".join(problems), "Mend what is named there.")
 

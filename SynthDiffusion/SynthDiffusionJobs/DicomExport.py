@@ -18,7 +18,7 @@ from SynthDiffusionJobs.Engine import Engine
 from SynthDiffusionJobs.EngineProcess import EngineProcess, ProcessResult
 from SynthDiffusionJobs.JobFolders import JobFolders, unwritableText
 from SynthDiffusionJobs.Signal import Signal
-from SynthDiffusionJobs.VolumeExport import drawingNote, writeInputs
+from SynthDiffusionJobs.VolumeExport import drawingNote, editedNote, writeInputs
 
 # argparse and the engine begin their last line with the name of the command.
 _COMMAND_PREFIX = re.compile(r"^synthdiffusion[a-z ]*: error: ")
@@ -105,7 +105,7 @@ class DicomExport:
             self._end(DicomOutcome(message=unwritableText(error)))
             return
         arguments += ["--out", str(self._folder / "marked"), "--format", "nrrd", "--json"]
-        self._ask(arguments, self._onMarked)
+        self._ask(arguments, lambda result, message: self._onMarked(node, result, message))
 
     def cancel(self) -> None:
         """Ends it. What it has begun never gets its final name."""
@@ -135,8 +135,7 @@ class DicomExport:
             self._notes.append(text.format(segmentation=segmentation.GetName()))
             segmentation = None
         companion = node.GetNodeReference(REGION_ROLE) or segmentation
-        arguments, note = writeInputs(node, self._folder, companion)
-        self._notes.append(note)
+        arguments, self._editNote = writeInputs(node, self._folder, companion)
         self._segmentation = None
         if segmentation is not None:
             self._segmentation = self._folder / "drawing.seg.nrrd"
@@ -152,10 +151,12 @@ class DicomExport:
         if process is not None and process.isRunning:
             self._process = process
 
-    def _onMarked(self, result: ProcessResult, message: str) -> None:
+    def _onMarked(self, node, result: ProcessResult, message: str) -> None:
         if not result.done:
             self._endWithout(result, message)
             return
+        self._editNote = editedNote(node, result.event, self._editNote)
+        self._notes.append(self._editNote)
         arguments = ["SynthDiffusionLib", "export", "dicom", result.event["volume"], "--out", self._target]
         arguments += ["--label", self._label, "--events"]
         if self._segmentation is not None:

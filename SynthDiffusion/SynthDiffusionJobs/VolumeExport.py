@@ -149,7 +149,7 @@ class VolumeExport:
             self._fail(unwritableText(error))
             return
         arguments += ["--out", str(target), "--format", self._suffix, "--json"]
-        self._process = self._engine.ask(arguments, lambda result, message: self._onAnswer(result, message, note))
+        self._process = self._engine.ask(arguments, lambda result, message: self._onAnswer(result, message, node, note))
 
     def _companionOf(self, node, region):
         """What the volume's file has to fit to: all are then written in their own coordinates, without the transform
@@ -176,7 +176,7 @@ class VolumeExport:
             return self._target
         return next(place for place in folders if isFree(place))
 
-    def _onAnswer(self, result: ProcessResult, message: str, note: str) -> None:
+    def _onAnswer(self, result: ProcessResult, message: str, node, note: str) -> None:
         if result.cancelled:
             return
         self._folders.remove(self._folder)
@@ -184,7 +184,7 @@ class VolumeExport:
             self._fail(_COMMAND_PREFIX.sub("", message) or _("The export ended without an answer."))
             return
         self.written.append(result.event["volume"])
-        if note:
+        if note := editedNote(node, result.event, note):
             self._notes.append(note)
         self._next()
 
@@ -226,11 +226,27 @@ def writeInputs(node, folder: Path, companion) -> tuple[list[str], str]:
     provenance = folder / "provenance.json"
     provenance.write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
     arguments = ["SynthDiffusionLib", "export", "volume", str(folder / "volume.nrrd"), "--provenance", str(provenance)]
+    # The engine compares the voxels with the record, and marks them if they are others: see `editedNote`.
+    arguments += ["--edited"]
     region = node.GetNodeReference(REGION_ROLE)
     if region is not None:
         exportSegmentation(region, folder / "region.seg.nrrd")
         arguments += ["--region", str(folder / "region.seg.nrrd")]
     return arguments, note
+
+
+def editedNote(node, event: dict, note: str) -> str:
+    """What is to be said of a volume whose voxels the engine has compared with their record.
+
+    Args:
+        node: the volume.
+        event: the engine's answer.
+        note: what `writeInputs` has said. It knows volumes of older versions and of saved scenes less well.
+    """
+    if note or not event.get("edited"):
+        return note
+    text = _("The voxels of '{name}' are not those that the model made: the files say that they were edited.")
+    return text.format(name=node.GetName())
 
 
 def drawingNote(node, segmentation) -> str:

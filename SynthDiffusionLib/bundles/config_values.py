@@ -28,16 +28,6 @@ _DEEPEST = 20  # references and lists within one another
 _LONGEST_TEXT = 200
 _REFERENCE = re.compile(r"[@%][\w:#.-]+")
 _RESERVED = ("_target_", "_requires_", "_disabled_", "_mode_", "_desc_")  # monai.bundle.config_item.ConfigComponent
-# Entries that a scheduler has in the bundles of the model zoo; arguments of MONAI's schedulers, and what they are here.
-_SCHEDULERS = ("noise_scheduler", "scheduler")
-_DIFFUSION = {
-    "train_steps": "num_train_timesteps",
-    "prediction": "prediction_type",
-    "beta_schedule": "schedule",
-    "beta_start": "beta_start",
-    "beta_end": "beta_end",
-}
-_SCHEDULES = {"linear_beta": "linear", "scaled_linear_beta": "scaled_linear", "cosine": "squaredcos_cap_v2"}
 _PLAIN_PLEASE = "Ask its author for plain values, or import the checkpoints alone: synthdiffusion models import FILE..."
 
 
@@ -93,32 +83,42 @@ class Configuration:
             if isinstance(value, dict) and "_target_" in value
         }
 
-    def diffusion(self) -> dict[str, tuple[str, Any]]:
-        """What a scheduler among its entries says of the diffusion: entries of `models.spec.DiffusionSpec`, each with
-        its place in the file.
+    def entry(self, key: str) -> tuple[str, Any]:
+        """An entry at the top level, or the one that it refers to, and its place in the file.
 
         Raises:
-            ModelError: an entry of it is no plain value.
+            ModelError: the reference leads nowhere, or in a circle.
         """
-        found: dict[str, tuple[str, Any]] = {}
-        key = next((k for k in _SCHEDULERS if isinstance(self.content.get(k), dict)), None)
-        if key is None:
-            return found
-        entry = self.content[key]
-        for name, argument in _DIFFUSION.items():
-            if argument in entry:
-                place = f"{key}::{argument}"
-                value = self._plain(entry[argument], place, (), [0])
-                found[name] = place, _SCHEDULES.get(value, value) if isinstance(value, str) else value
-        if _text(entry.get("_target_")).endswith(".RFlowScheduler"):
-            found["beta_schedule"] = f"{key}::_target_", "rectified_flow"
-        return found
+        place, value, followed = key, self.content[key], {key}
+        while isinstance(value, str) and value[:1] in ("@", "%") and _REFERENCE.fullmatch(value):
+            target = value[1:].replace("#", "::")
+            if target in followed:
+                raise ModelError(f"'{self.name}': '{shortened(key)}' refers to itself", _PLAIN_PLEASE)
+            followed.add(target)
+            place, value = target, self._at(target, place)
+        return place, value
+
+    def plain(self, value: Any, place: str) -> Any:
+        """A value with its references replaced.
+
+        Raises:
+            ModelError: it is no plain value.
+        """
+        return self._plain(value, place, (), [0])
+
+    def is_disabled(self, place: str, entry: Mapping[str, Any]) -> bool:
+        """Whether an entry is switched off.
+
+        Raises:
+            ModelError: that it says so by an expression.
+        """
+        disabled = entry.get("_disabled_", False)
+        if not isinstance(disabled, bool):
+            raise self._not_plain(f"{place}::_disabled_", disabled)
+        return disabled
 
     def _definition(self, key: str, value: Mapping[str, Any]) -> Definition | None:
-        disabled = value.get("_disabled_", False)
-        if not isinstance(disabled, bool):
-            raise self._not_plain(f"{key}::_disabled_", disabled)
-        if disabled:
+        if self.is_disabled(key, value):
             return None
         if value.get("_mode_", "default") != "default":
             raise ModelError(

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from SynthDiffusionLib.bundles.config_values import Configuration, Definition, read_configuration
 from SynthDiffusionLib.bundles.layout import METADATA, MODELS
 from SynthDiffusionLib.bundles.restore import description_of, is_own, read_own, write_package
+from SynthDiffusionLib.bundles.schedulers import compare_diffusion
 from SynthDiffusionLib.bundles.source import BundleSource, open_bundle
-from SynthDiffusionLib.errors import ModelError, shortened
+from SynthDiffusionLib.errors import ModelError, escaped, shortened
 from SynthDiffusionLib.models.checkpoints import TORCH_SUFFIXES
 from SynthDiffusionLib.models.registry import Installed, put_package
 from SynthDiffusionLib.models.spec import NetworkSpec
@@ -90,9 +91,9 @@ def is_bundle_path(path: str | os.PathLike[str]) -> bool:
 def import_bundle(path: str | os.PathLike[str], new_id: str, like: str | os.PathLike[str] | None = None) -> Installed:
     """Reads a MONAI bundle and installs it as a package.
 
-    A bundle that `export bundle` has written comes back as the package that it was; if its weights were changed,
-    without what was known of the old ones. Of another bundle, the networks that its configuration defines are compared
-    with its weights, and both with the package or preset that they fit.
+    A bundle that `export bundle` has written comes back as the package that it was; if its weights or its description
+    were changed, without what was known of the exported model. Of another bundle, the networks that its configuration
+    defines are compared with its weights, and both with the package or preset that they fit.
 
     Args:
         path: folder of the bundle, or a .zip of it.
@@ -122,7 +123,8 @@ def _own(source: BundleSource, metadata: Mapping[str, Any], new_id: str) -> Inst
     provenance = dict(description_of(own).get("provenance", {}))
     provenance["imported_bundle"] = {
         "model": f"{own.spec.id} {own.spec.version}",
-        "unchanged": not own.changed,
+        "unchanged": own.unchanged,
+        **({"description_changed": list(own.rewritten)} if own.rewritten else {}),
         "metadata_sha256": sha256_of(source.file(METADATA)),
     }
     if own.notes:
@@ -148,7 +150,7 @@ def _foreign(
     importer, converted = convert(files, template)
     for _, definition in chosen:
         _compare_arguments(configuration, definition, converted.description)
-    _compare_diffusion(configuration, converted.description)
+    notes += compare_diffusion(configuration, converted.description)
     origin = origin_by_checksums([sha256_of(path) for path in files]) or Origin()
     known = {
         key: shortened(metadata[key], 200) for key in ("name", "version", "authors", "copyright") if metadata.get(key)
@@ -156,7 +158,7 @@ def _foreign(
     earlier = converted.description.get("provenance", {}).get("notes", [])
     origin = replace(
         origin,
-        provenance={**origin.provenance, "bundle": known, "notes": [*earlier, *notes]},
+        provenance={**origin.provenance, "bundle": known, "notes": [*earlier, *map(escaped, notes)]},
         card=origin.card or _card(known),
     )
     return install_converted(files, new_id, f"bundle, {importer}", converted, origin)
@@ -306,15 +308,3 @@ def _same(a: Any, b: Any) -> bool:
         many, one = (a, b) if isinstance(a, list) else (b, a)
         return bool(many) and all(_same(value, one) for value in many)
     return a == b and isinstance(a, bool) == isinstance(b, bool)
-
-
-def _compare_diffusion(configuration: Configuration, description: Mapping[str, Any]) -> None:
-    """Refuses a scheduler of another diffusion than that of the description which the weights fit."""
-    for name, (place, value) in configuration.diffusion().items():
-        wanted = description["diffusion"].get(name)
-        if wanted is not None and not _same(value, wanted):
-            raise ModelError(
-                f"'{configuration.name}': '{place}' is {shortened(value, 60)}, but the description that the "
-                f"weights fit has {wanted}",
-                "Name a model or preset with the same diffusion by --like.",
-            )

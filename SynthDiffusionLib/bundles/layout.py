@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from SynthDiffusionLib.models.spec import SPEC_NAME
 
@@ -74,6 +74,14 @@ def weight_file(role: str) -> str:
 def definition_name(role: str) -> str:
     """What the network of a role is called in inference.json."""
     return DEFINITIONS.get(role, f"{role}_def")
+
+
+def description_digests(description: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of each section of a `model.json`, whatever its spacing and order of entries."""
+    return {
+        name: hashlib.sha256(json.dumps(section, sort_keys=True, ensure_ascii=True).encode("ascii")).hexdigest()
+        for name, section in description.items()
+    }
 
 
 def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -1,11 +1,13 @@
-"""An exported bundle as the package that it was: of weights that are as described, all that was known of them holds."""
+"""An exported bundle as the package that it was: where weights and description are those that were exported, all that
+was known of them holds.
+"""
 
 from __future__ import annotations
 
 import copy
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,7 @@ class OwnBundle:
         tensors: weights by role.
         files: card and figures by the names that they have in the package.
         changed: roles whose weights are not those that were exported, as after further training.
+        rewritten: sections of the description that are not those that were exported.
         notes: what a user should know of it.
     """
 
@@ -40,7 +43,13 @@ class OwnBundle:
     tensors: dict[str, dict[str, torch.Tensor]]
     files: dict[str, Path]
     changed: tuple[str, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    rewritten: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def unchanged(self) -> bool:
+        """Weights and description are those that were exported."""
+        return not self.changed and not self.rewritten
 
 
 def is_own(metadata: Mapping[str, Any]) -> bool:
@@ -68,12 +77,15 @@ def read_own(source: BundleSource, metadata: Mapping[str, Any]) -> OwnBundle:
             f"has {', '.join(sorted(roles))}",
             _AGAIN,
         )
+    said = layout.description_digests(spec.raw)
+    names = [*spec.raw, *(name for name in own["model_sha256"] if name not in spec.raw)]
+    rewritten = tuple(name for name in names if said.get(name) != own["model_sha256"].get(name))
     tensors, changed = {}, []
     for role in roles:
         entry = own["weights"][role]
         tensors[role] = _weights(source.file(entry["file"]), entry["file"])
+        _check_fit(spec, role, tensors[role], entry["file"])
         if layout.tensors_digest(tensors[role]) != entry["tensors_sha256"]:
-            _check_fit(spec, role, tensors[role], entry["file"])
             changed.append(role)
     files, notes = {}, []
     for f in spec.files:
@@ -84,21 +96,20 @@ def read_own(source: BundleSource, metadata: Mapping[str, Any]) -> OwnBundle:
             files[f.path] = path
         else:
             notes.append(f"'{path.name}' was changed since the bundle was exported, and is left out.")
-    return OwnBundle(spec, tensors, files, tuple(changed), tuple(notes))
+    return OwnBundle(spec, tensors, files, tuple(changed), rewritten, tuple(notes))
 
 
 def _well_formed(own: Any) -> bool:
     if not isinstance(own, dict) or own.get("format") != layout.FORMAT:
         return False
-    weights, files = own.get("weights"), own.get("files")
+    weights, files, sums = own.get("weights"), own.get("files"), own.get("model_sha256")
     return (
         isinstance(weights, dict)
         and all(
             isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("file", "tensors_sha256"))
             for entry in weights.values()
         )
-        and isinstance(files, dict)
-        and all(isinstance(name, str) for name in files.values())
+        and all(isinstance(table, dict) and all(isinstance(v, str) for v in table.values()) for table in (files, sums))
     )
 
 
@@ -110,12 +121,15 @@ def _weights(path: Path, name: str) -> dict[str, torch.Tensor]:
 
 
 def _check_fit(spec: ModelSpec, role: str, tensors: Mapping[str, torch.Tensor], name: str) -> None:
-    """Refuses changed weights that the network of their role does not load."""
+    """Refuses weights that the network of their role, made without memory of its own, does not load."""
+    import torch
+
     from SynthDiffusionLib.networks.build import build_network
 
-    network = build_network(dict(networks(spec))[role], spec.label_scheme if role == "denoiser" else None)
+    with torch.device("meta"):
+        network = build_network(dict(networks(spec))[role], spec.label_scheme if role == "denoiser" else None)
     try:
-        network.load_state_dict(tensors)
+        network.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
         reason = shortened(" ".join(str(error).split()), 200)
         raise ModelError(
@@ -124,26 +138,36 @@ def _check_fit(spec: ModelSpec, role: str, tensors: Mapping[str, torch.Tensor], 
 
 
 def description_of(own: OwnBundle) -> dict[str, Any]:
-    """`model.json` but for "format" and "files": all that was exported, or, with changed weights, what still holds."""
-    if not own.changed:
+    """`model.json` but for "format" and "files": all that was exported, or what still holds of it after changes."""
+    if own.unchanged:
         kept = ("format", "files")
         return {key: copy.deepcopy(value) for key, value in own.spec.raw.items() if key not in kept}
-    changed = ", ".join(own.changed)
+    notes, parts = [], []
+    if own.changed:
+        changed = ", ".join(own.changed)
+        parts.append(f"other weights ({changed})")
+        notes.append(
+            f"The weights ({changed}) were changed since the bundle was exported: measured figures, training data, "
+            "licence and segmenter of the exported model do not hold for them."
+        )
+    if own.rewritten:
+        sections = shortened(", ".join(own.rewritten))
+        parts.append(f"another description ({sections})")
+        notes.append(
+            f"The description was changed since the bundle was exported ({sections}): measured figures, training data, "
+            "licence and segmenter are left out. Its settings are taken as they are."
+        )
     return {
         **inherited(own.spec),
         "id": own.spec.id,
         "version": f"{own.spec.version}+changed",
-        "description": f"{own.spec.name} with other weights ({changed}). "
-        "Not measured; licence and training data unknown.",
+        "description": f"{own.spec.name} with {' and '.join(parts)}. Not measured; licence and training data unknown.",
         "license": UNKNOWN_LICENSE,
         "training": {"dataset": "unknown", "license": "unknown"},
         "measured": {"quality": {}, "performance": {}},
         "provenance": {
             "template": f"{own.spec.id} {own.spec.version}",
-            "notes": [
-                f"The weights ({changed}) were changed since the bundle was exported: measured figures, training data, "
-                "licence and segmenter of the exported model do not hold for them."
-            ],
+            "notes": notes,
         },
     }
 
@@ -163,14 +187,14 @@ def write_package(own: OwnBundle, folder: Path, changes: Mapping[str, Any] | Non
     description = description_of(own) | dict(changes or {})
     roles: dict[str, str] = {}
     for f in own.spec.files:
-        if f.role in own.tensors and (f.role != "segmenter" or not own.changed):
+        if f.role in own.tensors and (f.role != "segmenter" or own.unchanged):
             save_weights(own.tensors[f.role], folder / f.path)
-        elif f.path in own.files and not own.changed:
+        elif f.path in own.files and own.unchanged:
             shutil.copyfile(own.files[f.path], folder / f.path)
         else:
             continue
         roles[f.path] = f.role
-    if own.changed:
+    if not own.unchanged:
         (folder / "MODEL_CARD.md").write_text(_changed_card(description), encoding="utf-8")
         roles["MODEL_CARD.md"] = "card"
     return seal_package(folder, description, roles)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import zipfile
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from SynthDiffusionLib.bundles.layout import CONFIGS, METADATA
-from SynthDiffusionLib.errors import ModelError, shortened
+from SynthDiffusionLib.errors import ModelError, SynthDiffusionError, shortened
 from SynthDiffusionLib.models.archives import checked_members, copy_at_most
 from SynthDiffusionLib.models.package import path_of
 from SynthDiffusionLib.models.spec import SPEC_NAME, size_text
@@ -99,7 +100,11 @@ def open_bundle(path: Path) -> Iterator[BundleSource]:
             zipfile.ZipFile(path) as archive,
             tempfile.TemporaryDirectory(prefix="synthdiffusion-", ignore_cleanup_errors=True) as unpacked,
         ):
-            yield _Archive(path, archive, Path(unpacked))
+            try:
+                yield _Archive(path, archive, Path(unpacked))
+            except SynthDiffusionError as error:  # of a file that was unpacked: the user knows the archive alone
+                error.message = error.message.replace(f"{unpacked}{os.sep}", f"{path}/")
+                raise
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ModelError(f"'{path}' is not a readable .zip archive ({error})", _AGAIN) from error
     except OSError as error:
@@ -150,7 +155,7 @@ class _Archive(BundleSource):
     def __init__(self, path: Path, archive: zipfile.ZipFile, unpacked: Path) -> None:
         super().__init__(path)
         self._archive, self._unpacked = archive, unpacked
-        members = checked_members(archive, path)
+        members = checked_members(archive, path, "import")
         prefix = _prefix(members, path)
         self._members = {name.removeprefix(prefix): m for name, m in members.items() if name.startswith(prefix)}
 

@@ -103,7 +103,13 @@ def _write(package: ModelPackage, folder: Path) -> dict[str, str]:
         (folder / layout.README).write_text(readme(spec, card), encoding="utf-8")
     (folder / layout.LICENSE).write_text(licence_text(spec), encoding="utf-8")
     shutil.copyfile(package.folder / SPEC_NAME, folder / layout.DESCRIPTION)
-    own = {"format": layout.FORMAT, "model": layout.DESCRIPTION, "weights": weights, "files": files}
+    own = {
+        "format": layout.FORMAT,
+        "model": layout.DESCRIPTION,
+        "model_sha256": layout.description_digests(spec.raw),
+        "weights": weights,
+        "files": files,
+    }
     _write_json(folder / layout.METADATA, metadata(spec) | {layout.OWN: own})
     _write_json(folder / layout.CONFIGS[0], inference_config(spec))
     return {role: entry["file"] for role, entry in weights.items()}

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from SynthDiffusionLib.cli import export_bundle, export_datasets, export_dicom
 from SynthDiffusionLib.cli.paths import path_arg
@@ -20,12 +23,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "volume",
         help="a volume from a scene as a file that is marked as synthetic, with its provenance",
         description="Writes a synthetic volume, such as one that was saved from a scene, as generate would have: named "
-        "and marked as synthetic, without any other text from its header, and with its provenance (.json) beside it.",
+        "and marked as synthetic, without any other text from its header, and with its provenance (.json) beside it. "
+        "Its voxels must be those of the provenance, whatever the file's format.",
     )
     add = volume.add_argument
     add("volume", type=path_arg, metavar="VOLUME", help="the synthetic volume (.nii.gz, .nrrd, .mha)")
     add("--provenance", type=path_arg, required=True, metavar="FILE.json", help="its provenance")
     add("--region", type=path_arg, metavar="FILE", help="of an inpainted volume: segmentation of what is synthetic")
+    add("--edited", action="store_true", help="its voxels were edited on purpose: take them, and mark it as edited")
     add("--out", type=path_arg, required=True, metavar="DIR", help="folder for the results; made if missing")
     add("--format", default="nii.gz", metavar="FORMAT", help="nii.gz (default) or nrrd")
     add("--json", action="store_true", help="print one JSON object on the last line")
@@ -37,17 +42,41 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 def run(args: argparse.Namespace) -> int:
     """Carries out what `add_parser` has parsed."""
-    written = export_volume(args.volume, args.provenance, args.out, args.format, args.region)
-    for path in written.values():
+    exported = export_volume(args.volume, args.provenance, args.out, args.format, args.region, args.edited)
+    for path in exported.paths.values():
         print(path)
+    for note in exported.notes:
+        print(f"note: {note}", file=sys.stderr)
     if args.json:
-        print(json.dumps({what: str(path) for what, path in written.items()}))
+        told: dict[str, Any] = {what: str(path) for what, path in exported.paths.items()}
+        told |= {"edited": True} if exported.edited else {}
+        print(json.dumps(told | ({"notes": list(exported.notes)} if exported.notes else {})))
     return 0
 
 
+@dataclass(frozen=True)
+class ExportedVolume:
+    """What was written.
+
+    Args:
+        paths: under "volume", "provenance" and, where it was given, "region".
+        edited: its voxels are not those that the model has made, by its record.
+        notes: what the user should know.
+    """
+
+    paths: dict[str, Path]
+    edited: bool
+    notes: tuple[str, ...]
+
+
 def export_volume(
-    volume: Path, provenance: Path, out: Path, volume_format: str = "nii.gz", region: Path | None = None
-) -> dict[str, Path]:
+    volume: Path,
+    provenance: Path,
+    out: Path,
+    volume_format: str = "nii.gz",
+    region: Path | None = None,
+    edited: bool = False,
+) -> ExportedVolume:
     """Writes a synthetic volume with its marks and its provenance, all files together.
 
     Args:
@@ -56,15 +85,18 @@ def export_volume(
         out: folder; made if missing.
         volume_format: "nii.gz" or "nrrd".
         region: for an inpainted volume: what is synthetic in it.
+        edited: other voxels than those of the record are taken too; the record and the header then say so.
 
     Returns:
-        paths under "volume", "provenance" and, where it was given, "region". The record has the checksum of the new
-        file; that of the file which `generate` had written is kept under "generated_sha256".
+        what was written. The record has the checksums of the new file and of its voxels; that of the file which
+        `generate` had written is kept under "generated_sha256".
 
     Raises:
-        BadInput: a file that cannot be used, a name that is taken, or a region that is not the volume's.
+        BadInput: a file that cannot be used, voxels that are not those of the record, a name that is taken, or a region
+            that is not the volume's.
         RunFailed: the disk is full.
     """
+    from SynthDiffusionLib.export.own_voxels import compared
     from SynthDiffusionLib.jobs.outputs import check_names, header_marks, output_paths, safe_stem
     from SynthDiffusionLib.jobs.provenance import sha256_of, write_json
     from SynthDiffusionLib.jobs.records import read_record
@@ -86,6 +118,7 @@ def export_volume(
     if region is not None and not inpainted:
         raise BadInput("--region was given, but the volume is synthetic as a whole", "Leave --region out.")
     read = read_volume(volume)
+    record, notes = compared(record, read, volume, provenance, edited)
     marked = Volume(read.array, read.affine, read.unit, header_marks(record))
     segmentation = read_segmentation(region) if region is not None else None
     if segmentation is not None and not same_grid(segmentation.shape, segmentation.affine, marked.shape, marked.affine):
@@ -101,7 +134,5 @@ def export_volume(
             write_volume(marked, staged["volume"])
             if segmentation is not None:
                 write_segmentation(segmentation, staged["region"])
-            generated = record.get("generated_sha256", record.get("output_sha256"))
-            sums = {"output_sha256": sha256_of(staged["volume"]), "generated_sha256": generated}
-            write_json(staged["provenance"], record | sums)
-    return paths
+            write_json(staged["provenance"], record | {"output_sha256": sha256_of(staged["volume"])})
+    return ExportedVolume(paths, bool(record.get("modified_after_generation")), notes)

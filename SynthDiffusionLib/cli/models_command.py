@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from SynthDiffusionLib.cli import models_released
-from SynthDiffusionLib.errors import ModelError
+from SynthDiffusionLib.errors import ModelError, escaped
 
 if TYPE_CHECKING:
     from SynthDiffusionLib.models import Installed, ModelSpec
@@ -84,9 +84,9 @@ def run(args: argparse.Namespace) -> int:
     lines, result = actions[args.models_action](args)
     if args.json:
         text = json.dumps(result, ensure_ascii=False, allow_nan=False)
-        print(text if _printable(text) == text else json.dumps(result, allow_nan=False))
-    else:
-        print(_printable("\n".join(lines)))
+        print(text if text.isprintable() and _printable(text) == text else json.dumps(result, allow_nan=False))
+    else:  # what a package says of itself, or what its folder is called, does not drive the terminal
+        print(_printable("\n".join(map(escaped, lines))))
     return 0
 
 
@@ -284,7 +284,10 @@ def _import(args: argparse.Namespace) -> _Outcome:
     exported = spec.provenance.get("imported_bundle", {"unchanged": False})
     if exported["unchanged"]:
         template = exported["model"]
-        lines.insert(1, f"Its weights are those that its description was exported with, as {template}.")
+        lines.insert(1, f"Weights and description are those that were exported together, as {template}.")
+    elif exported.get("description_changed"):
+        template = "the bundle's changed description"
+        lines.insert(1, f"Its {unknown} unknown; its settings are those of {template}.")
     else:
         lines.insert(1, f"Its {unknown} unknown; its settings are those of {template}.")
     notes = spec.provenance.get("notes", [])

@@ -176,6 +176,8 @@ def described(marks: Marks, values: str) -> str:
         sentences.append("No part of it was acquired from a patient.")
     if marks.record.get("modified_after_generation"):
         sentences.append("Its voxels were changed after the model had made them.")
+    elif marks.record.get("voxels_unchecked"):
+        sentences.append("Whether its voxels are those that the model had made was not checked.")
     return shortened_to(" ".join([*sentences, values]), 1024)
 
 

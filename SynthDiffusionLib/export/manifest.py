@@ -31,6 +31,7 @@ COLUMNS = {
     "weights_sha256": "of its only file of weights, or over the names and checksums of all of them",
     "mode": "whole, inpaint, joint or unconditional",
     "seed": "of the noise",
+    "edited": "yes: its voxels were changed after the model had made them; not checked: they may have been",
     "mask_origin": "real label map, drawing, the real case that the mask is from, or made by the model",
     "mask_sha256": "of the file of the mask that it was made from",
     "sha256": "of the image",
@@ -84,11 +85,18 @@ class Entry:
             "weights_sha256": weights_sha256(record) if record else "",
             "mode": source.mode,
             "seed": record["settings"]["seed"] if record else None,
+            "edited": _edited(record),
             "mask_origin": self.mask_origin,
             "mask_sha256": record.get("inputs", {}).get("segmentation_sha256", ""),
             "sha256": self.sha256,
             "label_sha256": self.label_sha256,
         }
+
+
+def _edited(record: Mapping[str, Any]) -> str:
+    if record.get("modified_after_generation"):
+        return "yes"
+    return "not checked" if record.get("voxels_unchecked") else ""
 
 
 def mask_origins(cases: Sequence[SourceCase]) -> list[str]:

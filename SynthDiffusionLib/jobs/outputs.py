@@ -80,16 +80,19 @@ def header_marks(record: Mapping[str, Any]) -> dict[str, str]:
     """The attributes that mark a volume as synthetic in its file's header.
 
     Args:
-        record: its provenance, of which "contains_real_patient_pixels", "notice", "model" and the seed are read.
+        record: its provenance, of which "contains_real_patient_pixels", "notice", "model", the seed and whether it was
+            edited are read.
     """
     model, seed = record["model"], record["settings"]["seed"]
+    edited = bool(record.get("modified_after_generation"))
+    what = f"{kind_of(record)} {model['id']} {model['version']} seed {seed}"
     return {
-        "description": f"{kind_of(record)} {model['id']} {model['version']} seed {seed}, research only",
+        "description": f"{what}, {'EDITED, ' if edited else ''}research only",
         "SynthDiffusion.Synthetic": "YES",
         "SynthDiffusion.Model": f"{model['id']} {model['version']}",
         "SynthDiffusion.Seed": str(seed),
         "SynthDiffusion.Notice": record["notice"],
-    }
+    } | ({"SynthDiffusion.Edited": "YES"} if edited else {})
 
 
 def display_of(spec: ModelSpec) -> dict[str, int]:

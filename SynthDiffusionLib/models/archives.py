@@ -16,20 +16,22 @@ _LARGEST_EXPANSION = 50
 _SMALL_FILE_BYTES = 1 << 20
 
 
-def checked_members(archive: zipfile.ZipFile, source: Path) -> dict[str, zipfile.ZipInfo]:
+def checked_members(archive: zipfile.ZipFile, source: Path, command: str = "install") -> dict[str, zipfile.ZipInfo]:
     """Files of an archive by name. Refuses the whole archive if any entry tries to leave the folder, or is a link or a
     device, or unpacks to far more than it takes.
 
     Args:
         archive: open for reading.
         source: its file, for the error.
+        command: `synthdiffusion models COMMAND` takes the folder that is packed.
 
     Raises:
         ModelError: an entry is refused, or there are too many.
     """
+    unpack = f"Unpack it, and give the folder: synthdiffusion models {command} FOLDER."
     entries = archive.infolist()
     if len(entries) > _MOST_ENTRIES:
-        raise ModelError(f"'{source}' has {len(entries)} entries, too many for a model", "Give a .zip of one package.")
+        raise ModelError(f"'{source}' has {len(entries)} entries, too many for a model", "Give a .zip of one.")
     members: dict[str, zipfile.ZipInfo] = {}
     for entry in entries:
         # `ZipInfo` turns the system's separator into "/"; the name as stored is in `orig_filename`.
@@ -43,9 +45,9 @@ def checked_members(archive: zipfile.ZipFile, source: Path) -> dict[str, zipfile
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise ModelError(f"'{source}' holds a link or a device: '{entry.filename}'", "Do not use this archive.")
         if entry.flag_bits & 0x1:
-            raise ModelError(f"'{source}' is encrypted", "Unpack it, and install the folder.")
+            raise ModelError(f"'{source}' is encrypted", unpack)
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ModelError(f"'{source}' is packed by an unusual method", "Unpack it, and install the folder.")
+            raise ModelError(f"'{source}' is packed by an unusual method", unpack)
         if entry.is_dir():
             continue
         if entry.file_size > max(_SMALL_FILE_BYTES, _LARGEST_EXPANSION * entry.compress_size):

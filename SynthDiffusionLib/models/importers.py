@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from SynthDiffusionLib.errors import ModelError, RunFailed
+from SynthDiffusionLib.errors import ModelError, RunFailed, escaped
 from SynthDiffusionLib.models.checkpoints import read_content, shortened, state_dict
 from SynthDiffusionLib.models.package import load_package, seal_package, sha256_of
 from SynthDiffusionLib.models.registry import Installed, list_packages, put_package
@@ -268,9 +268,11 @@ def install_converted(
         from SynthDiffusionLib.models.catalogue import origin_by_checksums
 
         origin = origin_by_checksums(checksums) or Origin()
-    imported: dict[str, Any] = {"imported_files": [{"file": p.name, "sha256": c} for p, c in zip(files, checksums)]}
+    imported: dict[str, Any] = {
+        "imported_files": [{"file": escaped(p.name), "sha256": c} for p, c in zip(files, checksums)]
+    }
     if len(files) == 1:
-        imported = {"imported_file": files[0].name, "imported_sha256": checksums[0]}
+        imported = {"imported_file": escaped(files[0].name), "imported_sha256": checksums[0]}
     description = {
         **converted.description,
         "name": new_id,
@@ -303,7 +305,7 @@ def install_converted(
 
 
 def _named(files: list[Path]) -> str:
-    return ", ".join(f"'{path.name}'" for path in files)
+    return ", ".join(f"'{escaped(path.name)}'" for path in files)
 
 
 def save_weights(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -326,7 +328,7 @@ def save_weights(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 
 def _card(description: Mapping[str, Any], files: list[tuple[Path, str]], origin: Origin) -> str:
     lines = [f"# {description['name']}", ""]
-    lines += [f"Imported from `{path.name}` (sha256 `{checksum}`).\n" for path, checksum in files]
+    lines += [f"Imported from `{escaped(path.name)}` (sha256 `{checksum}`).\n" for path, checksum in files]
     if origin.card:
         lines += [origin.card, "", "Nothing of it has been measured here. For research only, not for diagnosis."]
     else:

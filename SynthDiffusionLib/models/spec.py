@@ -376,6 +376,8 @@ def size_text(n: float) -> str:
 
 def _contradictions(data: Mapping[str, Any], preset: bool) -> Iterator[str]:
     """What is wrong in a description that satisfies the schema."""
+    from SynthDiffusionLib.schemas import driving
+
     if why := id_problem(data["id"]):  # a "$" in the schema's pattern lets a line end pass
         yield f"'id' cannot be {data['id']!r}: {why}"
     yield from _file_problems(data, preset)
@@ -432,6 +434,8 @@ def _contradictions(data: Mapping[str, Any], preset: bool) -> Iterator[str]:
         for other, others in parts[i + 1 :]:
             if both := sorted(set(cases) & set(others)):
                 yield f"'training.split' has '{both[0]}' in both {name} and {other}"
+    if found := driving(data):
+        yield found
 
 
 def _file_problems(data: Mapping[str, Any], preset: bool) -> Iterator[str]:

@@ -23,14 +23,18 @@ FORMAT = "synthdiffusion-study-part-1"
 _SAME_START_S = 2.0
 
 
-def make_part(parent: Path) -> Path:
+def make_part(parent: Path, form: str = FORMAT) -> Path:
     """A new hidden folder that names this process as its maker; what is built goes to `CONTENT` in it.
+
+    Args:
+        parent: where to make it.
+        form: what it is for: `FORMAT`, a study, or another name.
 
     Raises:
         OSError: it cannot be made.
     """
     part = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-    data = {"format": FORMAT, **_computer(), "pid": os.getpid(), "started": _started(os.getpid()), "utc": utc_now()}
+    data = {"format": form, **_computer(), "pid": os.getpid(), "started": _started(os.getpid()), "utc": utc_now()}
     try:
         (part / MARKER).write_text(json.dumps(data), encoding="utf-8")
     except OSError:
@@ -78,6 +82,23 @@ def remove_leftovers(parent: Path) -> list[str]:
     return notes
 
 
+def remove_dead(parent: Path, form: str) -> None:
+    """Removes the folders of `make_part` whose makers certainly run no more, whatever they hold; says nothing.
+
+    Args:
+        parent: where they were made.
+        form: what they are for, as it was told to `make_part`.
+    """
+    try:
+        found = [path for path in parent.iterdir() if path.name.startswith(PREFIX)]
+    except OSError:
+        return
+    for part in found:
+        maker = _maker(part, form) if part.is_dir() and not part.is_symlink() else None
+        if maker is not None and all(maker.get(k) == v for k, v in _computer().items()) and not _runs(maker):
+            shutil.rmtree(part, ignore_errors=True)
+
+
 def _is_part(path: Path) -> bool:
     """Whether a folder holds what `make_part` and a build put there, and nothing else."""
     try:
@@ -87,12 +108,12 @@ def _is_part(path: Path) -> bool:
     return CONTENT in names and names <= {CONTENT, MARKER} or names == {MARKER}
 
 
-def _maker(part: Path) -> dict[str, Any] | None:
+def _maker(part: Path, form: str = FORMAT) -> dict[str, Any] | None:
     try:
         data = json.loads((part / MARKER).read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
+    if not isinstance(data, dict) or data.get("format") != form:
         return None
     return data if type(data.get("pid")) is int and 0 < data["pid"] < 2**32 else None
 

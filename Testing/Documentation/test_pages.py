@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from SynthDiffusionLib.cli import build_parser
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "Docs" / "Site"))
 
 import markdown_links  # noqa: E402
+import page_commands  # noqa: E402
 import site_sources  # noqa: E402
 
 PAGES = site_sources.project_pages()
@@ -22,6 +25,54 @@ PAGES = site_sources.project_pages()
 @pytest.mark.parametrize("page", [*PAGES, site_sources.HOME])
 def test_every_link_leads_somewhere(page):
     assert markdown_links.broken(ROOT / page) == []
+
+
+@pytest.fixture(scope="module")
+def parser():
+    return build_parser()
+
+
+def test_every_command_in_a_code_block_is_one_of_the_program(parser):
+    found = [fault for page in [*PAGES, site_sources.HOME] for fault in page_commands.faults(ROOT / page, parser)]
+    assert found == []
+    readme = list(page_commands.commands((ROOT / "README.md").read_text(encoding="utf-8")))
+    assert len(readme) > 20 and any("--synthetic-labels" in c.words and "--test-real" in c.words for c in readme)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("    synthdiffusion generate a.nrrd --stpes 5\n", "3: synthdiffusion generate has no option --stpes"),
+        ("```\nx\nsynthdiffusion exprot volume\n```\n", "5: synthdiffusion has no command exprot"),
+        ("    $ synthdiffusion export nifti\n", "3: synthdiffusion export has no command nifti"),
+        ("    synthdiffusion generate a.nrrd \\\n        --model x \\\n        --bogus\n", "3: .* no option --bogus"),
+        ("    synthdiffusion generate a [--bogus X]\n", "3: .* no option --bogus"),
+        ("    synthdiffusion generate a --bogus=3\n", "3: .* no option --bogus"),
+        ("    synthdiffusion generate a --seed 1 && synthdiffusion plan\n    synthdiffusion plna\n", "4: .*plna"),
+    ],
+)
+def test_a_command_that_the_program_does_not_have_is_found(tmp_path, parser, text, problem):
+    page = tmp_path / "page.md"
+    page.write_text(f"# Page\n\n{text}", encoding="utf-8")
+    (found,) = page_commands.faults(page, parser, tmp_path)
+    assert re.match(f"page.md:{problem}", found), found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "synthdiffusion generate a --bogus\n",  # no code block
+        "    synthdiffusion generate a  # --bogus, a patient's\n",
+        "    synthdiffusion export dicom|nnunet ...\n",
+        "    synthdiffusion plan | grep --bogus\n",
+        "    echo synthdiffusion --bogus\n",
+        "    synthdiffusion models import FILE... --as ID\n",
+    ],
+)
+def test_what_is_no_command_of_the_program_is_left_alone(tmp_path, parser, text):
+    page = tmp_path / "page.md"
+    page.write_text(f"# Page\n\n{text}", encoding="utf-8")
+    assert page_commands.faults(page, parser, tmp_path) == []
 
 
 def test_every_page_is_in_the_contents():
@@ -57,6 +108,8 @@ def test_what_is_missing_too_much_or_twice_is_named():
         ("[a](http://a.example)", "not https"),
         ("[a](https://nowhere)", "no name of a host"),
         ("[a]()", "no such heading"),
+        ("[a](https://[nowhere.example/b)", "page.md:3: https://[nowhere.example/b: no address"),
+        ("<https://[nowhere.example>", "no address"),
     ],
 )
 def test_a_broken_link_is_found(tmp_path, text, problem):

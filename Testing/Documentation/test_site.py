@@ -41,6 +41,7 @@ sphinx_needed = pytest.mark.skipif(
         ('<p style="background: url(https://a.example/b.png)">', "another host"),
         ('<style>@import "https://a.example/b.css";</style>', "another host"),
         ('<iframe src="https://a.example"></iframe>', "another host"),
+        ('<a href="https://[a.example">x</a>', "no address"),
     ],
 )
 def test_a_fault_of_a_page_is_found(tmp_path, body, problem):

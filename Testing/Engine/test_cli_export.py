@@ -9,7 +9,9 @@ from typing import Any
 import nibabel as nib
 import nrrd
 import numpy as np
+import pydicom
 import pytest
+import SimpleITK as sitk
 from command_process import labels, save
 from tiny_package import make_working_package
 
@@ -66,7 +68,7 @@ def test_another_format_and_changed_voxels(made, tmp_path):
     saved = as_saved_from_a_scene(out["volume"], tmp_path)
     read = read_volume(saved)
     write_volume(read.with_array(read.array + 1), saved)
-    assert export(saved, "--provenance", out["provenance"], "--out", tmp_path) == 0
+    assert export(saved, "--provenance", out["provenance"], "--edited", "--out", tmp_path) == 0
     path = tmp_path / out["volume"].name.replace(".nrrd", ".nii.gz")
     image = nib.load(path)
     assert np.array_equal(np.asanyarray(image.dataobj), read.array + 1)
@@ -77,7 +79,79 @@ def test_another_format_and_changed_voxels(made, tmp_path):
     assert record["output_sha256"] == sha256_of(path) != before["output_sha256"] == record["generated_sha256"]
     assert export(path, "--provenance", path.with_name(f"{path.name[:-7]}.json"), "--out", tmp_path / "twice") == 0
     twice = json.loads(next((tmp_path / "twice").glob("*.json")).read_text(encoding="utf-8"))
-    assert twice["generated_sha256"] == before["output_sha256"]
+    assert twice["generated_sha256"] == before["output_sha256"] and twice["modified_after_generation"] is True
+
+
+@pytest.fixture
+def real(tmp_path) -> Path:
+    """A patient's CT on the grid of the synthetic volumes."""
+    return save(tmp_path / "real.nii.gz", np.random.default_rng(0).integers(-900, 200, (20, 20, 20)).astype(np.int16))
+
+
+def test_a_patients_image_does_not_leave_as_synthetic_by_the_record_of_another(made, real, tmp_path, capsys):
+    for out in made.values():
+        line = refused(capsys, real, "--provenance", out["provenance"], "--out", tmp_path / "out")
+        assert "are not those of its record" in line and "--edited" in line
+        assert not (tmp_path / "out").exists()
+
+
+def test_what_is_said_to_be_edited_says_so_wherever_it_goes(made, real, tmp_path, capsys):
+    provenance = tmp_path / "record.json"
+    record = json.loads(made["whole"]["provenance"].read_text(encoding="utf-8"))
+    provenance.write_text(json.dumps(record | {"adherence": {"dice": 0.9}}), encoding="utf-8")
+    out = tmp_path / "out"
+    assert export(real, "--provenance", provenance, "--edited", "--format", "nrrd", "--out", out, "--json") == 0
+    printed = capsys.readouterr()
+    told = json.loads(printed.out.splitlines()[-1])
+    assert told["edited"] is True and "Nothing shows whose they are" in told["notes"][0] and "note: " in printed.err
+    header = nrrd.read_header(told["volume"])
+    assert header["SynthDiffusion.Edited"] == "YES" and ", EDITED, " in header["description"]
+    record = json.loads(Path(told["provenance"]).read_text(encoding="utf-8"))
+    assert record["modified_after_generation"] is True and "adherence" not in record
+    volume, dicom = told["volume"], tmp_path / "dicom"
+    assert cli.main(["export", "dicom", volume, "--out", str(dicom), "--json"]) == 0
+    slices = sorted(dicom.rglob("slice*.dcm"))
+    assert slices and "changed after the model had made them" in pydicom.dcmread(slices[0]).DerivationDescription
+    arguments = ["--synthetic", str(out), "--out", str(tmp_path / "set"), "--suffix", "ct", "--validation", "0"]
+    assert cli.main(["export", "bids", *arguments]) == 0
+    (row,) = json.loads(next((tmp_path / "set").rglob("manifest.json")).read_text(encoding="utf-8"))["volumes"]
+    assert row["kind"] == "synthetic" and row["edited"] == "yes"
+
+
+@pytest.mark.parametrize("form", ["nii.gz", "mha", "turned", "compressed double"])
+def test_the_same_voxels_saved_by_another_program(made, tmp_path, form):
+    """Another format, number type, order of axes, or a file of a scene that lies under a transform."""
+    image = sitk.ReadImage(str(made["whole"]["volume"]))
+    path = tmp_path / f"saved.{form if form in ('nii.gz', 'mha') else 'nrrd'}"
+    if form == "turned":
+        image = sitk.Flip(sitk.PermuteAxes(image, [2, 0, 1]), [True, True, False])
+        image.SetDirection(np.eye(3).ravel())  # the directions of the axes no longer say where they were
+    if form == "compressed double":
+        image = sitk.Cast(image, sitk.sitkFloat64)
+    sitk.WriteImage(image, str(path), useCompression=True)
+    assert export(path, "--provenance", made["whole"]["provenance"], "--out", tmp_path / "out") == 0
+    record = json.loads(next((tmp_path / "out").glob("*.json")).read_text(encoding="utf-8"))
+    assert "modified_after_generation" not in record
+
+
+def test_a_record_of_an_older_version(made, tmp_path, capsys):
+    """It has no checksum of the voxels: the very file is taken, another one only on the user's word, and marked."""
+    record = json.loads(made["whole"]["provenance"].read_text(encoding="utf-8"))
+    del record["output_voxels_sha256"]
+    older = tmp_path / "older.json"
+    older.write_text(json.dumps(record), encoding="utf-8")
+    saved = as_saved_from_a_scene(made["whole"]["volume"], tmp_path)
+    assert export(made["whole"]["volume"], "--provenance", older, "--out", tmp_path / "a") == 0
+    assert "voxels_unchecked" not in next((tmp_path / "a").glob("*.json")).read_text(encoding="utf-8")
+    assert "cannot be checked" in refused(capsys, saved, "--provenance", older, "--out", tmp_path / "b")
+    assert export(saved, "--provenance", older, "--edited", "--out", tmp_path / "b") == 0
+    assert "could not be checked" in capsys.readouterr().err
+    new = next((tmp_path / "b").glob("*.json"))
+    record = json.loads(new.read_text(encoding="utf-8"))
+    assert record["voxels_unchecked"] is True and "modified_after_generation" not in record
+    volume = str(new.with_suffix(".nii.gz"))
+    assert cli.main(["export", "dicom", volume, "--out", str(tmp_path / "dicom")]) == 0
+    assert "was not checked" in pydicom.dcmread(next((tmp_path / "dicom").rglob("slice*.dcm"))).DerivationDescription
 
 
 def test_an_inpainted_volume_is_not_called_synthetic_as_a_whole(made, tmp_path):

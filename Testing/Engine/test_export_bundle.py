@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import importlib.metadata
 import json
+import subprocess
+import sys
 
 import nibabel as nib
 import numpy as np
 import pytest
 import tiny_package
 import torch
-from bundle_examples import SCHEMA, monai_bundle, write_json
+from bundle_examples import ROOT, SCHEMA, monai_bundle, write_json
 from monai.bundle import ConfigParser, verify_metadata, verify_net_in_out
 from tiny_latent import make_latent_package
 from tiny_package import edit_description, make_package, make_working_package
@@ -163,6 +165,38 @@ GRID = {
 }
 
 
+def test_settings_as_monais_command_line_hands_them_over(drawing, tmp_path):
+    """A label map as text becomes a table there, and null a text."""
+    package = make_latent_package(tmp_path / "tiny-limb")
+    folder = export_bundle(package.folder, tmp_path / "out").folder
+    labels = '{"body": "body", "tumour": null}'
+    common = ("--segmentation", str(drawing), "--steps", "1", "--device", "cpu")
+    command = ("run", folder, "--config_file", "configs/inference.json", *common)
+    done = monai_bundle(*command, "--seed", "null", "--labels", labels, "--sampler", "null")
+    assert done.returncode == 0, done.stderr
+    (record,) = (read(path) for path in (folder / "output").glob("*.json"))
+    assert record["settings"]["seed"] >= 0 and "tumour" not in record["given_classes"]
+    (path,) = sample(folder, tmp_path / "v", seed=None, labels=json.loads(labels), segmentation=drawing, steps=1)
+    assert "seed" in path
+
+
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        (("--steps", "5000"), "synthdiffusion: error: 5000 steps were asked for. Give --steps"),
+        (("--steps", "few"), "synthdiffusion: error: The setting 'steps' cannot be \"few\". Give it as the first"),
+        (("--segmentation", "none.nrrd"), "synthdiffusion: error: "),
+    ],
+)
+def test_an_ordinary_mistake_is_said_before_monais_traceback(setting, line, tmp_path):
+    folder = export_bundle(make_latent_package(tmp_path / "tiny-limb").folder, tmp_path / "out").folder
+    done = monai_bundle("run", folder, "--config_file", "configs/inference.json", *setting)
+    assert done.returncode != 0
+    told = [text for text in done.stderr.splitlines() if text.startswith("synthdiffusion: error: ")]
+    assert len(told) == 1 and told[0].startswith(line)
+    assert done.stderr.index(told[0]) < done.stderr.index("Traceback")
+
+
 @pytest.mark.parametrize("settings", [{"size": "16x24"}, {"size": 5}, {"spacing": "wide"}, {"spacing": [1.0, 2.0]}])
 def test_settings_that_cannot_be(settings, tmp_path):
     folder = export_bundle(make_latent_package(tmp_path / "tiny-limb").folder, tmp_path / "out").folder
@@ -228,6 +262,30 @@ def test_a_package_that_cannot_be_exported_leaves_nothing(change, message, tmp_p
     with pytest.raises(ModelError, match=message):
         export_bundle(package.folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_a_killed_export_has_left_goes_with_the_next(tmp_path):
+    package, out = make_working_package(tmp_path / "tiny-ct"), tmp_path / "out"
+    code = f"""
+import os, sys
+from pathlib import Path
+from SynthDiffusionLib.output_folders import staging_folder
+with staging_folder(Path({str(out)!r})) as staging:
+    (staging / "new").mkdir()
+    (staging / "new" / "model.pt").write_bytes(b"half")
+    print("begun", flush=True)
+    sys.stdin.read()
+"""
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+    assert child.stdout.readline().strip() == b"begun"
+    (out / ".part-mine").mkdir()  # nobody says whose it is
+    export_bundle(package.folder, out)
+    assert len(list(out.glob(".part-*"))) == 2, "the other export is at work"
+    child.kill()
+    child.communicate()
+    (out / "tiny-ct").rename(tmp_path / "first")
+    export_bundle(package.folder, out)
+    assert [path.name for path in out.glob(".part-*")] == [".part-mine"]
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):

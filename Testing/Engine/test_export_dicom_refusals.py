@@ -70,9 +70,9 @@ def test_a_volume_from_a_scene_gets_a_record_of_its_own_first(sample, refused, t
     write_volume(read.with_array(read.array + np.int16(1), metadata={}), saved)
     record = sample.with_name("Doe_m_seed3.json")
     assert "run synthdiffusion export volume first" in refused(saved, "--provenance", record)
-    assert (
-        cli.main(["export", "volume", str(saved), "--provenance", str(record), "--out", str(tmp_path / "again")]) == 0
-    )
+    command = ["export", "volume", str(saved), "--provenance", str(record), "--out", str(tmp_path / "again")]
+    assert cli.main(command) == 2, "it was edited"
+    assert cli.main([*command, "--edited"]) == 0
     (volume,) = (tmp_path / "again").glob("*.nii.gz")
     assert exported(volume, tmp_path / "out").slices == SHAPE[2]
 

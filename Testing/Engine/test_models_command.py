@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tiny_package
 from safetensors.numpy import save_file
-from tiny_package import WEIGHTS, make_package
+from tiny_package import WEIGHTS, edit_description, make_package
 
 from SynthDiffusionLib.cli import models_command
 from SynthDiffusionLib.errors import ModelError
@@ -51,6 +51,38 @@ def test_the_life_of_a_package(model_folders, tmp_path, command):
     assert command("remove", "mine")[0].startswith("Removed 'mine'")
     assert command("remove", "tiny-ct")
     assert len(command("list")) == 2
+
+
+def test_nothing_of_a_package_drives_the_terminal(model_folders, tmp_path, command):
+    """A description that could is not installed; what a folder is called, and other characters that do not print, are
+    spelled."""
+    evil = "a\x1b]0;owned\x07\x1b[31m\u202eb"
+    make_package(tmp_path / "p")
+    edit_description(tmp_path / "p", lambda data: data.update(name=evil))
+    with pytest.raises(ModelError, match=r"'name' holds the character \\x1b") as raised:
+        command("install", tmp_path / "p")
+    assert raised.value.one_line().isprintable()
+    make_package(model_folders[0] / evil, id="tiny-ct")
+    make_package(tmp_path / "q", description="soft\u00adhyphen\ufeff")
+    assert command("install", tmp_path / "q")
+    for arguments in (
+        ("list",),
+        ("show", "tiny-ct"),
+        ("verify", "tiny-ct"),
+        ("list", "--json"),
+        ("show", "tiny-ct", "--json"),
+    ):
+        assert all(line.isprintable() for line in command(*arguments)), arguments
+    assert "soft\\xadhyphen\\ufeff" in "\n".join(command("show", "tiny-ct"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such file names")
+def test_the_name_of_a_checkpoint_does_not_stop_its_import(model_folders, tmp_path, command):
+    make_package(tmp_path / "p")
+    command("install", tmp_path / "p")
+    path = tmp_path / "a\nb\x1b.safetensors"
+    save_file({k: v.astype(np.float32) for k, v in WEIGHTS.items()}, path)
+    assert command("import", path, "--as", "mine", "--like", "tiny-ct")[0].startswith("Imported 'mine'")
 
 
 def test_json_is_one_object_on_the_last_line(model_folders, tmp_path, command):

@@ -17,6 +17,7 @@ from tiny_released import NETWORKS, tiny_preset
 
 from SynthDiffusionLib import cli
 from SynthDiffusionLib.bundles.importer import import_bundle
+from SynthDiffusionLib.bundles.layout import tensors_digest
 from SynthDiffusionLib.bundles.write import export_bundle
 from SynthDiffusionLib.errors import ModelError
 from SynthDiffusionLib.jobs.request import GenerateRequest
@@ -83,6 +84,52 @@ def test_changed_weights_lose_what_was_known_of_the_old_ones(folder):
     torch.save({"stem.weight": torch.ones(2)}, bundle.weights["denoiser"])
     with pytest.raises(ModelError, match="are not the denoiser"):
         import_bundle(bundle.folder, "other")
+
+
+@pytest.mark.parametrize(
+    ("section", "change"),
+    [
+        ("license", lambda d: d["license"].update(spdx="CC0-1.0", permitted_use="Anything, diagnosis too.")),
+        ("measured", lambda d: d["measured"]["quality"].update(fid=0.01)),
+        ("diffusion", lambda d: d["diffusion"].update(train_steps=999)),
+        ("training", lambda d: d["training"].update(dataset="10,000 patients")),
+        ("provenance", lambda d: d.pop("provenance")),
+    ],
+)
+def test_a_changed_description_is_not_vouched_for(section, change, folder, capsys):
+    bundle = export_bundle(resource_path("Models", "lung-nodule-ct"), folder / "out").folder
+    edit(bundle / "configs" / "model.json", change)
+    assert cli.main(["models", "import", str(bundle), "--as", "back"]) == 0
+    said = capsys.readouterr().out
+    assert f"since the bundle was exported ({section})" in said and "exported together" not in said
+    assert "settings are those of the bundle's changed description" in said
+    package = load_package("back")
+    spec = package.spec
+    assert spec.version.endswith("+changed") and spec.quality == {} and spec.segmenter is None
+    assert spec.license.spdx == "NOASSERTION" and spec.training.dataset == "unknown"
+    assert spec.provenance["imported_bundle"]["unchanged"] is False
+    assert "another description" in package.file("card").read_text(encoding="utf-8")
+
+
+def test_a_description_that_was_only_laid_out_anew_is_the_same(folder):
+    bundle = export_bundle(resource_path("Models", "lung-nodule-ct"), folder / "out").folder
+    path = bundle / "configs" / "model.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(dict(reversed(data.items())), indent=7), encoding="utf-8")
+    assert import_bundle(bundle, "back").package.spec.provenance["imported_bundle"]["unchanged"]
+
+
+@pytest.mark.parametrize("role", ["denoiser", "autoencoder", "controlnet"])
+def test_weights_that_do_not_fit_are_refused_even_with_their_checksum(role, folder):
+    bundle = export_bundle(make_latent_package(folder / "tiny-limb").folder, folder / "out")
+    tensors = torch.load(bundle.weights[role], weights_only=True)
+    torch.save(tensors | {next(iter(tensors)): torch.zeros(3)}, bundle.weights[role])
+    changed = tensors_digest(torch.load(bundle.weights[role], weights_only=True))
+    metadata = bundle.folder / "configs" / "metadata.json"
+    edit(metadata, lambda m: m["synthdiffusion"]["weights"][role].update(tensors_sha256=changed))
+    with pytest.raises(ModelError, match=f"are not the {role} of"):
+        import_bundle(bundle.folder, "back")
+    assert not (folder / "user models" / "back").exists()
 
 
 def test_a_changed_card_is_left_out(folder):
@@ -172,6 +219,32 @@ def network_def(**changes):
             lambda c: c["scheduler"].update(_target_="scripts.RFlowScheduler"),
             r"'scheduler::_target_' is rectified_flow",
         ),
+        (lambda c: c["scheduler"].update(num_train_timesteps=[300]), r"'scheduler::num_train_timesteps' is \[300\]"),
+        (lambda c: c["scheduler"].update(num_train_timesteps=True), r"'scheduler::num_train_timesteps' is True"),
+        (lambda c: c["scheduler"].update(s=0.5), r"'scheduler::schedule' is cosine with an offset s of 0.5"),
+        (lambda c: c["scheduler"].update(beta_start=0.5), r"'scheduler::beta_start' is 0.5, but .* has none"),
+        # What is not written down is the class's default.
+        (
+            lambda c: c.update(scheduler={"_target_": "monai.networks.schedulers.DDPMScheduler"}),
+            r"'scheduler::num_train_timesteps \(by default\)' is 1000",
+        ),
+        (lambda c: c["scheduler"].pop("prediction_type"), r"'scheduler::prediction_type \(by default\)' is epsilon"),
+        (lambda c: c["scheduler"].pop("schedule"), r"'scheduler::schedule \(by default\)' is linear"),
+        # Another one than the first, one that is referred to, and one within another entry.
+        (
+            lambda c: c.update(noise_scheduler={"_target_": "x"}) or c["scheduler"].update(num_train_timesteps=7),
+            r"'scheduler::num_train_timesteps' is 7",
+        ),
+        (
+            lambda c: c.update(other=c["scheduler"] | {"num_train_timesteps": 7}, scheduler="@other"),
+            r"'other::num_train_timesteps' is 7",
+        ),
+        (
+            lambda c: c.update(sampler={"_target_": "S", "by": [c["scheduler"] | {"num_train_timesteps": 7}]}),
+            r"'sampler::by::0::num_train_timesteps' is 7",
+        ),
+        (lambda c: c.update(scheduler="@scheduler"), r"'scheduler' refers to itself"),
+        (lambda c: c.update(scheduler="@nowhere"), r"refers to 'nowhere', which is not in the file"),
         (lambda c: c.pop("network_def"), r"defines no denoiser, but 'models/stage two.pth' is one"),
         (network_def(wings=2), r"'network_def' of the bundle: The network DiffusionModelUNet cannot be built"),
         (network_def(channels=[10**9, 16]), r"'network_def.channels\[0\]' must be 0 to"),
@@ -183,6 +256,38 @@ def test_a_configuration_that_is_not_of_the_weights(change, message, folder):
     with pytest.raises(ModelError, match=message):
         import_bundle(folder / "chest", "chest", tiny_preset(folder / "tiny.json", "medlord-x4"))
     assert not (folder / "user models" / "chest").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c["scheduler"].update(num_train_timesteps=300.0, s=0.008, clip_sample=False),
+        lambda c: c["scheduler"].update(_disabled_=True, num_train_timesteps=9),
+        lambda c: c.update(other=c.pop("scheduler"), scheduler="@other"),
+        lambda c: c.pop("scheduler"),
+    ],
+)
+def test_schedulers_of_the_same_diffusion(change, folder):
+    medlord_bundle(folder / "chest")
+    edit(folder / "chest" / INFERENCE, change)
+    assert import_bundle(folder / "chest", "chest", tiny_preset(folder / "tiny.json", "medlord-x4"))
+
+
+def test_a_scheduler_of_another_class_than_the_description(folder):
+    """MAISI's two denoisers have the same tensors, and are told apart by their schedulers alone."""
+    zoo_bundle(folder / "maisi", "maisi-rflow")
+    like = tiny_preset(folder / "tiny.json", "maisi-rflow")
+    ddpm = {"_target_": "monai.networks.schedulers.DDPMScheduler", "num_train_timesteps": 1000}
+    edit(folder / "maisi" / INFERENCE, lambda config: config.update(noise_scheduler=ddpm))
+    with pytest.raises(ModelError, match=r"'noise_scheduler::prediction_type \(by default\)' is epsilon"):
+        import_bundle(folder / "maisi", "zoo", like)
+
+
+def test_a_scheduler_of_an_unknown_class_is_told(folder):
+    medlord_bundle(folder / "chest")
+    edit(folder / "chest" / INFERENCE, lambda c: c["scheduler"].update(_target_="scripts.Mine"))
+    package = import_bundle(folder / "chest", "chest", tiny_preset(folder / "tiny.json", "medlord-x4")).package
+    assert any("not known here (scripts.Mine)" in note for note in package.spec.provenance["notes"])
 
 
 @pytest.mark.parametrize("written", [{"num_res_blocks": 1}, {"num_head_channels": [0, 8], "use_flash_attention": True}])
@@ -221,7 +326,7 @@ def test_command(folder, capsys):
     package = make_latent_package(folder / "tiny-limb")
     bundle = export_bundle(package.folder, folder / "out").folder
     assert cli.main(["models", "import", str(bundle), "--as", "back"]) == 0
-    assert "exported with, as tiny-limb 1.2.0" in capsys.readouterr().out
+    assert "exported together, as tiny-limb 1.2.0" in capsys.readouterr().out
     for arguments, message in (
         ([bundle, "--as", "back"], "There is a model 'back' already"),
         ([bundle, "--as", "lung_nodule"], "cannot be the ID"),

@@ -310,6 +310,41 @@ def test_archives(added, message, theirs, capsys):
     assert message in import_theirs("theirs.zip", capsys)
 
 
+def packed(folder, path="b.zip", compression=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for file in folder.rglob("*"):
+            if file.is_file():
+                archive.write(file, file.relative_to(folder).as_posix())
+    return path
+
+
+def test_what_is_wrong_in_an_archive_is_said_of_the_archive(theirs, ours, capsys):
+    """Not of the temporary folder that it is unpacked to."""
+    for path, bundle, check in (
+        ("models/stage two.pth", theirs, import_theirs),
+        ("models/model.pt", ours, refused),
+    ):
+        (bundle / path).write_bytes(b"no tensors")
+        assert f"'b.zip/{path}' cannot be read" in check(packed(bundle), capsys)
+    told = import_theirs(packed(theirs, compression=zipfile.ZIP_LZMA), capsys)
+    assert "unusual method" in told and "synthdiffusion models import FOLDER" in told
+
+
+@pytest.mark.parametrize("character", ["\x1b]0;x\x07", "\x9b31m", "\u202e", "\n", "\u2066"])
+def test_a_description_does_not_drive_the_terminal(character, ours, capsys):
+    for change in (
+        lambda d: d.update(name=f"a{character}b"),
+        lambda d: d["license"].update(attribution=f"a{character}b"),
+        lambda d: d.update(provenance={"notes": [f"a{character}b"]}),
+        lambda d: d["measured"]["quality"].update({f"a{character}b": 1}),
+    ):
+        before = (ours / "configs" / "model.json").read_bytes()
+        edit(ours / "configs" / "model.json", change)
+        told = refused(ours, capsys)
+        assert "which does not print" in told and told.isprintable()
+        (ours / "configs" / "model.json").write_bytes(before)
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more", b"\x1f\x8b"])
 def test_what_is_no_archive(content, model_folders, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -11,7 +11,8 @@ import pytest
 ENGINE = Path(__file__).resolve().parents[2] / "SynthDiffusionLib"
 ERRORS = {"BadInput", "ModelError", "OutOfMemory", "RunFailed", "MissingExtra"}
 # Not reached from the panel: batches, a folder that a user of the command line names, files of training, training sets,
-# arguments of processes, verifying a study and joining the readers' answers with the key.
+# arguments of processes, volumes that are not said to be edited (the panel's always may be), verifying a study and
+# joining the readers' answers with the key.
 ELSEWHERE = {"batch", "cli", "training", "evaluation"}
 TRAINING_SETS = (
     *("bids", "decathlon", "generators", "groups", "manifest", "nnunet"),
@@ -20,6 +21,7 @@ TRAINING_SETS = (
 ELSEWHERE_FILES = {
     "bundles/metadata.py",
     "bundles/write.py",
+    "export/own_voxels.py",
     "reader_study/merge.py",
     "reader_study/verify.py",
     *(f"export/{name}.py" for name in TRAINING_SETS),

@@ -327,3 +327,25 @@ def test_a_segmentation_that_was_changed_is_not_called_the_one_of_the_volume(har
     found = [segment.name for segment in read_segmentation(paths[0]).segments]
     assert found == names[1:] == ["tumour", "tumour (2)"]
     assert [drawing.GetSegmentation().GetNthSegment(n).GetName() for n in (0, 1)] == ["tumour", "tumour"]
+
+
+def test_voxels_that_are_not_those_of_the_record_are_said_to_be_edited(harness, standin, made, tmp_path):
+    """The engine compares them, also where the node does not know what it was like (scenes of older versions)."""
+    import slicer.util
+
+    from SynthDiffusionLib.volumes import read_volume
+    from SynthDiffusionLib.volumes.digests import voxels_sha256
+    from SynthDiffusionScene.digests import VOXEL_DIGEST
+
+    sums = {"output_voxels_sha256": voxels_sha256(read_volume(write_volume(tmp_path / "own.nrrd", -500)))}
+    same, other = made(-500, **sums), made(-400, **sums)
+    for node in (same, other):
+        node.RemoveAttribute(VOXEL_DIGEST)
+    assert set(np.unique(slicer.util.arrayFromVolume(other))) == {-400}
+    for folder, node in (("a", same), ("b", other)):
+        (tmp_path / folder).mkdir()
+        paths, said = Export(harness, standin).run([node], tmp_path / folder)
+        record = json.loads(Path(paths[0]).with_suffix(".json").read_text(encoding="utf-8"))
+        assert record.get("modified_after_generation", False) == (node is other)
+        expected = f"The voxels of '{node.GetName()}' are not those that the model made"
+        assert said.startswith(expected) if node is other else said == ""
