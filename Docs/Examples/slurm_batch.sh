@@ -9,6 +9,10 @@
 #
 #     sbatch --dependency=afterany:JOB_ID Docs/Examples/slurm_batch.sh masks/ lung-nodule-ct /shared/batch 10
 #
+# Options of `synthdiffusion batch` follow after --:
+#
+#     sbatch --array=1-16 Docs/Examples/slurm_batch.sh masks/ hippocampus-mr /shared/batch 10 16 -- --labels map.json
+#
 #SBATCH --job-name=synthdiffusion
 #SBATCH --gpus-per-task=1
 #SBATCH --cpus-per-task=4
@@ -18,11 +22,17 @@
 #SBATCH --signal=B:TERM@60
 set -euo pipefail
 
-if [ "$#" -lt 3 ]; then
-    echo "usage: [sbatch --array=1-N] $0 SEGMENTATIONS MODEL OUT [SAMPLES [N]]" >&2
+own=()
+while [ "$#" -gt 0 ] && [ "$1" != -- ]; do
+    own+=("$1")
+    shift
+done
+[ "$#" -eq 0 ] || shift
+if [ "${#own[@]}" -lt 3 ]; then
+    echo "usage: [sbatch --array=1-N] $0 SEGMENTATIONS MODEL OUT [SAMPLES [N]] [-- OPTIONS]" >&2
     exit 2
 fi
-masks=$1 model=$2 out=$3 samples=${4:-1} shards=${5:-}
+masks=${own[0]} model=${own[1]} out=${own[2]} samples=${own[3]:-1} shards=${own[4]:-}
 
 shard=()
 if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
@@ -34,4 +44,4 @@ if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
 fi
 
 exec synthdiffusion batch "$masks" --model "$model" --out "$out" --samples "$samples" --resume --workers 1 \
-    ${TMPDIR:+--scratch "$TMPDIR"} ${shard[@]+"${shard[@]}"}
+    ${TMPDIR:+--scratch "$TMPDIR"} ${shard[@]+"${shard[@]}"} "$@"

@@ -198,6 +198,9 @@ def _checksums(source: Source) -> tuple[dict[str, str], str]:
         if path is None:
             continue
         try:
+            # A pipe, say, would be waited for.
+            if not path.is_file() and not (name == "image_sha256" and path.is_dir()) and path.exists():
+                raise OSError(0, "it is no file")
             checksums[name] = sha256_of(path)
         except OSError as error:
             stand_in = hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()

@@ -327,6 +327,9 @@ def _handlers_kept() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+_JOIN = "import logging, ray, sys; ray.init(sys.argv[1], logging_level=logging.ERROR, log_to_driver=False)"
+
+
 def _check_answers(address: str) -> None:
     """Asks an address before `ray.init` does, which takes minutes to give up.
 
@@ -334,19 +337,32 @@ def _check_answers(address: str) -> None:
         BadInput: nobody is there, or somebody else.
     """
     hint = "Start one with: ray start --head; other machines join it with: ray start --address=HOST:6379."
-    command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "health-check", "--skip-version-check"]
     if address != "auto":
         try:
             _call(address)
         except (OSError, OverflowError) as error:
             raise BadInput(f"No Ray cluster answers at '{address}' ({error})", hint) from error
-        command += ["--address", address]
     try:
-        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        answered = subprocess.run(command, timeout=HEALTH_S, check=False, **quiet).returncode == 0
+        # By what is done afterwards, in a process that can be ended.
+        child = subprocess.run(
+            [sys.executable, "-P", "-c", _JOIN, address],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=HEALTH_S,
+            check=False,
+            encoding="utf-8",
+            errors="replace",
+        )
+        answered, said = child.returncode == 0, child.stderr
     except subprocess.TimeoutExpired:
-        answered = False
-    if not answered:
+        answered, said = False, ""
+    if "AuthenticationError" in said or "RAY_AUTH_MODE" in said:
+        raise BadInput(
+            f"The Ray cluster at '{address}' wants a token",
+            "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH as on its other machines.",
+        )
+    if not answered and "ersion mismatch" not in said:  # that is told when it is joined
         raise BadInput(
             f"What answers at '{address}' is no Ray cluster that is well"
             if address != "auto"

@@ -138,6 +138,12 @@ def run_batch(
             message = "Manifest and report take too long to write now: the same command with --resume writes them"
             on_event({"event": "warning", "message": message})
             raise ended
+        if count == 1 and (others := store.count() - sum(store.folder_of(item.key).is_dir() for item in items)):
+            notes.append(
+                f"{others} further volumes of earlier lists lie in 'volumes', but not in this manifest; 'evaluate' and "
+                "'export' take them too"
+            )
+            on_event({"event": "warning", "message": notes[-1]})
         result = write_report(store, mine, tally, notes, part)
         if ended is not None:
             raise ended

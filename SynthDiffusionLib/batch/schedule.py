@@ -17,6 +17,7 @@ from SynthDiffusionLib.errors import Cancelled, SynthDiffusionError
 from SynthDiffusionLib.jobs.events import OnEvent
 
 POLL_S = 0.5
+WAITING_S = 30.0  # for the first worker, after which the user is told
 FAILURES_IN_A_ROW = 3  # of different items, after which a worker is put aside
 FAILURES_TOLD = 20  # one by one
 _WINDOW = 100  # finished items that the estimate is made of
@@ -96,6 +97,7 @@ class Schedule:
         tally = self._tally
         self._todo.extend(items)
         running = 0
+        waiting_since: float | None = time.monotonic()
         self._pool.start()
         try:
             self._tell()
@@ -114,6 +116,10 @@ class Schedule:
                     self._take(outcome)
                 if not outcomes and not self._pool.alive():
                     break
+                if waiting_since is not None and (self._ready or time.monotonic() - waiting_since > WAITING_S):
+                    if not self._ready:
+                        self._warn("No worker is ready yet: they load the model, or the cluster has no room for them")
+                    waiting_since = None
                 if outcomes:
                     self._tell()
         finally:

@@ -70,7 +70,7 @@ def find_sources(paths: Sequence[Path]) -> list[Source]:
 
 def _of_folder(folder: Path) -> Iterable[Source]:
     # Resolved here, so that another working directory, or a worker on another machine, finds the same files.
-    names = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith(".") and not entry.is_dir())
+    names = sorted(name for name in os.listdir(folder) if not name.startswith(".") and not os.path.isdir(folder / name))
     found = [_source(folder / name) for name in names if name.lower().endswith(SUFFIXES)]
     if not found:
         raise BadInput(f"The folder '{folder}' holds no segmentation", f"Expected are {', '.join(SUFFIXES)}.")
@@ -82,6 +82,9 @@ def _of_list(path: Path) -> Iterable[Source]:
         rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")), strict=True))
     except (ValueError, csv.Error) as error:
         raise BadInput(f"'{path}' is no list of segmentations ({shortened(error)})", _HINT) from error
+    rows = [row for row in rows if any(isinstance(value, str) and value.strip() for value in row.values())]
+    if rows and "segmentation" not in (names := [(name or "").strip() for name in rows[0]]):
+        raise BadInput(f"The list '{path}' has no column segmentation, but {', '.join(map(shortened, names))}", _HINT)
     if not rows:
         raise BadInput(f"The list '{path}' has no line below its heading", _HINT)
     found = []

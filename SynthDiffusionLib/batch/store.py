@@ -95,9 +95,9 @@ class Store:
                 f"'{self.out}' holds another batch: {'; '.join(differences)}",
                 "Give the settings of that batch to go on with it, or choose another folder with --out.",
             )
-        if not resume and not shared:
+        if not resume and not shared and (count := self.count()):
             raise BadInput(
-                f"'{self.out}' holds this batch already, {self.count()} volumes of it are made",
+                f"'{self.out}' holds this batch already, {count} volumes of it are made",
                 "Give --resume to go on with it, or choose another folder with --out.",
             )
 
@@ -159,7 +159,10 @@ class Store:
         if found is not None or not there:
             return found, False
         key = item.key
-        (self.out / DAMAGED).mkdir(exist_ok=True)
+        try:
+            (self.out / DAMAGED).mkdir(exist_ok=True)
+        except FileExistsError as error:
+            raise BadInput(f"'{self.out / DAMAGED}' is no folder", "Move it away.") from error
         rename(folder, self.out / DAMAGED / f"{key}-{uuid.uuid4().hex[:8]}")
         return None, True
 

@@ -319,6 +319,7 @@ def _one_life(spec: Any, content: Content, mask: Path, out: Path, seed: int) -> 
     from SynthDiffusionLib.memory.devices import budget_for
     from SynthDiffusionLib.memory.plan import planned
     from SynthDiffusionLib.memory.working_grids import padded
+    from SynthDiffusionLib.volumes.digests import voxels_sha256
 
     network = _Network(normalise(content.volume.array, spec.intensity.range))
     seconds: dict[str, float] = {}
@@ -356,6 +357,7 @@ def _one_life(spec: Any, content: Content, mask: Path, out: Path, seed: int) -> 
             write_volume(volume, paths["volume"])
         with clock("checksums of the volume"):
             record["output_sha256"] = provenance.sha256_of(paths["volume"])
+            record["output_voxels_sha256"] = voxels_sha256(volume)
         with clock("record"):
             provenance.write_json(paths["provenance"], record)
         with clock("contact sheet"):

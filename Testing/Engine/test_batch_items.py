@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,7 +64,9 @@ def test_a_list_gives_segmentation_image_and_case_by_paths_from_the_list(masks):
         (["nowhere.nii.gz"], "does not exist"),
         (["masks/inner"], "holds no segmentation"),
         (["empty.csv"], "no line below"),
-        (["odd.csv"], "names no segmentation"),
+        (["odd.csv"], "has no column segmentation, but mask"),
+        (["semi.csv"], "has no column segmentation, but segmentation;case"),
+        (["short.csv"], "Line 3 of .* names no segmentation"),
         (["masks", "other/case 1.nii.gz"], "both named 'case 1'"),
         (["masks", "other/CASE 2.nrrd"], "both named 'CASE 2'"),  # one file on Windows and macOS
     ],
@@ -75,6 +78,8 @@ def test_what_is_no_list_is_refused_with_the_reason(masks, tmp_path, monkeypatch
         (tmp_path / "other" / name).write_bytes(b"other")
     (tmp_path / "empty.csv").write_text("segmentation\n")
     (tmp_path / "odd.csv").write_text("mask\na.nii.gz\n")
+    (tmp_path / "semi.csv").write_text("segmentation;case\na.nii.gz;a\n")
+    (tmp_path / "short.csv").write_text("segmentation,case\na.nii.gz,a\n,b\n,\n")
     with pytest.raises(BadInput, match=text):
         find_sources([Path(p) for p in paths])
 
@@ -125,6 +130,15 @@ def test_a_file_that_cannot_be_read_is_one_item_that_says_so(masks, spec):
     made, _ = list_items(sources, template(), spec, 1, 1)
     assert [item.case for item in made if item.problem] == ["gone"]
     assert "gone.nii.gz' cannot be read" in made[-1].problem and made[-1].checksums == {}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_what_is_no_file_is_one_item_that_says_so(masks, spec):
+    os.mkfifo(masks / "pipe.nii.gz")
+    (masks / "loop.nii.gz").symlink_to(masks / "loop.nii.gz")
+    made = items_of(masks, spec, samples=1)
+    problems = {item.case: item.problem for item in made if item.problem}
+    assert set(problems) == {"pipe", "loop"} and "it is no file" in problems["pipe"] and len(made) == 7
 
 
 @pytest.mark.parametrize(("samples", "seed"), [(0, 1), (-1, 1), (2_000_000, 1), (1, -1), (1, 2**31)])

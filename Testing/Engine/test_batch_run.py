@@ -148,6 +148,9 @@ def test_what_is_there_is_kept_and_what_was_changed_is_made_anew(small, tmp_path
     times = [(out / row["volume"]).stat().st_mtime_ns for row in rows]
     again = run_batch(small(resume=True))
     assert again.summary["this_run"]["made"] == 4 and again.summary["there"] == 8
+    fewer = run_batch(small(samples=1, resume=True))
+    assert fewer.summary["total"] == 4
+    assert any(note.startswith("4 further volumes of earlier lists lie in") for note in fewer.summary["notes"])
     assert [(out / row["volume"]).stat().st_mtime_ns for row in rows] == times
     changed = out / rows[0]["volume"]
     content = bytearray(changed.read_bytes())
@@ -359,8 +362,8 @@ def test_the_script_for_slurm_gives_each_job_its_shard(tmp_path):
         return build_parser().parse_args(done.stdout.splitlines())
 
     one = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_COUNT": "1"}  # the same, when one of 16 is sent again
-    job = parsed("a b", "lung-nodule-ct", "out", "10", "16", TMPDIR="/local disk", **one)
-    assert (job.shard, job.resume, job.samples, job.workers) == ((7, 16), True, 10, 1)
+    job = parsed("a b", "lung-nodule-ct", "out", "10", "16", "--", "--steps", "7", TMPDIR="/local disk", **one)
+    assert (job.shard, job.resume, job.samples, job.workers, job.steps) == ((7, 16), True, 10, 1, 7)
     with pytest.raises(subprocess.CalledProcessError):
         parsed("a b", "lung-nodule-ct", "out", "10", **one)
     assert (job.segmentations, job.out, job.scratch) == ([Path("a b")], Path("out"), Path("/local disk"))

@@ -145,7 +145,9 @@ def test_a_record_cannot_lead_out_of_its_folder(tmp_path):
 def test_another_batch_in_the_folder_is_refused_with_what_differs(tmp_path):
     store = Store(tmp_path)
     store.begin(DESCRIPTION, resume=False, shared=False)
-    with pytest.raises(BadInput, match="holds this batch already, 0 volumes.*"):
+    store.begin(DESCRIPTION, resume=False, shared=False)  # it was cancelled before anything was made
+    store.publish(*staged_item(store), {})
+    with pytest.raises(BadInput, match="holds this batch already, 1 volumes.*"):
         store.begin(DESCRIPTION, resume=False, shared=False)
     store.begin(DESCRIPTION, resume=True, shared=False)
     store.begin(DESCRIPTION, resume=False, shared=True)
