@@ -9,6 +9,7 @@ Source of the calls: Ray's documentation, "Ray Core", parts "Actors", "Fault tol
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import re
@@ -280,10 +281,8 @@ def connect(address: str, cpus: int | None = None) -> None:
         MissingExtra: Ray is not installed.
         BadInput: no cluster there, or one of another version of Ray or Python.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingExtra("--ray", "ray") from error
+    if importlib.util.find_spec("ray") is None:
+        raise MissingExtra("--ray", "ray")
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "include_dashboard": False}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that is started here tells its makers nothing
     if address == LOCAL:
@@ -297,6 +296,8 @@ def connect(address: str, cpus: int | None = None) -> None:
             f"'{address}' is no address of a Ray cluster",
             "Give --ray local, auto, or HOST:PORT of the cluster's head, such as 10.0.0.5:6379.",
         )
+    import ray  # only now: it looks at the environment, which `_check_answers` may have changed
+
     try:
         with _handlers_kept():
             ray.init(**options)
@@ -342,8 +343,27 @@ def _check_answers(address: str) -> None:
             _call(address)
         except (OSError, OverflowError) as error:
             raise BadInput(f"No Ray cluster answers at '{address}' ({error})", hint) from error
+    answered, said = _try_to_join(address)
+    if not answered and "RAY_AUTH_MODE" in said and "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"  # as Ray itself does for the cluster of its own machine
+        answered, said = _try_to_join(address)
+    if not answered and "uthentication" in said:
+        raise BadInput(
+            f"The Ray cluster at '{address}' wants its token",
+            "Set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH as on its other machines (Ray keeps it in ~/.ray/auth_token).",
+        )
+    if not answered and "ersion mismatch" not in said:  # that is told when it is joined
+        raise BadInput(
+            f"What answers at '{address}' is no Ray cluster that is well"
+            if address != "auto"
+            else "This machine is part of no Ray cluster that is well",
+            hint,
+        )
+
+
+def _try_to_join(address: str) -> tuple[bool, str]:
+    """Joins a cluster in a process of its own, which can be ended: whether that went well, and what was said."""
     try:
-        # By what is done afterwards, in a process that can be ended.
         child = subprocess.run(
             [sys.executable, "-P", "-c", _JOIN, address],
             stdin=subprocess.DEVNULL,
@@ -354,21 +374,9 @@ def _check_answers(address: str) -> None:
             encoding="utf-8",
             errors="replace",
         )
-        answered, said = child.returncode == 0, child.stderr
-    except subprocess.TimeoutExpired:
-        answered, said = False, ""
-    if "AuthenticationError" in said or "RAY_AUTH_MODE" in said:
-        raise BadInput(
-            f"The Ray cluster at '{address}' wants a token",
-            "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH as on its other machines.",
-        )
-    if not answered and "ersion mismatch" not in said:  # that is told when it is joined
-        raise BadInput(
-            f"What answers at '{address}' is no Ray cluster that is well"
-            if address != "auto"
-            else "This machine is part of no Ray cluster that is well",
-            hint,
-        )
+    except subprocess.TimeoutExpired as error:
+        return False, (error.stderr or b"").decode("utf-8", "replace") if isinstance(error.stderr, bytes) else ""
+    return child.returncode == 0, child.stderr
 
 
 def _call(address: str) -> None:

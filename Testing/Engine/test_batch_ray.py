@@ -17,7 +17,7 @@ from command_process import ROOT
 
 from SynthDiffusionLib.batch import ray_pool
 from SynthDiffusionLib.batch.run import run_batch
-from SynthDiffusionLib.errors import BadInput, RunFailed
+from SynthDiffusionLib.errors import BadInput, MissingExtra, RunFailed
 
 ray = pytest.importorskip("ray")
 place, small, in_process = batch_examples.place, batch_examples.small, batch_examples.in_process
@@ -85,6 +85,12 @@ def test_what_is_no_address_is_refused(address):
         ray_pool.connect(address)
 
 
+def test_without_ray_its_extra_is_named(monkeypatch):
+    monkeypatch.setattr(ray_pool.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match="--ray needs packages that are not installed"):
+        ray_pool.connect("local")
+
+
 def test_an_address_without_a_cluster_is_refused_soon():
     with pytest.raises(BadInput, match="No Ray cluster answers at '127.0.0.1:9'"):
         ray_pool.connect("127.0.0.1:9")
@@ -96,6 +102,27 @@ def test_a_port_that_is_no_cluster_is_refused_soon(monkeypatch):
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(BadInput, match=f"What answers at '{address}' is no Ray cluster that is well"):
             ray_pool.connect(address)
+
+
+def test_a_cluster_with_a_token_is_joined_with_it_or_says_so(monkeypatch):
+    tried: list[str | None] = []
+
+    def join(has_token: bool):
+        def try_to_join(address: str) -> tuple[bool, str]:
+            tried.append(os.environ.get("RAY_AUTH_MODE"))
+            token = has_token and tried[-1] == "token"
+            return token, "" if token else "AuthenticationError: ... RAY_AUTH_MODE is currently 'disabled'"
+
+        return try_to_join
+
+    monkeypatch.setattr(os, "environ", {k: v for k, v in os.environ.items() if k != "RAY_AUTH_MODE"})
+    monkeypatch.setattr(ray_pool, "_try_to_join", join(True))
+    ray_pool._check_answers("auto")
+    assert tried == [None, "token"]
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    monkeypatch.setattr(ray_pool, "_try_to_join", join(False))
+    with pytest.raises(BadInput, match="wants its token"):
+        ray_pool._check_answers("auto")
 
 
 def test_a_head_that_has_gone_is_told(monkeypatch):
