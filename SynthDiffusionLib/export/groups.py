@@ -2,23 +2,25 @@
 
 Volumes are joined where they share a mark: the patient by name, a file by its checksum, the shape of a mask, a slice of
 the image or several small blocks of it. Marks join transitively: if A shares one with B and B another with C, all
-three are one group.
+three are one group. Slices, blocks and masks are known again also where axes were flipped or swapped.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from SynthDiffusionLib.export.image_blocks import ORIENTATION, same_blocks
-from SynthDiffusionLib.volumes import Segmentation, Volume, reorient, reorient_segmentation
+from SynthDiffusionLib.export.image_blocks import mixed_values, same_blocks
+from SynthDiffusionLib.volumes import Segmentation, Volume
 
 FEWEST_MASK_VOXELS = 64  # of a mask whose shape says whose it is
 FEWEST_VALUES = 16  # different ones among at most `_SAMPLED` voxels of a slice that says whose it is
 _SAMPLED = 1024
+_AT_ONCE = 16  # slices: those along the last axis lie in one line of the processor's cache
 
 
 @dataclass(frozen=True)
@@ -93,43 +95,58 @@ def slice_digests(volume: Volume) -> np.ndarray:
     """Digests of the slices along all three axes: two volumes that have one in common hold the same image there.
 
     An inpainted volume has all slices that its region does not reach in common with its source, also if the source was
-    saved again in another format or orientation, or cropped along one axis. Slices of few values, such as air, say
-    nothing and are left out.
+    saved again in another format or orientation, with axes flipped or swapped, or cropped along one axis. Slices of few
+    values, such as air, say nothing and are left out.
 
     Returns:
-        (n,) uint64, sorted; the first 8 bytes of BLAKE2b over the shape and the float32 values in `ORIENTATION`.
+        (n,) uint64, sorted; the first 8 bytes of BLAKE2b over the shape and the slice as `_folded`.
     """
-    array = reorient(volume, ORIENTATION).array.astype(np.float32) + np.float32(0)  # -0 becomes 0
+    array = np.array(volume.array, np.float32, order="C")
+    array += 0  # -0 becomes 0
     found = set()
     for axis in range(3):
-        for plane in np.moveaxis(array, axis, 0):
-            flat = np.ascontiguousarray(plane)
-            sample = flat.ravel()[:: max(1, flat.size // _SAMPLED)]
-            if len(np.unique(sample)) >= FEWEST_VALUES:
-                digest = hashlib.blake2b(f"{axis} {flat.shape}".encode() + flat.tobytes(), digest_size=8)
-                found.add(int.from_bytes(digest.digest(), "little"))
+        planes = np.moveaxis(array, axis, 0)
+        for first in range(0, len(planes), _AT_ONCE):
+            slab = np.ascontiguousarray(planes[first : first + _AT_ONCE])
+            for plane, folded in zip(slab, _folded(mixed_values(slab)), strict=True):
+                sample = plane.ravel()[:: max(1, plane.size // _SAMPLED)]
+                if len(np.unique(sample)) >= FEWEST_VALUES:
+                    rows, columns = plane.shape
+                    ways = ([folded] if rows <= columns else []) + ([folded.T] if rows >= columns else [])
+                    head = f"{sorted(plane.shape)}".encode()
+                    found.add(min(_first_8_bytes(head + way.tobytes()) for way in ways))
     return np.array(sorted(found), np.uint64)
 
 
+def _folded(checksums: np.ndarray) -> np.ndarray:
+    """A quarter of each slice: sums of the checksums of the four voxels that flips put into each other's places."""
+    rows, columns = ((n + 1) // 2 for n in checksums.shape[1:])
+    half = checksums[:, :rows] + checksums[:, ::-1][:, :rows]
+    return half[:, :, :columns] + half[:, :, ::-1][:, :, :columns]
+
+
+def _first_8_bytes(content: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+
 def mask_digests(segmentation: Segmentation) -> frozenset[str]:
-    """Digests of the shapes of all segments, and of all together, each cut to its bounding box: name, value, place and
-    format do not count, nor whether all classes were merged into one.
+    """Digests of the shapes of all segments, and of all together, each cut to its bounding box: name, value, place,
+    format, order and direction of the axes do not count, nor whether all classes were merged into one.
 
     Masks of fewer than `FEWEST_MASK_VOXELS` voxels and full boxes are alike by chance, and are left out.
     """
     from scipy.ndimage import find_objects
 
-    turned = reorient_segmentation(segmentation, ORIENTATION)
-    boxes = [find_objects(np.ascontiguousarray(layer)) for layer in turned.layers]
+    boxes = [find_objects(np.ascontiguousarray(layer)) for layer in segmentation.layers]
     found = set()
-    for segment in turned.segments:
+    for segment in segmentation.segments:
         of_layer = boxes[segment.layer]
         place = of_layer[segment.value - 1] if segment.value <= len(of_layer) else None
         if place is None:
             continue
-        box = turned.layers[segment.layer][place] == segment.value
+        box = segmentation.layers[segment.layer][place] == segment.value
         found.add(_shape_digest(box))
-    together = np.logical_or.reduce([layer > 0 for layer in turned.layers])
+    together = np.logical_or.reduce([layer > 0 for layer in segmentation.layers])
     for place in find_objects(together.astype(np.uint8)):
         found.add(_shape_digest(together[place]))
     return frozenset(found - {""})
@@ -139,7 +156,24 @@ def _shape_digest(box: np.ndarray) -> str:
     """SHA-256 of a mask that is cut to its bounding box; "" if it says nothing."""
     if np.count_nonzero(box) < FEWEST_MASK_VOXELS or box.all():
         return ""
-    return hashlib.sha256(f"{box.shape}".encode() + np.packbits(box).tobytes()).hexdigest()
+    return min(hashlib.sha256(f"{way.shape}".encode() + np.packbits(way).tobytes()).hexdigest() for way in _ways(box))
+
+
+def _ways(box: np.ndarray) -> list[np.ndarray]:
+    """The orientations of a mask that are first by its profiles: one, but for a symmetrical mask.
+
+    The profile of an axis is how many voxels each slice across it has. Each axis runs in the direction whose profile
+    comes first, and the axes are in the order of their profiles; what profiles leave open is returned in all ways.
+    """
+    directions, profiles = [], []
+    for axis in range(3):
+        forth = tuple(np.count_nonzero(box, axis=tuple({0, 1, 2} - {axis})).tolist())
+        back = forth[::-1]
+        profiles.append(min(forth, back))
+        directions.append([step for step, profile in ((1, forth), (-1, back)) if profile == profiles[-1]])
+    orders = [o for o in itertools.permutations(range(3)) if [profiles[i] for i in o] == sorted(profiles)]
+    flipped = [box[tuple(slice(None, None, step) for step in steps)] for steps in itertools.product(*directions)]
+    return [way.transpose(order) for way in flipped for order in orders]
 
 
 def named_joins(joins: Iterable[Join], names: Sequence[str]) -> list[dict[str, str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy.sparse import coo_matrix
@@ -152,6 +154,40 @@ def test_slices_of_a_turned_cropped_or_inpainted_volume_are_known_again(oblique_
     flat = np.full(SHAPE, -1024, np.int16)
     flat[5, 5, 5] = 3
     assert len(slice_digests(Volume(flat, volume.affine))) == 0, "air is like air"
+
+
+ORDERS = list(itertools.permutations(range(3)))
+STEPS = list(itertools.product((1, -1), repeat=3))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("shape", [SHAPE, (13, 13, 8), (9, 9, 9)])
+def test_slices_and_masks_in_all_48_orientations_without_a_word_in_the_header(order, steps, shape):
+    """As after LPS was taken for RAS, or axes were swapped."""
+    flips = tuple(slice(None, None, step) for step in steps)
+    image = ct(4, shape)
+    turned = np.ascontiguousarray(image[flips].transpose(order))
+    assert np.array_equal(slice_digests(Volume(turned, affine())), slice_digests(Volume(image, affine())))
+    masks = [np.random.default_rng(5).random(shape) < 0.7, ball()]
+    for mask in masks:
+        again = np.ascontiguousarray(mask[flips].transpose(order)).astype(np.uint8)
+        assert mask_digests(segmentation(again)) == mask_digests(segmentation(mask.astype(np.uint8))) != frozenset()
+
+
+def test_masks_with_the_same_profiles_are_told_apart():
+    """Latin squares as heights: every slice of all three axes has as many voxels, and the masks differ."""
+    rows = np.arange(8)
+    cyclic, binary = (rows[:, None] + rows) % 8, rows[:, None] ^ rows
+    one, other = (np.isin((square[..., None] - rows) % 8, (0, 1)).astype(np.uint8) for square in (cyclic, binary))
+    for axes in ((0, 1), (0, 2), (1, 2)):
+        assert np.array_equal(np.count_nonzero(one, axis=axes), np.count_nonzero(other, axis=axes))
+    assert mask_digests(segmentation(one)) != mask_digests(segmentation(other))
+
+
+def ball() -> np.ndarray:
+    """A mask with every symmetry."""
+    return sum((np.indices((9, 9, 9)) - 4) ** 2) <= 14
 
 
 def segmentation(array: np.ndarray, matrix=None) -> Segmentation:
