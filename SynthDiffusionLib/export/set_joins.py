@@ -53,8 +53,8 @@ def generic_notes(generic: Sequence[dict[str, Any]]) -> list[str]:
     return [
         f"{len(first['volumes'])} patients whose images share nothing have the same mask ({first['class']}), first "
         f"'{shortened(one)}' and '{shortened(other)}'{more}: taken for a shape that says nothing of a patient, and not "
-        "for a reason to keep them together (generic_masks in manifest.json). If they are copies of one patient, "
-        "--patients says so"
+        "for a reason to keep them together (generic_masks in manifest.json). Copies of one patient "
+        "must have one name of a patient"
     ]
 
 
