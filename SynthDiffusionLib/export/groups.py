@@ -138,9 +138,9 @@ def grouped(marks: Sequence[Marks]) -> Grouping:
     nobodys = {found.mask for found in generic}
     for mark, volumes in files.items():
         for i in volumes[1:] if mark not in nobodys else ():
-            both_real = marks[volumes[0]].real and marks[i].real
-            why = "the same file of a label map" if both_real else "made from the same file"
-            forest.join(volumes[0], i, why)
+            one, other = marks[volumes[0]], marks[i]
+            same = sorted((one.masks & other.masks) - nobodys) if one.real and other.real else []
+            forest.join(volumes[0], i, "the same mask" if same else "made from the same file", *same[:1])
     for mark, volumes in masks.items():
         for i in volumes[1:] if mark not in nobodys else ():
             forest.join(volumes[0], i, "the same mask", mark)

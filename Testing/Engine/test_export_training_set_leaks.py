@@ -135,11 +135,13 @@ def test_a_shape_drawn_for_all_patients_joins_nobody(tmp_path, capsys):
     assert "5 patients whose images share nothing have the same mask (liver), first 'p0' and 'p1'" in said
 
 
-def test_the_message_says_why_volumes_belong_together(tmp_path, capsys):
+@pytest.mark.parametrize("same_file", [False, True])
+def test_the_message_says_why_volumes_belong_together(tmp_path, capsys, same_file):
     folders = real_set(tmp_path / "in", 3)
     tube(folders, ["p0", "p1"])
-    image = nib.load(folders.real_labels / "p1.nii.gz")
-    nib.save(nib.Nifti1Image(np.asarray(image.dataobj).astype(np.int32), image.affine), image.get_filename())
+    if not same_file:
+        image = nib.load(folders.real_labels / "p1.nii.gz")
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj).astype(np.int32), image.affine), image.get_filename())
     arguments = folders.arguments("--out", tmp_path / "o", "--classes", CLASSES, "--folds", 3)
     assert cli.main(["export", "nnunet", *arguments]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
