@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from SynthDiffusionLib.evaluation.sets.case_file import check_values, first_perc
 from SynthDiffusionLib.evaluation.sets.image_set import volume_files
 from SynthDiffusionLib.evaluation.sets.lists import base_name, patient_of_case, patient_table
 from SynthDiffusionLib.evaluation.sets.training_lists import CHANNEL, spellings
-from SynthDiffusionLib.export.dicom_marks import modality_of
-from SynthDiffusionLib.export.groups import Marks, mask_digests, slice_digests
+from SynthDiffusionLib.export.dicom_marks import modality_of, weights_sha256
+from SynthDiffusionLib.export.groups import Marks, mask_places, slice_digests
 from SynthDiffusionLib.export.image_blocks import block_digests
 from SynthDiffusionLib.export.on_grid import read_on_grid
 from SynthDiffusionLib.export.set_classes import Part, parts_of
@@ -90,6 +90,7 @@ class SourceCase:
         notes: what the user should know about it.
         channel: it is taken for one of several channels of nnU-Net, all of one patient.
         mention: field of a real volume's header that says "synthetic", though not that it was made here; "" if none.
+        mask_places: layer and value of each mask by its digest; None: all classes together.
     """
 
     name: str
@@ -106,6 +107,7 @@ class SourceCase:
     notes: tuple[str, ...] = ()
     channel: bool = False
     mention: str = ""
+    mask_places: Mapping[str, tuple[int, int] | None] = field(default_factory=dict)
 
     @property
     def modality(self) -> str | None:
@@ -203,7 +205,7 @@ def _case(
         raise BadInput("it has no label map")
     notes: list[str] = []
     parts: tuple[Part, ...] = ()
-    masks: frozenset[str] = frozenset()
+    masks: dict[str, tuple[int, int] | None] = {}
     if label is not None:
         try:
             segmentation, _ = read_on_grid(label, volume, record)
@@ -214,18 +216,31 @@ def _case(
         if known not in (None, label_sha256):
             notes.append(f"'{label.name}' is not the file that '{path.name}' was made from, according to its record")
         parts = parts_of(segmentation, record if known == label_sha256 else None)
-        masks = mask_digests(segmentation)
+        masks = mask_places(segmentation)
     case = name.removesuffix(CHANNEL)
     patient = _patient(channel_of or case, record, patients, notes)
     sha256 = sha256_of(path)
-    sums = {sha256, voxels_sha256(volume)} | ({label_sha256} if parts else set())
+    sums = {sha256, voxels_sha256(volume)}
+    mask_files = {label_sha256} if parts else set()
     if record is not None:
         source = record.get("source", {})
-        sums |= {*record.get("inputs", {}).values(), record.get("generated_sha256") or sha256, *source.get("files", ())}
+        inputs = dict(record.get("inputs", {}))
+        if "segmentation_sha256" in inputs:
+            mask_files.add(inputs.pop("segmentation_sha256"))
+        sums |= {*inputs.values(), record.get("generated_sha256") or sha256, *source.get("files", ())}
         sums |= {source[name] for name in ("key", "voxels_sha256") if name in source}
     kind = REAL if is_real else INPAINTED if record["contains_real_patient_pixels"] else SYNTHETIC
     names = frozenset(spellings([patient]) if patient else ())
-    marks = Marks(names, frozenset(sums), masks, slice_digests(volume), block_digests(volume))
+    marks = Marks(
+        names,
+        frozenset(sums),
+        frozenset(masks),
+        slice_digests(volume),
+        block_digests(volume),
+        frozenset(mask_files),
+        _noise(record),
+        is_real,
+    )
     return SourceCase(
         case,
         kind,
@@ -241,7 +256,17 @@ def _case(
         tuple(notes),
         channel_of is not None,
         said,
+        masks,
     )
+
+
+def _noise(record: Mapping[str, Any] | None) -> frozenset[str]:
+    """What a volume without a drawing was made from: model, weights, mode, seed. Other steps give nearly the same."""
+    if record is None or record["settings"]["mode"] not in _WITHOUT_DRAWING:
+        return frozenset()
+    model, settings = record["model"], record["settings"]
+    weights = weights_sha256(record)
+    return frozenset([f"{model['id']} {model.get('version', '')} {weights} {settings['mode']} {settings['seed']}"])
 
 
 def _mention(path: Path) -> str:

@@ -59,6 +59,7 @@ def split(
     validation: float = 0.0,
     folds: int = 0,
     seed: int = 0,
+    why: str = "",
 ) -> Parts:
     """Deals groups to parts.
 
@@ -70,6 +71,7 @@ def split(
         validation: share of the volumes left that are validated on, 0 to below 1.
         folds: or the number of folds; 0: none.
         seed: of all draws.
+        why: which two belong together and by what, for messages.
 
     Raises:
         BadInput: unknown patients, or too few groups.
@@ -80,8 +82,8 @@ def split(
         raise BadInput("All patients are in the test part, so that none is left to train on", "Test on fewer patients.")
     counting = any(m.real for m in members)
     sizes = Counter(m.group for m in members if (m.real or not counting) and m.group not in tested)
-    held_out = _share(sizes, validation, rng) if validation else frozenset()
-    fold_of = _folds(sizes, folds, rng) if folds else {}
+    held_out = _share(sizes, validation, rng, why) if validation else frozenset()
+    fold_of = _folds(sizes, folds, rng, why) if folds else {}
     part = []
     for m in members:
         whose = TEST if m.group in tested else VALIDATION if m.group in held_out else TRAINING
@@ -139,13 +141,13 @@ def _drawn(
     return frozenset(tested)
 
 
-def _share(sizes: Mapping[int, int], share: float, rng: np.random.Generator) -> frozenset[int]:
+def _share(sizes: Mapping[int, int], share: float, rng: np.random.Generator, why: str) -> frozenset[int]:
     """Groups with about this share of the volumes: never more, but at least one group."""
     wanted = share * sum(sizes.values())
     if len(sizes) < 2:
         raise BadInput(
-            f"{counted(len(sizes), 'group')} of volumes cannot be dealt to training and validation",
-            "Give volumes of more patients, or --validation 0.",
+            f"{counted(len(sizes), 'group')} of volumes cannot be dealt to training and validation{_because(why)}",
+            f"Give volumes of more patients{_one_of_two(why)}, or --validation 0.",
         )
     order = sorted(sizes)
     shuffled = [order[i] for i in rng.permutation(len(order))]
@@ -156,14 +158,14 @@ def _share(sizes: Mapping[int, int], share: float, rng: np.random.Generator) -> 
     return frozenset(taken or {min(shuffled, key=sizes.__getitem__)})
 
 
-def _folds(sizes: Mapping[int, int], folds: int, rng: np.random.Generator) -> dict[int, int]:
+def _folds(sizes: Mapping[int, int], folds: int, rng: np.random.Generator, why: str) -> dict[int, int]:
     """A fold for each group, the largest groups first, each to the fold that has the fewest volumes."""
     if len(sizes) < folds:
         raise BadInput(
-            f"{counted(len(sizes), 'group')} of volumes that belong together cannot be dealt to {folds} folds",
-            f"Give --folds {len(sizes)}, or volumes of more patients."
-            if len(sizes) > 1
-            else "Give volumes of more patients.",
+            f"{counted(len(sizes), 'group')} of volumes that belong together cannot be dealt to {folds} folds"
+            + _because(why),
+            (f"Give --folds {len(sizes)}, or volumes" if len(sizes) > 1 else "Give volumes")
+            + f" of more patients{_one_of_two(why)}.",
         )
     order = sorted(sizes)
     shuffled = [order[i] for i in rng.permutation(len(order))]
@@ -174,3 +176,12 @@ def _folds(sizes: Mapping[int, int], folds: int, rng: np.random.Generator) -> di
         found[group] = fold
         held[fold] += sizes[group]
     return found
+
+
+def _because(why: str) -> str:
+    return f": {why}" if why else ""
+
+
+def _one_of_two(why: str) -> str:
+    """What else can be done about volumes that belong together."""
+    return ", or remove or mend one of each two that are alike" if why else ""

@@ -21,6 +21,7 @@ from SynthDiffusionLib.export.set_cases import REAL, Patients, SourceCase, read_
 from SynthDiffusionLib.export.set_classes import ClassTable, class_table
 from SynthDiffusionLib.export.set_files import write_case
 from SynthDiffusionLib.export.set_form import SetFacts, SetForm, safe_names
+from SynthDiffusionLib.export.set_joins import generic_masks, generic_notes, why_together, with_classes
 from SynthDiffusionLib.export.splits import LEFT_OUT, MOST_FOLDS, TEST, TRAINING, VALIDATION, Member, Parts, split
 from SynthDiffusionLib.output_folders import move_into, staging_folder
 from SynthDiffusionLib.reports.sections import counted
@@ -125,7 +126,8 @@ def export_training_set(request: SetRequest, on_event: Event = lambda event: Non
     )
     modality = modality_of_set(cases, request.modality)
     classes = class_table(cases, request.real_names, request.synthetic_names, request.all_classes)
-    groups, joins = grouped([case.marks for case in cases])
+    groups, joins, generic = grouped([case.marks for case in cases])
+    joins = with_classes(joins, cases, classes)
     generators = generators_of(cases, patients, request.trained_on)
     seen = {patient for known in generators.values() for patient in known.seen}
     parts = split(
@@ -136,10 +138,13 @@ def export_training_set(request: SetRequest, on_event: Event = lambda event: Non
         validation=request.validation if not request.form.takes_folds else 0.0,
         folds=request.folds if request.form.takes_folds else 0,
         seed=request.seed,
+        why=why_together(joins, groups, cases),
     )
     notes = _notes(cases, groups, joins, parts, classes)
     notes += check_generators(cases, parts.part, generators)
     entries = _entries(cases, groups, parts)
+    alike = generic_masks(generic, cases, [entry.case for entry in entries], classes)
+    notes += generic_notes(alike)
     kept = [i for i, part in enumerate(parts.part) if part != LEFT_OUT]
     written = [entries[i] for i in kept]
     placed = [
@@ -160,6 +165,7 @@ def export_training_set(request: SetRequest, on_event: Event = lambda event: Non
             "folds": parts.folds,
         },
         "joins": named_joins(joins, [entry.case for entry in entries]),
+        "generic_masks": alike,
         "held_back": [entries[i].case for i, part in enumerate(parts.part) if part == LEFT_OUT],
         "left_out": left_out,
     }

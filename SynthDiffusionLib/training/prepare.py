@@ -42,7 +42,7 @@ from SynthDiffusionLib.volumes.atomic import atomic_file, writing_error
 SPLITS = ("train", "validation", "test")
 ORIENTATION = "LPS"  # of every case, whatever its file has: at generation the model's grid is brought to one too
 SAME_SPACING = 0.01  # relative difference up to which the spacings of two files are one
-READABLE_SUFFIXES = (".nii.gz", ".seg.nrrd", ".nii", ".nrrd", ".mha", ".mhd")  # longer ones first: see `case_name`
+READABLE_SUFFIXES = (".nii.gz", ".seg.nrrd", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")  # longer first: `case_name`
 
 
 def _as_drawn(image: np.ndarray, labels: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy.sparse import coo_matrix
@@ -9,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 from training_set_examples import SHAPE, affine, ct, labels
 
 from SynthDiffusionLib.errors import BadInput
-from SynthDiffusionLib.export.groups import Marks, grouped, mask_digests, slice_digests
+from SynthDiffusionLib.export.groups import MOST_ALIKE, Marks, grouped, mask_places, slice_digests
 from SynthDiffusionLib.export.splits import LEFT_OUT, TEST, TRAINING, VALIDATION, Member, split
 from SynthDiffusionLib.volumes import Segment, Segmentation, Volume, reorient, reorient_segmentation
 
@@ -52,7 +54,7 @@ def test_groups_are_the_connected_components_of_shared_marks(seed):
     columns = [len(volumes) + every[k] for v in volumes for k in keys(v)]
     size = len(volumes) + len(every)
     graph = coo_matrix((np.ones(len(rows)), (rows, columns)), (size, size))
-    groups, joins = grouped(volumes)
+    groups, joins, _ = grouped(volumes)
     assert same_partition(groups, connected_components(graph, directed=False)[1][: len(volumes)])
     assert groups[0] == 0 and set(groups) == set(range(max(groups) + 1))
     assert len(joins) == len(volumes) - len(set(groups)), "a forest"
@@ -63,7 +65,7 @@ def test_groups_are_the_connected_components_of_shared_marks(seed):
 def test_no_group_is_ever_on_two_sides(seed):
     rng = np.random.default_rng(seed)
     n = int(rng.integers(20, 60))
-    groups, _ = grouped(random_marks(rng, n))
+    groups, *_ = grouped(random_marks(rng, n))
     members = [Member(g, f"p{i}", bool(rng.random() < 0.7)) for i, g in enumerate(groups)]
     folds, share = ((int(rng.integers(2, 5)), 0.0), (0, float(rng.uniform(0.05, 0.5))))[seed % 2]
     test = int(rng.integers(0, 4))
@@ -154,6 +156,44 @@ def test_slices_of_a_turned_cropped_or_inpainted_volume_are_known_again(oblique_
     assert len(slice_digests(Volume(flat, volume.affine))) == 0, "air is like air"
 
 
+ORDERS = list(itertools.permutations(range(3)))
+STEPS = list(itertools.product((1, -1), repeat=3))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("shape", [SHAPE, (13, 13, 8), (9, 9, 9)])
+def test_slices_and_masks_in_all_48_orientations_without_a_word_in_the_header(order, steps, shape):
+    """As after LPS was taken for RAS, or axes were swapped."""
+    flips = tuple(slice(None, None, step) for step in steps)
+    image = ct(4, shape)
+    turned = np.ascontiguousarray(image[flips].transpose(order))
+    assert np.array_equal(slice_digests(Volume(turned, affine())), slice_digests(Volume(image, affine())))
+    masks = [np.random.default_rng(5).random(shape) < 0.7, ball()]
+    for mask in masks:
+        again = np.ascontiguousarray(mask[flips].transpose(order)).astype(np.uint8)
+        assert mask_digests(segmentation(again)) == mask_digests(segmentation(mask.astype(np.uint8))) != frozenset()
+
+
+def test_masks_with_the_same_profiles_are_told_apart():
+    """Latin squares as heights: every slice of all three axes has as many voxels, and the masks differ."""
+    rows = np.arange(8)
+    cyclic, binary = (rows[:, None] + rows) % 8, rows[:, None] ^ rows
+    one, other = (np.isin((square[..., None] - rows) % 8, (0, 1)).astype(np.uint8) for square in (cyclic, binary))
+    for axes in ((0, 1), (0, 2), (1, 2)):
+        assert np.array_equal(np.count_nonzero(one, axis=axes), np.count_nonzero(other, axis=axes))
+    assert mask_digests(segmentation(one)) != mask_digests(segmentation(other))
+
+
+def ball() -> np.ndarray:
+    """A mask with every symmetry."""
+    return sum((np.indices((9, 9, 9)) - 4) ** 2) <= 14
+
+
+def mask_digests(drawn: Segmentation) -> frozenset[str]:
+    return frozenset(mask_places(drawn))
+
+
 def segmentation(array: np.ndarray, matrix=None) -> Segmentation:
     values = [int(v) for v in np.unique(array) if v]
     return Segmentation((array,), affine() if matrix is None else matrix, tuple(Segment(f"s{v}", v) for v in values))
@@ -176,3 +216,40 @@ def test_masks_are_known_again_by_their_shape(oblique_affine):
     boxes = np.zeros(SHAPE, np.uint8)
     boxes[2:10, 2:10, 2:10] = 1
     assert mask_digests(segmentation(boxes)) == frozenset()
+
+
+def real(name: str, mask: str, file: str, image: int) -> Marks:
+    return Marks(
+        frozenset([name]),
+        frozenset(),
+        frozenset([mask]),
+        np.array([image], np.uint64),
+        mask_files=frozenset([file]),
+        real=True,
+    )
+
+
+@pytest.mark.parametrize("patients", [2, MOST_ALIKE, MOST_ALIKE + 1, 9])
+@pytest.mark.parametrize("same_file", [False, True])
+def test_a_mask_of_many_patients_is_generic(patients, same_file):
+    """Of two or three it joins them; of more, images that share nothing are not joined. Volumes of nobody that were
+    made from it stay together, and belong to no patient."""
+    volumes = [real(f"p{i}", "tube", "f" if same_file else f"f{i}", i) for i in range(patients)]
+    volumes += [marks(masks=["tube"])] * 2 + [marks(names=["p0"], masks=["tube"]), marks(masks=["else"])]
+    groups, joins, generic = grouped(volumes)
+    if patients <= MOST_ALIKE:
+        assert set(groups[:-1]) == {0} and groups[-1] == 1 and not generic
+        return
+    assert groups == [*range(patients), patients, patients, 0, patients + 1]
+    assert {g.mask for g in generic} == ({"tube", "f"} if same_file else {"tube"})
+    assert all(g.volumes == tuple(range(patients)) for g in generic)
+    assert [(j.one, j.other, j.why) for j in joins] == [
+        (0, patients + 2, "the same patient"),
+        (patients, patients + 1, "the same mask"),
+    ]
+
+
+def test_copies_of_one_image_do_not_make_a_mask_generic():
+    """Patients are counted by their images, whatever they are called."""
+    volumes = [real(f"p{i}", "tube", f"f{i}", 0) for i in range(8)] + [real("q", "tube", "q", 1)]
+    assert grouped(volumes).groups == [0] * 9 and not grouped(volumes).generic

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -44,6 +46,8 @@ def inpainted(array: np.ndarray) -> np.ndarray:
         lambda a: padded(a[5:, 5:, 5:], 0),
         lambda a: inpainted(a)[1:, 1:, 1:],
         lambda a: a.astype(np.float64),
+        lambda a: a[::-1, ::-1],
+        lambda a: padded(a[3:, ::-1, 4:].transpose(2, 0, 1), 0),
     ],
 )
 def test_a_crop_on_any_axes_a_rim_and_an_inpainted_part(change):
@@ -55,6 +59,33 @@ def test_a_crop_on_any_axes_a_rim_and_an_inpainted_part(change):
 def test_in_any_order_of_axes(oblique_affine):
     volume = Volume(noise(), oblique_affine("RAS"))
     assert np.array_equal(block_digests(reorient(volume, "PIR")), block_digests(volume))
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("steps", list(itertools.product((1, -1), repeat=3)))
+def test_in_all_48_orientations_without_a_word_in_the_header(order, steps):
+    array = noise(2, (18, 17, 16))
+    turned = array[tuple(slice(None, None, step) for step in steps)].transpose(order)
+    assert np.array_equal(digests(np.ascontiguousarray(turned)), digests(array))
+
+
+def test_the_values_of_an_orbit_are_those_that_turns_exchange():
+    """Against the orbits that numpy's own turns and flips make; and no two of noise are one."""
+    blocks = np.arange(216, dtype=np.float32).reshape(1, 6, 6, 6)
+    turns = [
+        np.flip(blocks[0], axes).transpose(order).ravel()
+        for order in itertools.permutations(range(3))
+        for n in range(4)
+        for axes in itertools.combinations(range(3), n)
+    ]
+    orbits = {frozenset(column) for column in np.stack(turns, 1).astype(int).tolist()}
+    row = image_blocks._unordered(blocks.reshape(1, 216))[0].astype(int).tolist()
+    found, first = set(), 0
+    while first < 216:
+        size = next(len(o) for o in orbits if row[first] in o)
+        found.add(frozenset(row[first : first + size]))
+        first += size
+    assert found == orbits and len(orbits) == 10
 
 
 def test_every_block_inside_a_crop_is_found_again():
@@ -101,10 +132,10 @@ def test_few_blocks_in_common_join_nothing():
 
 @pytest.mark.parametrize("folder", ["lidc_nodules_51/images", "hippocampus_msd/images"])
 def test_no_two_real_patients_share_a_block(folder, shared_data):
-    """And an off-centre crop of each is known again."""
+    """And an off-centre crop of each, turned by 180 degrees, is known again."""
     paths = sorted((shared_data / folder).iterdir())[:24]
     volumes = [read_volume(path) for path in paths]
-    crops = [Volume(np.ascontiguousarray(v.array[3:, 2:-1, 1:]), v.affine) for v in volumes]
+    crops = [Volume(np.ascontiguousarray(v.array[3:, 2:-1, 1:][::-1, ::-1]), v.affine) for v in volumes]
     found = [block_digests(v) for v in [*volumes, *crops]]
     assert all(FEWEST_SHARED < len(f) <= MOST_BLOCKS for f in found)
     assert same_blocks(found) == [(i, i + len(volumes)) for i in range(len(volumes))]

@@ -7,7 +7,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-from training_set_examples import CLASSES, affine, ct, export, labels, read, real_set, synthetic, volumes_of
+from training_set_examples import CLASSES, affine, ct, export, joint, labels, read, real_set, synthetic, volumes_of
 
 from SynthDiffusionLib import cli
 from SynthDiffusionLib.jobs.outputs import header_marks
@@ -44,7 +44,7 @@ def test_a_crop_on_several_axes_and_a_rim(tmp_path, change):
 def test_an_inpainted_volume_and_its_source_that_was_cropped_and_saved_again(tmp_path):
     folders = real_set(tmp_path / "in", 3)
     changed = ct(1)
-    changed[5:8, 5:8, 5:8] = 77
+    changed[2:5, 2:5, 2:5] = 77  # away from the middle, so that a few blocks of so small an image are whole
     synthetic(folders, "lesion", labels(80), image=changed, source=folders.real / "p1.nii.gz")
     add_real(folders, "p1", ct(1)[1:, 1:, :-1], labels(1)[1:, 1:, :-1])
     groups = groups_of(folders, tmp_path)
@@ -78,6 +78,85 @@ def test_a_mask_whose_classes_were_merged(tmp_path):
     synthetic(folders, "merged", (labels(2) > 0).astype(np.uint8))
     groups = groups_of(folders, tmp_path)
     assert groups["merged_m_seed1"] == groups["p2"] and len(set(groups.values())) == 3
+
+
+@pytest.mark.parametrize("axes", [(0, 1), (0, 2), (0,)], ids=["RAS for LPS", "another half turn", "mirrored"])
+def test_a_copy_whose_axes_were_flipped_or_swapped(tmp_path, axes):
+    folders = real_set(tmp_path / "in", 3)
+    add_real(folders, "zz", np.flip(ct(1), axes), labels(60))
+    add_real(folders, "yy", np.flip(ct(2), axes).transpose(2, 0, 1)[2:], labels(61, (12, 14, 13))[2:])
+    groups = groups_of(folders, tmp_path)
+    assert groups["zz"] == groups["p1"] and groups["yy"] == groups["p2"] and len(set(groups.values())) == 3
+
+
+def test_joint_volumes_of_one_seed_are_one_whatever_the_steps(tmp_path):
+    """Other steps change little of what a model makes of one noise; another seed, model or mode is another volume."""
+    folders = real_set(tmp_path / "in", 3)
+    for seed in (1, 2):
+        joint(folders, seed, labels(90 + seed))
+    first = folders.synthetic / "joint_m_seed1.json"
+    for name, change in (("more", {"steps": 50}), ("free", {"mode": "unconditional"})):
+        record = read(first)
+        image = folders.synthetic / f"{name}_m_seed1.nii.gz"
+        write_volume(Volume(ct(sum(name.encode())), affine(), metadata=header_marks(record)), image)
+        record["settings"] |= change
+        if name == "free":
+            del record["settings"]["tumour"]
+        record["output_sha256"], record["case"] = sha256_of(image), name
+        image.with_name(f"{name}_m_seed1.json").write_text(json.dumps(record), encoding="utf-8")
+    folder = export("bids", folders, tmp_path / "out", "--classes", CLASSES)
+    groups = {case: row["group"] for case, row in volumes_of(folder).items()}
+    assert groups["joint_m_seed1"] == groups["more_m_seed1"] and len(set(groups.values())) == 6
+    assert [j["why"] for j in read(folder / "manifest.json")["joins"]] == ["made from the same noise"]
+
+
+def tube(folders, names) -> None:
+    """One shape of label 1 as the label map of several patients."""
+    drawn = np.zeros((14, 13, 12), np.uint8)
+    drawn[2:9, 2:9, 2:9] = (sum((np.indices((7, 7)) - 3) ** 2) <= 9)[..., None]
+    for name in names:
+        write_volume(Volume(drawn, affine(), "label"), folders.real_labels / f"{name}.nii.gz")
+
+
+def test_a_shape_drawn_for_all_patients_joins_nobody(tmp_path, capsys):
+    folders = real_set(tmp_path / "in", 6)
+    tube(folders, [f"p{i}" for i in range(5)])
+    synthetic(folders, "s", labels(95))
+    drawing = read_volume(folders.real_labels / "p0.nii.gz", "label").array
+    for case in ("t", "u"):
+        synthetic(folders, case, drawing)
+    folder = export("nnunet", folders, tmp_path / "out", "--classes", CLASSES, "--folds", 3)
+    groups = {case: row["group"] for case, row in volumes_of(folder).items()}
+    assert len({groups[f"p{i}"] for i in range(6)}) == 6 and len(set(groups.values())) == 8
+    assert groups["t_m_seed1"] == groups["u_m_seed1"]
+    told = read(folder / "manifest.json")["generic_masks"]
+    assert told == [{"class": "liver", "volumes": [f"p{i}" for i in range(5)]}]
+    said = capsys.readouterr().err
+    assert "5 patients whose images share nothing have the same mask (liver), first 'p0' and 'p1'" in said
+
+
+@pytest.mark.parametrize("same_file", [False, True])
+def test_the_message_says_why_volumes_belong_together(tmp_path, capsys, same_file):
+    folders = real_set(tmp_path / "in", 3)
+    tube(folders, ["p0", "p1"])
+    if not same_file:
+        image = nib.load(folders.real_labels / "p1.nii.gz")
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj).astype(np.int32), image.affine), image.get_filename())
+    arguments = folders.arguments("--out", tmp_path / "o", "--classes", CLASSES, "--folds", 3)
+    assert cli.main(["export", "nnunet", *arguments]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "2 groups of volumes that belong together cannot be dealt to 3 folds" in line
+    assert "'p0' and 'p1', the first of 1 pair, belong together by the same mask (liver)" in line
+    assert "Give --folds 2, or volumes of more patients, or remove or mend one of each two that are alike" in line
+
+
+def test_nrrd_with_a_header_file_of_its_own(tmp_path):
+    sitk = pytest.importorskip("SimpleITK")
+    folders = real_set(tmp_path / "in", 3)
+    for kind in (folders.real, folders.real_labels):
+        sitk.WriteImage(sitk.ReadImage(str(kind / "p1.nii.gz")), str(kind / "p1.nhdr"))
+        (kind / "p1.nii.gz").unlink()
+    assert set(groups_of(folders, tmp_path)) == {"p0", "p1", "p2"}
 
 
 def test_a_drawing_that_was_not_given_is_told_of(tmp_path, capsys):

@@ -218,7 +218,7 @@ def test_leak_the_same_mask_under_two_names(tmp_path):
     groups, joins = grouped(folders, tmp_path)
     assert groups["x_m_seed1"] == groups["p0"] and groups["y_m_seed1"] == groups["p1"]
     assert groups["z_m_seed1"] == groups["p2"] and len(set(groups.values())) == 5
-    assert {j["why"] for j in joins} == {"made from the same file", "the same mask"}
+    assert {j["why"] for j in joins} == {"made from the same file", "the same mask (liver)"}
 
 
 def test_leak_an_inpainted_volume_and_its_source_under_another_name(tmp_path):
