@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from SynthDiffusionLib.export.dicom_values import StoredValues
 
 
+_SERIES_NUMBERS = {"segmentation": 2, "region": 3}
+"""The image's is 1. They do not depend on what else is exported."""
+
+
 @dataclass(frozen=True)
 class DicomRequest:
     """What is exported, and how.
@@ -206,8 +210,8 @@ def _write(
         header.BurnedInAnnotation = "YES"
         header.DerivationDescription += f" The word {marks.label} is burned into the pixels of every slice."
     segs = {
-        name: dicom_seg(d.layers, d.segments, header, marks, planes, name, number, d.made_by_model)
-        for number, (name, d) in enumerate(drawn.items(), 2)
+        name: dicom_seg(d.layers, d.segments, header, marks, planes, name, _SERIES_NUMBERS[name], d.made_by_model)
+        for name, d in drawn.items()
     }
     if label == "overlay":
         dicom_label.add_overlay(header, mask[0], marks.label)
