@@ -19,6 +19,7 @@ from SynthDiffusionLib import __version__
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.jobs.outputs import kind_of
 from SynthDiffusionLib.jobs.provenance import NOTICE, NOTICE_INPAINTED, NOTICE_INPAINTED_AGAIN
+from SynthDiffusionLib.jobs.records import edits_of
 from SynthDiffusionLib.jobs.sources import source_key
 
 if TYPE_CHECKING:
@@ -57,6 +58,16 @@ class Marks:
     @property
     def partly_real(self) -> bool:
         return self.record["contains_real_patient_pixels"]
+
+    @property
+    def edits(self) -> str:
+        """See `jobs.records.edits_of`."""
+        return edits_of(self.record)
+
+    @property
+    def wholly_made(self) -> bool:
+        """All voxels are known to be the model's: none is a patient's, and none was changed or left unchecked."""
+        return not self.partly_real and not self.edits
 
     @property
     def again(self) -> bool:
@@ -172,12 +183,14 @@ def described(marks: Marks, values: str) -> str:
         )
     elif marks.partly_real:
         sentences.append("Outside the inpainted region it holds a real patient's pixels and is not anonymous.")
-    else:
+    elif marks.wholly_made:
         sentences.append("No part of it was acquired from a patient.")
-    if marks.record.get("modified_after_generation"):
-        sentences.append("Its voxels were changed after the model had made them.")
-    elif marks.record.get("voxels_unchecked"):
-        sentences.append("Whether its voxels are those that the model had made was not checked.")
+    if marks.edits == "yes":
+        sentences.append("Its voxels were changed after the model had made them; nothing shows whose they are.")
+    elif marks.edits:
+        sentences.append(
+            "Whether its voxels are those that the model had made was not checked; nothing shows whose they are."
+        )
     return shortened_to(" ".join([*sentences, values]), 1024)
 
 

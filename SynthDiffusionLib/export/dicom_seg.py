@@ -87,7 +87,7 @@ def dicom_seg(
     )
     _make_reproducible(stored, marks, uids[2])
     add_marks(stored, marks)
-    if not marks.partly_real:
+    if marks.wholly_made:
         stored.BurnedInAnnotation = "NO"
     return stored
 

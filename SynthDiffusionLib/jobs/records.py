@@ -35,6 +35,14 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
+def edits_of(record: Mapping[str, Any]) -> str:
+    """ "yes" if voxels of a volume were changed after the model had made them, "not checked" if they may have been, and
+    else ""."""
+    if record.get("modified_after_generation"):
+        return "yes"
+    return "not checked" if record.get("voxels_unchecked") else ""
+
+
 def check_header(record: Mapping[str, Any], metadata: Mapping[str, str], name: str) -> None:
     """Refuses a record that contradicts what the volume's own header says about real pixels in it.
 

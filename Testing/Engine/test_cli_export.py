@@ -111,7 +111,11 @@ def test_what_is_said_to_be_edited_says_so_wherever_it_goes(made, real, tmp_path
     volume, dicom = told["volume"], tmp_path / "dicom"
     assert cli.main(["export", "dicom", volume, "--out", str(dicom), "--json"]) == 0
     slices = sorted(dicom.rglob("slice*.dcm"))
-    assert slices and "changed after the model had made them" in pydicom.dcmread(slices[0]).DerivationDescription
+    assert slices
+    item = pydicom.dcmread(slices[0])
+    assert "changed after the model had made them; nothing shows whose they are" in item.DerivationDescription
+    assert "acquired from a patient" not in item.DerivationDescription
+    assert "BurnedInAnnotation" not in item and "LossyImageCompression" not in item
     arguments = ["--synthetic", str(out), "--out", str(tmp_path / "set"), "--suffix", "ct", "--validation", "0"]
     assert cli.main(["export", "bids", *arguments]) == 0
     (row,) = json.loads(next((tmp_path / "set").rglob("manifest.json")).read_text(encoding="utf-8"))["volumes"]
@@ -151,7 +155,9 @@ def test_a_record_of_an_older_version(made, tmp_path, capsys):
     assert record["voxels_unchecked"] is True and "modified_after_generation" not in record
     volume = str(new.with_suffix(".nii.gz"))
     assert cli.main(["export", "dicom", volume, "--out", str(tmp_path / "dicom")]) == 0
-    assert "was not checked" in pydicom.dcmread(next((tmp_path / "dicom").rglob("slice*.dcm"))).DerivationDescription
+    item = pydicom.dcmread(next((tmp_path / "dicom").rglob("slice*.dcm")))
+    assert "was not checked; nothing shows whose they are" in item.DerivationDescription
+    assert "acquired from a patient" not in item.DerivationDescription and "BurnedInAnnotation" not in item
 
 
 def test_an_inpainted_volume_is_not_called_synthetic_as_a_whole(made, tmp_path):
