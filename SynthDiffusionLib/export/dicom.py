@@ -168,6 +168,11 @@ def _notes_on_the_source(record: Mapping[str, Any], subject: str | None) -> list
             "the record does not say which voxels the volume was inpainted into, so that the subject follows from the "
             "image's file: volumes of the same image saved again, or inpainted in several steps, have another"
         ]
+    if source.get("edited"):
+        return [
+            "it was inpainted into an image that was edited, or not checked, after it was made: nothing shows whose "
+            "voxels it holds, and whether its subject is theirs"
+        ]
     if not source["known"]:
         return [
             "it was inpainted into an image that was synthetic already and had no record beside it, so that its "

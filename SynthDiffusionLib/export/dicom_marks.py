@@ -19,8 +19,9 @@ from SynthDiffusionLib import __version__
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.jobs.outputs import kind_of
 from SynthDiffusionLib.jobs.provenance import NOTICE, NOTICE_INPAINTED, NOTICE_INPAINTED_AGAIN
-from SynthDiffusionLib.jobs.records import edits_of
+from SynthDiffusionLib.jobs.records import edits_of, own_edits_of
 from SynthDiffusionLib.jobs.sources import source_key
+from SynthDiffusionLib.volumes.marks import EDITED_WORDS
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -185,12 +186,11 @@ def described(marks: Marks, values: str) -> str:
         sentences.append("Outside the inpainted region it holds a real patient's pixels and is not anonymous.")
     elif marks.wholly_made:
         sentences.append("No part of it was acquired from a patient.")
+    whose = "its voxels" if own_edits_of(marks.record) == marks.edits else "voxels of the image that it was made from"
     if marks.edits == "yes":
-        sentences.append("Its voxels were changed after the model had made them; nothing shows whose they are.")
+        sentences.append(f"{whose.capitalize()} were {EDITED_WORDS}; nothing shows whose they are.")
     elif marks.edits:
-        sentences.append(
-            "Whether its voxels are those that the model had made was not checked; nothing shows whose they are."
-        )
+        sentences.append(f"Whether {whose} are the model's was not checked; nothing shows whose they are.")
     return shortened_to(" ".join([*sentences, values]), 1024)
 
 

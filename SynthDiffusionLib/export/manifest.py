@@ -32,7 +32,8 @@ COLUMNS = {
     "weights_sha256": "of its only file of weights, or over the names and checksums of all of them",
     "mode": "whole, inpaint, joint or unconditional",
     "seed": "of the noise",
-    "edited": "yes: its voxels were changed after the model had made them; not checked: they may have been",
+    "edited": "yes: its voxels, or those of the image that it was inpainted into, were changed after the model had "
+    "made them; not checked: they may have been",
     "mask_origin": "real label map, drawing, the real case that the mask is from, or made by the model",
     "mask_sha256": "of the file of the mask that it was made from",
     "sha256": "of the image",

@@ -18,7 +18,7 @@ import numpy as np
 from SynthDiffusionLib.errors import BadInput, MissingExtra
 from SynthDiffusionLib.volumes.checks import check_3d, check_size, rescaled
 from SynthDiffusionLib.volumes.grid import LPS_TO_RAS, check_affine, check_spacing
-from SynthDiffusionLib.volumes.marks import MARK, SYNTHETIC_DATA, own_mark
+from SynthDiffusionLib.volumes.marks import EDITED, MARK, SYNTHETIC_DATA, own_edit, own_mark
 from SynthDiffusionLib.volumes.stream import decoding
 from SynthDiffusionLib.volumes.volume import Volume
 
@@ -31,6 +31,7 @@ _HEADER_TAGS = [
     "SeriesInstanceUID", "SeriesDescription", "SeriesNumber", "Modality", "Rows", "Columns",
     "SamplesPerPixel", "BitsAllocated", "NumberOfFrames", "PixelSpacing", "ImageOrientationPatient",
     "ImagePositionPatient", "RescaleSlope", "RescaleIntercept", "SyntheticData", "PatientName", "ImageComments",
+    "DerivationDescription",
 ]  # fmt: skip
 
 _MARKED = ("PatientName", "ImageComments", "SeriesDescription")
@@ -111,6 +112,8 @@ class _Slice:
 def _marks(header: Dataset) -> tuple[str, ...]:
     texts = {name: str(header.get(name, "")) for name in _MARKED}
     found = [MARK] if own_mark(texts) is not None else []
+    if found and own_edit({"derivation": str(header.get("DerivationDescription", ""))}):
+        found.append(EDITED)
     return (*found, *([SYNTHETIC_DATA] if str(header.get("SyntheticData", "")).strip().upper() == "YES" else []))
 
 
@@ -121,7 +124,7 @@ def read_dicom_series(folder: Path) -> Volume:
 
     Returns:
         volume in HU for CT, else unit "arbitrary". Its metadata say whether a slice is marked as synthetic
-        (`marks.MARK`, `marks.SYNTHETIC_DATA`); all else stays behind: headers are patients'.
+        (`marks.MARK`, `marks.SYNTHETIC_DATA`, `marks.EDITED`); all else stays behind: headers are patients'.
 
     Raises:
         BadInput: no series, several of them, slices that are missing, doubled or of different size or direction.
