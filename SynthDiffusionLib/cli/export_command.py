@@ -31,7 +31,18 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     add("--provenance", type=path_arg, required=True, metavar="FILE.json", help="its provenance")
     add("--region", type=path_arg, metavar="FILE", help="of an inpainted volume: segmentation of what is synthetic")
     add("--edited", action="store_true", help="its voxels were edited on purpose: take them, and mark it as edited")
-    add("--out", type=path_arg, required=True, metavar="DIR", help="folder for the results; made if missing")
+    add(
+        "--out",
+        type=path_arg,
+        required=True,
+        metavar="DIR",
+        help="folder for the results, made if missing; files of other content are not replaced",
+    )
+    add(
+        "--replace",
+        action="store_true",
+        help="replace an earlier export of the same volume, but never one that was not edited by one that was",
+    )
     add("--format", default="nii.gz", metavar="FORMAT", help="nii.gz (default) or nrrd")
     add("--json", action="store_true", help="print one JSON object on the last line")
     export_dicom.add_parser(kinds)
@@ -42,7 +53,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 def run(args: argparse.Namespace) -> int:
     """Carries out what `add_parser` has parsed."""
-    exported = export_volume(args.volume, args.provenance, args.out, args.format, args.region, args.edited)
+    exported = export_volume(
+        args.volume, args.provenance, args.out, args.format, args.region, args.edited, args.replace
+    )
     for path in exported.paths.values():
         print(path)
     for note in exported.notes:
@@ -76,6 +89,7 @@ def export_volume(
     volume_format: str = "nii.gz",
     region: Path | None = None,
     edited: bool = False,
+    replace: bool = False,
 ) -> ExportedVolume:
     """Writes a synthetic volume with its marks and its provenance, all files together.
 
@@ -86,6 +100,7 @@ def export_volume(
         volume_format: "nii.gz" or "nrrd".
         region: for an inpainted volume: what is synthetic in it.
         edited: other voxels than those of the record are taken too; the record and the header then say so.
+        replace: see `export.taken_names.require_free`.
 
     Returns:
         what was written. The record has the checksums of the new file and of its voxels; that of the file which
@@ -97,6 +112,7 @@ def export_volume(
         RunFailed: the disk is full.
     """
     from SynthDiffusionLib.export.own_voxels import compared
+    from SynthDiffusionLib.export.taken_names import require_free
     from SynthDiffusionLib.jobs.outputs import check_names, header_marks, output_paths, safe_stem
     from SynthDiffusionLib.jobs.provenance import sha256_of, write_json
     from SynthDiffusionLib.jobs.records import read_record
@@ -130,6 +146,7 @@ def export_volume(
         if segmentation is None:
             paths.pop("region", None)
         check_names(paths, volume_format)
+        require_free(paths, record, marked, segmentation, replace)
         with files_together(paths) as staged:
             write_volume(marked, staged["volume"])
             if segmentation is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -235,3 +236,46 @@ def test_other_refusals(made, tmp_path, capsys):
     capsys.readouterr()
     taken = ["--provenance", whole["provenance"], "--out", tmp_path / "out", "--format", "nrrd"]
     assert "lies there" in refused(capsys, whole["volume"], *taken)
+
+
+def test_what_generate_wrote_is_not_lost_to_another_volume_of_its_name(made, tmp_path, capsys):
+    """Edited, moved, with another region, or in the very place of the file: all stay out."""
+    for kind, out in made.items():
+        folder = tmp_path / kind
+        folder.mkdir()
+        kept = [what for what in ("volume", "provenance", "region") if what in out]
+        files = {what: Path(shutil.copy(out[what], folder)) for what in kept}
+        before = {path: path.read_bytes() for path in files.values()}
+        given = ["--provenance", files["provenance"], "--out", folder, "--format", "nrrd"]
+        edited = tmp_path / "edited.nrrd"
+        read = read_volume(files["volume"])
+        write_volume(read.with_array(read.array + 1), edited)
+        for more in ([], ["--replace"]):
+            line = refused(capsys, edited, *given, "--edited", *more)
+            assert str(files["volume"]) in line and "Choose another --out" in line
+        moved = tmp_path / "moved.nrrd"
+        write_volume(Volume(read.array, np.eye(4) + np.eye(4, k=3) * 9, "HU"), moved)
+        assert "lies there" in refused(capsys, moved, *given)
+        if kind == "inpaint":
+            other = save(tmp_path / "other.nii.gz", 1 - labels())
+            assert "lies there" in refused(capsys, files["volume"], *given, "--region", other)
+        assert {path: path.read_bytes() for path in folder.iterdir()} == before
+        assert export(files["volume"], *given) == 0, "the same again"
+        assert files["volume"].read_bytes() == before[files["volume"]]
+        write_volume(read.with_array(read.array + 1), files["volume"])
+        assert "lies there" in refused(capsys, files["volume"], *given, "--edited")
+
+
+def test_an_earlier_export_of_the_same_edited_volume_is_replaced_on_request(made, tmp_path, capsys):
+    out = made["whole"]
+    saved = as_saved_from_a_scene(out["volume"], tmp_path)
+    read = read_volume(saved)
+    given = [saved, "--provenance", out["provenance"], "--edited", "--out", tmp_path / "out"]
+    for step, more in ((1, []), (2, ["--replace"])):
+        write_volume(read.with_array(read.array + step), saved)
+        assert export(*given, *more) == 0
+    (path,) = (tmp_path / "out").glob("*.nii.gz")
+    assert np.array_equal(read_volume(path).array, read.array + 2)
+    write_volume(read.with_array(read.array + 3), saved)
+    capsys.readouterr()
+    assert "lies there" in refused(capsys, *given)
