@@ -24,13 +24,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="a volume from a scene as a file that is marked as synthetic, with its provenance",
         description="Writes a synthetic volume, such as one that was saved from a scene, as generate would have: named "
         "and marked as synthetic, without any other text from its header, and with its provenance (.json) beside it. "
-        "Its voxels must be those of the provenance, whatever the file's format.",
+        "Its voxels must be those of the provenance, and of the same size, whatever the file's format; it may have "
+        "been moved or turned.",
     )
     add = volume.add_argument
     add("volume", type=path_arg, metavar="VOLUME", help="the synthetic volume (.nii.gz, .nrrd, .mha)")
     add("--provenance", type=path_arg, required=True, metavar="FILE.json", help="its provenance")
     add("--region", type=path_arg, metavar="FILE", help="of an inpainted volume: segmentation of what is synthetic")
-    add("--edited", action="store_true", help="its voxels were edited on purpose: take them, and mark it as edited")
+    add("--edited", action="store_true", help="its voxels were edited or scaled on purpose: take them, and mark it")
     add(
         "--out",
         type=path_arg,

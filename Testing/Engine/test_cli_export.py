@@ -279,3 +279,38 @@ def test_an_earlier_export_of_the_same_edited_volume_is_replaced_on_request(made
     write_volume(read.with_array(read.array + 3), saved)
     capsys.readouterr()
     assert "lies there" in refused(capsys, *given)
+
+
+@pytest.mark.parametrize("scale", [(2, 1, 1), (1, 1, 0.99), (1.1, 1.1, 1.1)])
+def test_a_scaled_volume_is_an_edited_one(made, tmp_path, capsys, scale):
+    read = read_volume(made["whole"]["volume"])
+    saved = tmp_path / "scaled.nrrd"
+    write_volume(Volume(read.array, read.affine @ np.diag([*scale, 1]), read.unit), saved)
+    given = [saved, "--provenance", made["whole"]["provenance"], "--out", tmp_path / "out"]
+    line = refused(capsys, *given)
+    assert "scaled after it was made" in line and "--edited" in line and not (tmp_path / "out").exists()
+    assert export(*given, "--edited") == 0
+    assert "not of the size that the model made" in capsys.readouterr().err
+    path = next((tmp_path / "out").glob("*.json"))
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert record["modified_after_generation"] is True
+    assert np.allclose(sorted(record["output_voxel_edges_mm"]), sorted(read.spacing * scale))
+    assert export(path.with_suffix(".nii.gz"), "--provenance", path, "--out", tmp_path / "twice") == 0, (
+        "it says so itself"
+    )
+
+
+def test_a_moved_and_turned_volume_with_long_voxels_is_not_an_edited_one(made, tmp_path):
+    """The edges are turned with the voxels."""
+    volume = made["whole"]["volume"]
+    record = json.loads(made["whole"]["provenance"].read_text(encoding="utf-8"))
+    provenance = tmp_path / "record.json"
+    provenance.write_text(json.dumps(record | {"output_voxel_edges_mm": [1.0, 1.5, 4.0]}), encoding="utf-8")
+    read = read_volume(volume)
+    turn = np.array([[0.0, 1, 0, 30], [0, 0, -1, 9], [-1, 0, 0, 4], [0, 0, 0, 1]])
+    saved = tmp_path / "turned.nrrd"
+    write_volume(Volume(read.array, turn @ read.affine @ np.diag([1.0, 1.5, 4.0, 1]), read.unit), saved)
+    assert np.allclose(read.spacing, 1)
+    assert export(saved, "--provenance", provenance, "--out", tmp_path / "out") == 0
+    new = json.loads(next((tmp_path / "out").glob("*.json")).read_text(encoding="utf-8"))
+    assert "modified_after_generation" not in new and new["output_voxel_edges_mm"] != [1.0, 1.5, 4.0]
