@@ -31,8 +31,14 @@ _HEADER_TAGS = [
     "SeriesInstanceUID", "SeriesDescription", "SeriesNumber", "Modality", "Rows", "Columns",
     "SamplesPerPixel", "BitsAllocated", "NumberOfFrames", "PixelSpacing", "ImageOrientationPatient",
     "ImagePositionPatient", "RescaleSlope", "RescaleIntercept", "SyntheticData", "PatientName", "ImageComments",
-    "DerivationDescription",
+    "DerivationDescription", "PatientID", "FrameOfReferenceUID",
 ]  # fmt: skip
+
+_OF_ONE_PATIENT = {
+    "PatientID": "Patient ID",
+    "PatientName": "Patient's Name",
+    "FrameOfReferenceUID": "Frame of Reference UID",
+}
 
 _MARKED = ("PatientName", "ImageComments", "SeriesDescription")
 
@@ -81,6 +87,7 @@ class _Slice:
     slope: float | None
     intercept: float | None
     marks: tuple[str, ...]  # names of the attributes of the metadata that are "YES"
+    whose: tuple[str, ...]  # values of `_OF_ONE_PATIENT`, to be compared only: they are a patient's
 
     @classmethod
     def from_header(cls, path: Path, header: Dataset) -> _Slice:
@@ -106,7 +113,13 @@ class _Slice:
             slope=None if slope is None else float(slope[0]),
             intercept=None if intercept is None else float(intercept[0]),
             marks=_marks(header),
+            whose=tuple(_compared(header.get(keyword)) for keyword in _OF_ONE_PATIENT),
         )
+
+
+def _compared(value: object) -> str:
+    """Without what programs add to it: blanks, empty components of a name, capitals."""
+    return " ".join(str(value or "").replace("^", " ").split()).casefold()
 
 
 def _marks(header: Dataset) -> tuple[str, ...]:
@@ -127,7 +140,8 @@ def read_dicom_series(folder: Path) -> Volume:
         (`marks.MARK`, `marks.SYNTHETIC_DATA`, `marks.EDITED`); all else stays behind: headers are patients'.
 
     Raises:
-        BadInput: no series, several of them, slices that are missing, doubled or of different size or direction.
+        BadInput: no series, several of them, slices of different patients or scans, or such as are missing, doubled
+            or of different size or direction.
         MissingExtra: pydicom or highdicom are not installed.
     """
     try:
@@ -177,7 +191,21 @@ def _the_one_series(slices: list[_Slice], folder: Path) -> list[_Slice]:
         raise BadInput(
             f"{folder.name}: it holds {len(series)} series: {shown}", "Put the one to use into its own folder."
         )
+    _require_one_patient(slices, folder)
     return next(iter(series.values()))
+
+
+def _require_one_patient(slices: list[_Slice], folder: Path) -> None:
+    """Refuse slices of two patients, or of two scans, that share a Series Instance UID; the message names nobody. What
+    is empty contradicts nothing."""
+    for name, values in zip(_OF_ONE_PATIENT.values(), zip(*(item.whose for item in slices), strict=True), strict=True):
+        count = len(set(filter(None, values)))
+        if count > 1:
+            raise BadInput(
+                f"{folder.name}: its slices say that they are of one series, but hold {count} different values of "
+                f"{name}: of more than one patient or scan",
+                "Put the slices of one patient and scan into their own folder.",
+            )
 
 
 def _ordered(slices: list[_Slice], folder: Path) -> tuple[list[_Slice], np.ndarray]:
