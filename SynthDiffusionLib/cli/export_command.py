@@ -30,7 +30,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     add = volume.add_argument
     add("volume", type=path_arg, metavar="VOLUME", help="the synthetic volume (.nii.gz, .nrrd, .mha)")
     add("--provenance", type=path_arg, required=True, metavar="FILE.json", help="its provenance")
-    add("--region", type=path_arg, metavar="FILE", help="of an inpainted volume: segmentation of what is synthetic")
+    add(
+        "--region",
+        type=path_arg,
+        metavar="FILE",
+        help="of an inpainted volume: what is synthetic in it (default: the _region.seg.nrrd beside it)",
+    )
     add("--edited", action="store_true", help="its voxels were edited or scaled on purpose: take them, and mark it")
     add(
         "--out",
@@ -99,7 +104,8 @@ def export_volume(
         provenance: its record, as `generate` has written it.
         out: folder; made if missing.
         volume_format: "nii.gz" or "nrrd".
-        region: for an inpainted volume: what is synthetic in it.
+        region: for an inpainted volume: what is synthetic in it; None: the file that was written with it, if it lies
+            beside the volume.
         edited: other voxels than those of the record are taken too; the record and the header then say so.
         replace: see `export.taken_names.require_free`.
 
@@ -116,7 +122,7 @@ def export_volume(
     from SynthDiffusionLib.export.taken_names import require_free
     from SynthDiffusionLib.jobs.outputs import check_names, header_marks, output_paths, safe_stem
     from SynthDiffusionLib.jobs.provenance import sha256_of, write_json
-    from SynthDiffusionLib.jobs.records import read_record
+    from SynthDiffusionLib.jobs.records import beside, read_record
     from SynthDiffusionLib.jobs.request import CHOICES, check_choice
     from SynthDiffusionLib.output_folders import output_folder
     from SynthDiffusionLib.volumes import (
@@ -134,6 +140,9 @@ def export_volume(
     inpainted = record["contains_real_patient_pixels"]
     if region is not None and not inpainted:
         raise BadInput("--region was given, but the volume is synthetic as a whole", "Leave --region out.")
+    found = beside(volume, "_region.seg.nrrd")
+    if region is None and inpainted and found.is_file():
+        region = found
     read = read_volume(volume)
     record, notes = compared(record, read, volume, provenance, edited)
     marked = Volume(read.array, read.affine, read.unit, header_marks(record))

@@ -180,6 +180,21 @@ def test_an_inpainted_volume_is_not_called_synthetic_as_a_whole(made, tmp_path):
     assert len(list((tmp_path / "without").iterdir())) == 2
 
 
+def test_the_region_beside_an_inpainted_volume_goes_with_it(made, tmp_path, capsys):
+    """As `export dicom` finds it; one on another grid is no reason to leave it out without a word."""
+    out, new = made["inpaint"], tmp_path / "new"
+    given = ["--provenance", out["provenance"], "--out", new]
+    assert export(out["volume"], *given, "--json") == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert Path(told["region"]).name == out["region"].name
+    assert np.array_equal(read_segmentation(told["region"]).layers[0], read_segmentation(out["region"]).layers[0])
+    assert cli.main(["export", "dicom", told["volume"], "--out", str(tmp_path / "dicom")]) == 0
+    assert "there is no region file" not in capsys.readouterr().err and list((tmp_path / "dicom").rglob("region.dcm"))
+    volume = Path(shutil.copy(out["volume"], tmp_path / "v.nrrd"))
+    write_volume(Volume(labels((20, 20, 21)), np.eye(4), "label"), tmp_path / "v_region.seg.nrrd")
+    assert "another grid" in refused(capsys, volume, "--provenance", out["provenance"], "--out", tmp_path / "no")
+
+
 def refused(capsys, *arguments: Any) -> str:
     assert export(*arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
