@@ -148,7 +148,7 @@ class VolumeExport:
         except OSError as error:
             self._fail(unwritableText(error))
             return
-        arguments += ["--out", str(target), "--format", self._suffix, "--json"]
+        arguments += ["--out", str(target), "--format", self._suffix, "--replace", "--json"]  # see `_isFreeFor`
         self._process = self._engine.ask(arguments, lambda result, message: self._onAnswer(result, message, node, note))
 
     def _companionOf(self, node, region):

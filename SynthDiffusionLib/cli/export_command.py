@@ -24,14 +24,31 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="a volume from a scene as a file that is marked as synthetic, with its provenance",
         description="Writes a synthetic volume, such as one that was saved from a scene, as generate would have: named "
         "and marked as synthetic, without any other text from its header, and with its provenance (.json) beside it. "
-        "Its voxels must be those of the provenance, whatever the file's format.",
+        "Its voxels must be those of the provenance, and of the same size, whatever the file's format; it may have "
+        "been moved or turned.",
     )
     add = volume.add_argument
     add("volume", type=path_arg, metavar="VOLUME", help="the synthetic volume (.nii.gz, .nrrd, .mha)")
     add("--provenance", type=path_arg, required=True, metavar="FILE.json", help="its provenance")
-    add("--region", type=path_arg, metavar="FILE", help="of an inpainted volume: segmentation of what is synthetic")
-    add("--edited", action="store_true", help="its voxels were edited on purpose: take them, and mark it as edited")
-    add("--out", type=path_arg, required=True, metavar="DIR", help="folder for the results; made if missing")
+    add(
+        "--region",
+        type=path_arg,
+        metavar="FILE",
+        help="of an inpainted volume: what is synthetic in it (default: the _region.seg.nrrd beside it)",
+    )
+    add("--edited", action="store_true", help="its voxels were edited or scaled on purpose: take them, and mark it")
+    add(
+        "--out",
+        type=path_arg,
+        required=True,
+        metavar="DIR",
+        help="folder for the results, made if missing; files of other content are not replaced",
+    )
+    add(
+        "--replace",
+        action="store_true",
+        help="replace an earlier export of the same volume, but never one that was not edited by one that was",
+    )
     add("--format", default="nii.gz", metavar="FORMAT", help="nii.gz (default) or nrrd")
     add("--json", action="store_true", help="print one JSON object on the last line")
     export_dicom.add_parser(kinds)
@@ -42,7 +59,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 def run(args: argparse.Namespace) -> int:
     """Carries out what `add_parser` has parsed."""
-    exported = export_volume(args.volume, args.provenance, args.out, args.format, args.region, args.edited)
+    exported = export_volume(
+        args.volume, args.provenance, args.out, args.format, args.region, args.edited, args.replace
+    )
     for path in exported.paths.values():
         print(path)
     for note in exported.notes:
@@ -76,6 +95,7 @@ def export_volume(
     volume_format: str = "nii.gz",
     region: Path | None = None,
     edited: bool = False,
+    replace: bool = False,
 ) -> ExportedVolume:
     """Writes a synthetic volume with its marks and its provenance, all files together.
 
@@ -84,8 +104,10 @@ def export_volume(
         provenance: its record, as `generate` has written it.
         out: folder; made if missing.
         volume_format: "nii.gz" or "nrrd".
-        region: for an inpainted volume: what is synthetic in it.
+        region: for an inpainted volume: what is synthetic in it; None: the file that was written with it, if it lies
+            beside the volume.
         edited: other voxels than those of the record are taken too; the record and the header then say so.
+        replace: see `export.taken_names.require_free`.
 
     Returns:
         what was written. The record has the checksums of the new file and of its voxels; that of the file which
@@ -97,9 +119,10 @@ def export_volume(
         RunFailed: the disk is full.
     """
     from SynthDiffusionLib.export.own_voxels import compared
+    from SynthDiffusionLib.export.taken_names import require_free
     from SynthDiffusionLib.jobs.outputs import check_names, header_marks, output_paths, safe_stem
     from SynthDiffusionLib.jobs.provenance import sha256_of, write_json
-    from SynthDiffusionLib.jobs.records import read_record
+    from SynthDiffusionLib.jobs.records import beside, read_record
     from SynthDiffusionLib.jobs.request import CHOICES, check_choice
     from SynthDiffusionLib.output_folders import output_folder
     from SynthDiffusionLib.volumes import (
@@ -117,6 +140,9 @@ def export_volume(
     inpainted = record["contains_real_patient_pixels"]
     if region is not None and not inpainted:
         raise BadInput("--region was given, but the volume is synthetic as a whole", "Leave --region out.")
+    found = beside(volume, "_region.seg.nrrd")
+    if region is None and inpainted and found.is_file():
+        region = found
     read = read_volume(volume)
     record, notes = compared(record, read, volume, provenance, edited)
     marked = Volume(read.array, read.affine, read.unit, header_marks(record))
@@ -130,6 +156,7 @@ def export_volume(
         if segmentation is None:
             paths.pop("region", None)
         check_names(paths, volume_format)
+        require_free(paths, record, marked, segmentation, replace)
         with files_together(paths) as staged:
             write_volume(marked, staged["volume"])
             if segmentation is not None:

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from SynthDiffusionLib.export.dicom_values import StoredValues
 
 
+_SERIES_NUMBERS = {"segmentation": 2, "region": 3}
+"""The image's is 1. They do not depend on what else is exported."""
+
+
 @dataclass(frozen=True)
 class DicomRequest:
     """What is exported, and how.
@@ -164,6 +168,11 @@ def _notes_on_the_source(record: Mapping[str, Any], subject: str | None) -> list
             "the record does not say which voxels the volume was inpainted into, so that the subject follows from the "
             "image's file: volumes of the same image saved again, or inpainted in several steps, have another"
         ]
+    if source.get("edited"):
+        return [
+            "it was inpainted into an image that was edited, or not checked, after it was made: nothing shows whose "
+            "voxels it holds, and whether its subject is theirs"
+        ]
     if not source["known"]:
         return [
             "it was inpainted into an image that was synthetic already and had no record beside it, so that its "
@@ -206,8 +215,8 @@ def _write(
         header.BurnedInAnnotation = "YES"
         header.DerivationDescription += f" The word {marks.label} is burned into the pixels of every slice."
     segs = {
-        name: dicom_seg(d.layers, d.segments, header, marks, planes, name, number, d.made_by_model)
-        for number, (name, d) in enumerate(drawn.items(), 2)
+        name: dicom_seg(d.layers, d.segments, header, marks, planes, name, _SERIES_NUMBERS[name], d.made_by_model)
+        for name, d in drawn.items()
     }
     if label == "overlay":
         dicom_label.add_overlay(header, mask[0], marks.label)

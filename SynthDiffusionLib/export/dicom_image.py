@@ -54,7 +54,7 @@ def series_header(
     item.SeriesDescription = series_description(marks)
     add_body_part(item, marks)
     item.DerivationDescription = described(marks, stored_in_words(stored))
-    if not marks.partly_real:  # of a real image it is not known
+    if marks.wholly_made:  # of a real image, which an edited one may be, it is not known
         item.BurnedInAnnotation, item.LossyImageCompression = "NO", "00"
     item.SamplesPerPixel, item.PhotometricInterpretation = 1, "MONOCHROME2"
     item.Columns, item.Rows = shape[:2]

@@ -19,7 +19,9 @@ from SynthDiffusionLib import __version__
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.jobs.outputs import kind_of
 from SynthDiffusionLib.jobs.provenance import NOTICE, NOTICE_INPAINTED, NOTICE_INPAINTED_AGAIN
+from SynthDiffusionLib.jobs.records import edits_of, own_edits_of
 from SynthDiffusionLib.jobs.sources import source_key
+from SynthDiffusionLib.volumes.marks import EDITED_WORDS
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -57,6 +59,16 @@ class Marks:
     @property
     def partly_real(self) -> bool:
         return self.record["contains_real_patient_pixels"]
+
+    @property
+    def edits(self) -> str:
+        """See `jobs.records.edits_of`."""
+        return edits_of(self.record)
+
+    @property
+    def wholly_made(self) -> bool:
+        """All voxels are known to be the model's: none is a patient's, and none was changed or left unchecked."""
+        return not self.partly_real and not self.edits
 
     @property
     def again(self) -> bool:
@@ -172,12 +184,13 @@ def described(marks: Marks, values: str) -> str:
         )
     elif marks.partly_real:
         sentences.append("Outside the inpainted region it holds a real patient's pixels and is not anonymous.")
-    else:
+    elif marks.wholly_made:
         sentences.append("No part of it was acquired from a patient.")
-    if marks.record.get("modified_after_generation"):
-        sentences.append("Its voxels were changed after the model had made them.")
-    elif marks.record.get("voxels_unchecked"):
-        sentences.append("Whether its voxels are those that the model had made was not checked.")
+    whose = "its voxels" if own_edits_of(marks.record) == marks.edits else "voxels of the image that it was made from"
+    if marks.edits == "yes":
+        sentences.append(f"{whose.capitalize()} were {EDITED_WORDS}; nothing shows whose they are.")
+    elif marks.edits:
+        sentences.append(f"Whether {whose} are the model's was not checked; nothing shows whose they are.")
     return shortened_to(" ".join([*sentences, values]), 1024)
 
 

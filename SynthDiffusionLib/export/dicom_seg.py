@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,14 +61,14 @@ def dicom_seg(
     shape = layers[0].shape
     pixels = _pixels(layers, segments)
     frames = len(segments) * np.prod(shape, dtype=float) / 8
-    content = hashlib.sha256(repr(segments).encode() + pixels.tobytes()).hexdigest()
+    content = hashlib.sha256(repr((number, made_by_model, segments)).encode() + pixels.tobytes()).hexdigest()
     uids = [marks.uid(name, content, part) for part in ("series", "instance", "dimensions")]
     stored = highdicom.seg.Segmentation(
         source_images=_source_images(header, marks, planes, shape[2]),
         pixel_array=pixels,
         segmentation_type="BINARY",
         segment_descriptions=[
-            _description(s, n, marks, f"{name}/{n}/{_content(pixels, n)}", made_by_model)
+            _description(s, n, marks, f"{name}/{n}/{_content(pixels, n, s)}", made_by_model)
             for n, s in enumerate(segments, 1)
         ],
         series_instance_uid=uids[0],
@@ -86,7 +87,7 @@ def dicom_seg(
     )
     _make_reproducible(stored, marks, uids[2])
     add_marks(stored, marks)
-    if not marks.partly_real:
+    if marks.wholly_made:
         stored.BurnedInAnnotation = "NO"
     return stored
 
@@ -114,10 +115,11 @@ def _source_images(header: Dataset, marks: Marks, planes: Planes, count: int) ->
     return images
 
 
-def _content(pixels: np.ndarray, number: int) -> str:
-    """SHA-256 of the voxels of a segment, so that no two things that are drawn have one tracking UID."""
+def _content(pixels: np.ndarray, number: int, segment: Segment) -> str:
+    """SHA-256 of a segment's name, codes and voxels, so that no two things that are drawn have one tracking UID."""
     mask = pixels[..., number - 1] > 0 if pixels.ndim == 4 else pixels == number
-    return hashlib.sha256(np.packbits(mask).tobytes()).hexdigest()
+    meaning = repr(replace(segment, value=0, layer=0, color=None))
+    return hashlib.sha256(meaning.encode() + np.packbits(mask).tobytes()).hexdigest()
 
 
 def _description(segment: Segment, number: int, marks: Marks, tracked: str, made_by_model: bool) -> SegmentDescription:

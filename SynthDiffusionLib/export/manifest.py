@@ -13,6 +13,7 @@ from SynthDiffusionLib import __version__
 from SynthDiffusionLib.export.dicom_marks import weights_sha256
 from SynthDiffusionLib.export.set_cases import REAL, SourceCase
 from SynthDiffusionLib.jobs.provenance import write_json
+from SynthDiffusionLib.jobs.records import edits_of
 from SynthDiffusionLib.reports.cells import cell
 
 FORMAT = "synthdiffusion-training-set-1"
@@ -31,7 +32,8 @@ COLUMNS = {
     "weights_sha256": "of its only file of weights, or over the names and checksums of all of them",
     "mode": "whole, inpaint, joint or unconditional",
     "seed": "of the noise",
-    "edited": "yes: its voxels were changed after the model had made them; not checked: they may have been",
+    "edited": "yes: its voxels, or those of the image that it was inpainted into, were changed after the model had "
+    "made them; not checked: they may have been",
     "mask_origin": "real label map, drawing, the real case that the mask is from, or made by the model",
     "mask_sha256": "of the file of the mask that it was made from",
     "sha256": "of the image",
@@ -85,18 +87,12 @@ class Entry:
             "weights_sha256": weights_sha256(record) if record else "",
             "mode": source.mode,
             "seed": record["settings"]["seed"] if record else None,
-            "edited": _edited(record),
+            "edited": edits_of(record),
             "mask_origin": self.mask_origin,
             "mask_sha256": record.get("inputs", {}).get("segmentation_sha256", ""),
             "sha256": self.sha256,
             "label_sha256": self.label_sha256,
         }
-
-
-def _edited(record: Mapping[str, Any]) -> str:
-    if record.get("modified_after_generation"):
-        return "yes"
-    return "not checked" if record.get("voxels_unchecked") else ""
 
 
 def mask_origins(cases: Sequence[SourceCase]) -> list[str]:

@@ -113,7 +113,16 @@ def read_inputs(request: GenerateRequest, spec: ModelSpec) -> Inputs:
         source = source_of_image(Path(request.image), image)
         if source["image_synthetic"]:
             notes.append("--image is partly or wholly synthetic itself: not all outside the new region is real")
-        if not source["known"]:
+        if edits := source.get("edited"):
+            notes.append(
+                (
+                    "--image was edited after it was made"
+                    if edits == "yes"
+                    else "Whether --image was edited after it was made was not checked"
+                )
+                + ": nothing shows whose its voxels are"
+            )
+        elif not source["known"]:
             notes.append(
                 "Whose image --image was made from is not known, since its record is not beside it: an export cannot "
                 "tell that the volume belongs to that patient"

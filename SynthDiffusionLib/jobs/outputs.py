@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from SynthDiffusionLib.errors import BadInput
+from SynthDiffusionLib.jobs.records import edits_of
 from SynthDiffusionLib.jobs.request import CHOICES
 from SynthDiffusionLib.models.spec import ModelSpec
+from SynthDiffusionLib.volumes.marks import EDITED
 
 
 def safe_stem(name: str) -> str:
@@ -80,11 +82,11 @@ def header_marks(record: Mapping[str, Any]) -> dict[str, str]:
     """The attributes that mark a volume as synthetic in its file's header.
 
     Args:
-        record: its provenance, of which "contains_real_patient_pixels", "notice", "model", the seed and whether it was
-            edited are read.
+        record: its provenance, of which "contains_real_patient_pixels", "notice", "model", the seed and whether it
+            or an image that it was inpainted into was edited are read.
     """
     model, seed = record["model"], record["settings"]["seed"]
-    edited = bool(record.get("modified_after_generation"))
+    edited = edits_of(record) == "yes"
     what = f"{kind_of(record)} {model['id']} {model['version']} seed {seed}"
     return {
         "description": f"{what}, {'EDITED, ' if edited else ''}research only",
@@ -92,7 +94,7 @@ def header_marks(record: Mapping[str, Any]) -> dict[str, str]:
         "SynthDiffusion.Model": f"{model['id']} {model['version']}",
         "SynthDiffusion.Seed": str(seed),
         "SynthDiffusion.Notice": record["notice"],
-    } | ({"SynthDiffusion.Edited": "YES"} if edited else {})
+    } | ({EDITED: "YES"} if edited else {})
 
 
 def display_of(spec: ModelSpec) -> dict[str, int]:

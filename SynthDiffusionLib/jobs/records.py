@@ -35,6 +35,20 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
+def own_edits_of(record: Mapping[str, Any]) -> str:
+    """ "yes" if voxels of a volume were changed after the model had made them, "not checked" if they may have been, and
+    else ""."""
+    if record.get("modified_after_generation"):
+        return "yes"
+    return "not checked" if record.get("voxels_unchecked") else ""
+
+
+def edits_of(record: Mapping[str, Any]) -> str:
+    """As `own_edits_of`, of a volume or of an image that it was inpainted into, in however many steps."""
+    found = (own_edits_of(record), record.get("source", {}).get("edited", ""))
+    return next((edits for edits in ("yes", "not checked") if edits in found), "")
+
+
 def check_header(record: Mapping[str, Any], metadata: Mapping[str, str], name: str) -> None:
     """Refuses a record that contradicts what the volume's own header says about real pixels in it.
 

@@ -12,9 +12,10 @@ from typing import Any
 
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.jobs.provenance import is_synthetic, sha256_of
-from SynthDiffusionLib.jobs.records import beside, record_of
+from SynthDiffusionLib.jobs.records import beside, edits_of, record_of
 from SynthDiffusionLib.volumes import Volume
 from SynthDiffusionLib.volumes.digests import voxels_sha256
+from SynthDiffusionLib.volumes.marks import EDITED
 
 
 def source_of_image(path: Path, image: Volume) -> dict[str, Any]:
@@ -27,19 +28,23 @@ def source_of_image(path: Path, image: Volume) -> dict[str, Any]:
     Returns:
         "key": a checksum that volumes of one source have in common, see `source_key`; "files": SHA-256 of what the
         image was made from, of its own file last; "voxels_sha256": of the image; "image_synthetic": whether it is
-        partly or wholly synthetic; "known": False if it is and has no record beside it, so that its own source is not
-        known.
+        partly or wholly synthetic; "known": False if it is and has no record beside it, or was edited, so that its own
+        source is not known; "edited", only where it applies: see `records.edits_of`.
     """
     voxels = voxels_sha256(image)
-    record = _record_of_image(Path(path).expanduser())
+    record, edits = _record_of_image(Path(path).expanduser()), ""
     found = {"key": voxels, "files": [], "voxels_sha256": voxels, "image_synthetic": False, "known": True}
     if record is not None:
         earlier = [*record.get("source", {}).get("files", ()), *record.get("inputs", {}).values()]
         earlier += [s for s in (record.get("generated_sha256"),) if s]
         found |= {"key": source_key(record), "files": earlier, "image_synthetic": True}
-        found["known"] = record.get("source", {}).get("known", True)
+        edits = edits_of(record)
+        found["known"] = record.get("source", {}).get("known", True) and not edits
     elif is_synthetic(image.metadata):
         found |= {"image_synthetic": True, "known": False}
+        edits = "yes" if image.metadata.get(EDITED) == "YES" else ""
+    if edits:
+        found["edited"] = edits
     found["files"] = list(dict.fromkeys([*found["files"], sha256_of(path)]))
     return found
 

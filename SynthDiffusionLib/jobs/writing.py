@@ -21,7 +21,7 @@ from SynthDiffusionLib.jobs.synthesis import Resolved, Result
 from SynthDiffusionLib.models.spec import ModelSpec
 from SynthDiffusionLib.volumes import Segment, Segmentation, write_segmentation, write_volume
 from SynthDiffusionLib.volumes.atomic import files_together
-from SynthDiffusionLib.volumes.digests import mask_sha256, voxels_sha256
+from SynthDiffusionLib.volumes.digests import mask_sha256, voxel_edges_mm, voxels_sha256
 
 
 def make_record(
@@ -124,6 +124,7 @@ def write_sample(
             record["masks"] = {"segmentation_sha256": mask_sha256(result.class_map, volume.affine)}
         record["output_sha256"] = provenance.sha256_of(staged["volume"])
         record["output_voxels_sha256"] = voxels_sha256(volume)
+        record["output_voxel_edges_mm"] = voxel_edges_mm(volume)
         provenance.write_json(staged["provenance"], record)
         write_contact_sheet(
             staged["contact_sheet"],

@@ -18,7 +18,7 @@ import numpy as np
 from SynthDiffusionLib.errors import BadInput, MissingExtra
 from SynthDiffusionLib.volumes.checks import check_3d, check_size, rescaled
 from SynthDiffusionLib.volumes.grid import LPS_TO_RAS, check_affine, check_spacing
-from SynthDiffusionLib.volumes.marks import MARK, SYNTHETIC_DATA, own_mark
+from SynthDiffusionLib.volumes.marks import EDITED, MARK, SYNTHETIC_DATA, own_edit, own_mark
 from SynthDiffusionLib.volumes.stream import decoding
 from SynthDiffusionLib.volumes.volume import Volume
 
@@ -31,7 +31,14 @@ _HEADER_TAGS = [
     "SeriesInstanceUID", "SeriesDescription", "SeriesNumber", "Modality", "Rows", "Columns",
     "SamplesPerPixel", "BitsAllocated", "NumberOfFrames", "PixelSpacing", "ImageOrientationPatient",
     "ImagePositionPatient", "RescaleSlope", "RescaleIntercept", "SyntheticData", "PatientName", "ImageComments",
+    "DerivationDescription", "PatientID", "FrameOfReferenceUID",
 ]  # fmt: skip
+
+_OF_ONE_PATIENT = {
+    "PatientID": "Patient ID",
+    "PatientName": "Patient's Name",
+    "FrameOfReferenceUID": "Frame of Reference UID",
+}
 
 _MARKED = ("PatientName", "ImageComments", "SeriesDescription")
 
@@ -80,6 +87,7 @@ class _Slice:
     slope: float | None
     intercept: float | None
     marks: tuple[str, ...]  # names of the attributes of the metadata that are "YES"
+    whose: tuple[str, ...]  # values of `_OF_ONE_PATIENT`, to be compared only: they are a patient's
 
     @classmethod
     def from_header(cls, path: Path, header: Dataset) -> _Slice:
@@ -105,12 +113,20 @@ class _Slice:
             slope=None if slope is None else float(slope[0]),
             intercept=None if intercept is None else float(intercept[0]),
             marks=_marks(header),
+            whose=tuple(_compared(header.get(keyword)) for keyword in _OF_ONE_PATIENT),
         )
+
+
+def _compared(value: object) -> str:
+    """Without what programs add to it: blanks, empty components of a name, capitals."""
+    return " ".join(str(value or "").replace("^", " ").split()).casefold()
 
 
 def _marks(header: Dataset) -> tuple[str, ...]:
     texts = {name: str(header.get(name, "")) for name in _MARKED}
     found = [MARK] if own_mark(texts) is not None else []
+    if found and own_edit({"derivation": str(header.get("DerivationDescription", ""))}):
+        found.append(EDITED)
     return (*found, *([SYNTHETIC_DATA] if str(header.get("SyntheticData", "")).strip().upper() == "YES" else []))
 
 
@@ -121,10 +137,11 @@ def read_dicom_series(folder: Path) -> Volume:
 
     Returns:
         volume in HU for CT, else unit "arbitrary". Its metadata say whether a slice is marked as synthetic
-        (`marks.MARK`, `marks.SYNTHETIC_DATA`); all else stays behind: headers are patients'.
+        (`marks.MARK`, `marks.SYNTHETIC_DATA`, `marks.EDITED`); all else stays behind: headers are patients'.
 
     Raises:
-        BadInput: no series, several of them, slices that are missing, doubled or of different size or direction.
+        BadInput: no series, several of them, slices of different patients or scans, or such as are missing, doubled
+            or of different size or direction.
         MissingExtra: pydicom or highdicom are not installed.
     """
     try:
@@ -174,7 +191,21 @@ def _the_one_series(slices: list[_Slice], folder: Path) -> list[_Slice]:
         raise BadInput(
             f"{folder.name}: it holds {len(series)} series: {shown}", "Put the one to use into its own folder."
         )
+    _require_one_patient(slices, folder)
     return next(iter(series.values()))
+
+
+def _require_one_patient(slices: list[_Slice], folder: Path) -> None:
+    """Refuse slices of two patients, or of two scans, that share a Series Instance UID; the message names nobody. What
+    is empty contradicts nothing."""
+    for name, values in zip(_OF_ONE_PATIENT.values(), zip(*(item.whose for item in slices), strict=True), strict=True):
+        count = len(set(filter(None, values)))
+        if count > 1:
+            raise BadInput(
+                f"{folder.name}: its slices say that they are of one series, but hold {count} different values of "
+                f"{name}: of more than one patient or scan",
+                "Put the slices of one patient and scan into their own folder.",
+            )
 
 
 def _ordered(slices: list[_Slice], folder: Path) -> tuple[list[_Slice], np.ndarray]:

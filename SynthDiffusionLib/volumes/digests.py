@@ -22,6 +22,11 @@ def voxels_sha256(volume: Volume) -> str:
     return digest.hexdigest()
 
 
+def voxel_edges_mm(volume: Volume) -> list[float]:
+    """Edge lengths of a voxel in mm along the axes of `ORIENTATION`, those that `voxels_sha256` counts along."""
+    return [float(edge) for edge in reorient(volume, ORIENTATION).spacing]
+
+
 def mask_sha256(mask: np.ndarray, affine: np.ndarray) -> str:
     """SHA-256 of size and voxels of a mask in `ORIENTATION`.
 

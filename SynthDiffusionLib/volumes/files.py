@@ -10,7 +10,7 @@ import numpy as np
 from SynthDiffusionLib.errors import BadInput
 from SynthDiffusionLib.volumes.checks import as_labels, check_finite, label_values
 from SynthDiffusionLib.volumes.header_texts import header_texts
-from SynthDiffusionLib.volumes.marks import MARK, own_mark
+from SynthDiffusionLib.volumes.marks import EDITED, MARK, own_edit, own_mark
 from SynthDiffusionLib.volumes.volume import Segment, Segmentation, Volume
 
 _READABLE = ".nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd, or a folder with one DICOM series"
@@ -24,7 +24,8 @@ def read_volume(path: str | Path, unit: str | None = None) -> Volume:
         unit: "HU", "arbitrary" or "label"; None: "HU" for a DICOM CT series, else "arbitrary".
 
     Returns:
-        volume; a header that marks it as made here, in whichever field, adds `marks.MARK` to its metadata.
+        volume; a header that marks it as made here, in whichever field, adds `marks.MARK` to its metadata, and
+        `marks.EDITED` if it says so.
 
     Raises:
         BadInput: the file is missing, damaged, of another format, or no scalar 3D image with a usable geometry.
@@ -42,8 +43,9 @@ def read_volume(path: str | Path, unit: str | None = None) -> Volume:
         volume = volume.with_array(as_labels(volume.array, path.name))
     check_finite(volume.array, path.name)
     metadata = volume.metadata
-    if own_mark(header_texts(path)) is not None:
-        metadata = {**metadata, MARK: "YES"}
+    texts = header_texts(path)
+    if own_mark(texts) is not None:
+        metadata = {**metadata, MARK: "YES"} | ({EDITED: "YES"} if own_edit(texts) else {})
     return Volume(volume.array, volume.affine, unit or volume.unit, metadata)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,11 @@ def test_what_is_said_to_be_edited_says_so_wherever_it_goes(made, real, tmp_path
     volume, dicom = told["volume"], tmp_path / "dicom"
     assert cli.main(["export", "dicom", volume, "--out", str(dicom), "--json"]) == 0
     slices = sorted(dicom.rglob("slice*.dcm"))
-    assert slices and "changed after the model had made them" in pydicom.dcmread(slices[0]).DerivationDescription
+    assert slices
+    item = pydicom.dcmread(slices[0])
+    assert "changed after the model had made them; nothing shows whose they are" in item.DerivationDescription
+    assert "acquired from a patient" not in item.DerivationDescription
+    assert "BurnedInAnnotation" not in item and "LossyImageCompression" not in item
     arguments = ["--synthetic", str(out), "--out", str(tmp_path / "set"), "--suffix", "ct", "--validation", "0"]
     assert cli.main(["export", "bids", *arguments]) == 0
     (row,) = json.loads(next((tmp_path / "set").rglob("manifest.json")).read_text(encoding="utf-8"))["volumes"]
@@ -151,7 +156,9 @@ def test_a_record_of_an_older_version(made, tmp_path, capsys):
     assert record["voxels_unchecked"] is True and "modified_after_generation" not in record
     volume = str(new.with_suffix(".nii.gz"))
     assert cli.main(["export", "dicom", volume, "--out", str(tmp_path / "dicom")]) == 0
-    assert "was not checked" in pydicom.dcmread(next((tmp_path / "dicom").rglob("slice*.dcm"))).DerivationDescription
+    item = pydicom.dcmread(next((tmp_path / "dicom").rglob("slice*.dcm")))
+    assert "was not checked; nothing shows whose they are" in item.DerivationDescription
+    assert "acquired from a patient" not in item.DerivationDescription and "BurnedInAnnotation" not in item
 
 
 def test_an_inpainted_volume_is_not_called_synthetic_as_a_whole(made, tmp_path):
@@ -171,6 +178,21 @@ def test_an_inpainted_volume_is_not_called_synthetic_as_a_whole(made, tmp_path):
     )
     assert export(saved, "--provenance", out["provenance"], "--out", tmp_path / "without") == 0
     assert len(list((tmp_path / "without").iterdir())) == 2
+
+
+def test_the_region_beside_an_inpainted_volume_goes_with_it(made, tmp_path, capsys):
+    """As `export dicom` finds it; one on another grid is no reason to leave it out without a word."""
+    out, new = made["inpaint"], tmp_path / "new"
+    given = ["--provenance", out["provenance"], "--out", new]
+    assert export(out["volume"], *given, "--json") == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert Path(told["region"]).name == out["region"].name
+    assert np.array_equal(read_segmentation(told["region"]).layers[0], read_segmentation(out["region"]).layers[0])
+    assert cli.main(["export", "dicom", told["volume"], "--out", str(tmp_path / "dicom")]) == 0
+    assert "there is no region file" not in capsys.readouterr().err and list((tmp_path / "dicom").rglob("region.dcm"))
+    volume = Path(shutil.copy(out["volume"], tmp_path / "v.nrrd"))
+    write_volume(Volume(labels((20, 20, 21)), np.eye(4), "label"), tmp_path / "v_region.seg.nrrd")
+    assert "another grid" in refused(capsys, volume, "--provenance", out["provenance"], "--out", tmp_path / "no")
 
 
 def refused(capsys, *arguments: Any) -> str:
@@ -229,3 +251,81 @@ def test_other_refusals(made, tmp_path, capsys):
     capsys.readouterr()
     taken = ["--provenance", whole["provenance"], "--out", tmp_path / "out", "--format", "nrrd"]
     assert "lies there" in refused(capsys, whole["volume"], *taken)
+
+
+def test_what_generate_wrote_is_not_lost_to_another_volume_of_its_name(made, tmp_path, capsys):
+    """Edited, moved, with another region, or in the very place of the file: all stay out."""
+    for kind, out in made.items():
+        folder = tmp_path / kind
+        folder.mkdir()
+        kept = [what for what in ("volume", "provenance", "region") if what in out]
+        files = {what: Path(shutil.copy(out[what], folder)) for what in kept}
+        before = {path: path.read_bytes() for path in files.values()}
+        given = ["--provenance", files["provenance"], "--out", folder, "--format", "nrrd"]
+        edited = tmp_path / "edited.nrrd"
+        read = read_volume(files["volume"])
+        write_volume(read.with_array(read.array + 1), edited)
+        for more in ([], ["--replace"]):
+            line = refused(capsys, edited, *given, "--edited", *more)
+            assert str(files["volume"]) in line and "Choose another --out" in line
+        moved = tmp_path / "moved.nrrd"
+        write_volume(Volume(read.array, np.eye(4) + np.eye(4, k=3) * 9, "HU"), moved)
+        assert "lies there" in refused(capsys, moved, *given)
+        if kind == "inpaint":
+            other = save(tmp_path / "other.nii.gz", 1 - labels())
+            assert "lies there" in refused(capsys, files["volume"], *given, "--region", other)
+        assert {path: path.read_bytes() for path in folder.iterdir()} == before
+        assert export(files["volume"], *given) == 0, "the same again"
+        assert files["volume"].read_bytes() == before[files["volume"]]
+        write_volume(read.with_array(read.array + 1), files["volume"])
+        assert "lies there" in refused(capsys, files["volume"], *given, "--edited")
+
+
+def test_an_earlier_export_of_the_same_edited_volume_is_replaced_on_request(made, tmp_path, capsys):
+    out = made["whole"]
+    saved = as_saved_from_a_scene(out["volume"], tmp_path)
+    read = read_volume(saved)
+    given = [saved, "--provenance", out["provenance"], "--edited", "--out", tmp_path / "out"]
+    for step, more in ((1, []), (2, ["--replace"])):
+        write_volume(read.with_array(read.array + step), saved)
+        assert export(*given, *more) == 0
+    (path,) = (tmp_path / "out").glob("*.nii.gz")
+    assert np.array_equal(read_volume(path).array, read.array + 2)
+    write_volume(read.with_array(read.array + 3), saved)
+    capsys.readouterr()
+    assert "lies there" in refused(capsys, *given)
+
+
+@pytest.mark.parametrize("scale", [(2, 1, 1), (1, 1, 0.99), (1.1, 1.1, 1.1)])
+def test_a_scaled_volume_is_an_edited_one(made, tmp_path, capsys, scale):
+    read = read_volume(made["whole"]["volume"])
+    saved = tmp_path / "scaled.nrrd"
+    write_volume(Volume(read.array, read.affine @ np.diag([*scale, 1]), read.unit), saved)
+    given = [saved, "--provenance", made["whole"]["provenance"], "--out", tmp_path / "out"]
+    line = refused(capsys, *given)
+    assert "scaled after it was made" in line and "--edited" in line and not (tmp_path / "out").exists()
+    assert export(*given, "--edited") == 0
+    assert "not of the size that the model made" in capsys.readouterr().err
+    path = next((tmp_path / "out").glob("*.json"))
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert record["modified_after_generation"] is True
+    assert np.allclose(sorted(record["output_voxel_edges_mm"]), sorted(read.spacing * scale))
+    assert export(path.with_suffix(".nii.gz"), "--provenance", path, "--out", tmp_path / "twice") == 0, (
+        "it says so itself"
+    )
+
+
+def test_a_moved_and_turned_volume_with_long_voxels_is_not_an_edited_one(made, tmp_path):
+    """The edges are turned with the voxels."""
+    volume = made["whole"]["volume"]
+    record = json.loads(made["whole"]["provenance"].read_text(encoding="utf-8"))
+    provenance = tmp_path / "record.json"
+    provenance.write_text(json.dumps(record | {"output_voxel_edges_mm": [1.0, 1.5, 4.0]}), encoding="utf-8")
+    read = read_volume(volume)
+    turn = np.array([[0.0, 1, 0, 30], [0, 0, -1, 9], [-1, 0, 0, 4], [0, 0, 0, 1]])
+    saved = tmp_path / "turned.nrrd"
+    write_volume(Volume(read.array, turn @ read.affine @ np.diag([1.0, 1.5, 4.0, 1]), read.unit), saved)
+    assert np.allclose(read.spacing, 1)
+    assert export(saved, "--provenance", provenance, "--out", tmp_path / "out") == 0
+    new = json.loads(next((tmp_path / "out").glob("*.json")).read_text(encoding="utf-8"))
+    assert "modified_after_generation" not in new and new["output_voxel_edges_mm"] != [1.0, 1.5, 4.0]

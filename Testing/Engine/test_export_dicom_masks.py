@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -212,3 +213,32 @@ def test_how_much_shear_is_written_depends_on_how_far_the_grid_reaches(tmp_path,
     corners = corner_indices(array.shape)
     off = np.linalg.norm(voxel_positions(placed, corners) - voxel_positions(affine, corners), axis=1).max()
     assert off == pytest.approx(shear_mm(array.shape, affine), abs=2e-5) and off < 1e-3
+
+
+def test_a_region_is_the_same_instance_whatever_is_exported_beside_it(tmp_path, oblique_affine):
+    """One UID, one content: the number of its series does not count what else there is."""
+    affine = oblique_affine("LPS")
+    volume = generated(tmp_path / "in", ct(), affine, mode="inpaint")
+    alone = exported(volume, tmp_path / "alone")
+    both = exported(volume, tmp_path / "both", segmentation=drawing(tmp_path, affine))
+    assert alone.region.read_bytes() == both.region.read_bytes()
+    paths = (next(both.image.iterdir()), both.segmentation, both.region)
+    assert [pydicom.dcmread(path).SeriesNumber for path in paths] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "change", [{"name": "scar"}, {"type": LUNG.type}, {"region": None, "region_modifier": None}, {"color": (0, 0, 1)}]
+)
+def test_a_tracking_uid_stands_for_one_meaning(tmp_path, oblique_affine, change):
+    """The same voxels with another name or other codes are another thing; with another colour they are not."""
+    affine = oblique_affine("LPS")
+    volume = generated(tmp_path / "in", ct(), affine)
+    found = []
+    for number, nodule in enumerate((NODULE, replace(NODULE, **change))):
+        path = tmp_path / f"drawing{number}.seg.nrrd"
+        write_segmentation(Segmentation((labels(),), affine, (LUNG, nodule)), path)
+        seg = highdicom.seg.segread(exported(volume, tmp_path / f"out{number}", segmentation=path).segmentation)
+        found.append([seg.get_segment_description(n) for n in (1, 2)])
+    (lung, first), (same_lung, second) = found
+    assert lung.TrackingUID == same_lung.TrackingUID
+    assert (first.TrackingUID == second.TrackingUID) == (first.TrackingID == second.TrackingID) == ("color" in change)

@@ -40,29 +40,32 @@ def complaints(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("modality", "mode", "label", "body_part"),
+    ("modality", "mode", "label", "body_part", "marks"),
     [
-        ("CT", "whole", "none", "chest"),
-        ("MR", "whole", "none", "brain"),
-        ("CT", "inpaint", "overlay", "whole body"),
-        ("CT", "whole", "burned-in", "limb"),
-        ("MR", "whole", "none", "breast"),
-        ("MR", "whole", "none", None),
+        ("CT", "whole", "none", "chest", {}),
+        ("CT", "whole", "none", "chest", {"modified_after_generation": True}),
+        ("MR", "whole", "none", "brain", {"voxels_unchecked": True}),
+        ("MR", "whole", "none", "brain", {}),
+        ("CT", "inpaint", "overlay", "whole body", {}),
+        ("CT", "whole", "burned-in", "limb", {}),
+        ("MR", "whole", "none", "breast", {}),
+        ("MR", "whole", "none", None, {}),
     ],
 )
 def test_dciodvfy_finds_no_error_and_warns_of_no_more_than_an_unknown_side(
-    tmp_path, oblique_affine, modality, mode, label, body_part
+    tmp_path, oblique_affine, modality, mode, label, body_part, marks
 ):
     """Neither in the files as they are, but for the attribute that it is too old for, nor without that attribute."""
     affine, shape = oblique_affine("PSL"), (140, 120, 3)
     model = {"id": "lung-nodule-ct", "version": "1", "modality": modality} | (
         {} if body_part is None else {"body_part": body_part}
     )
-    volume = generated(tmp_path, np.abs(ct(shape) // 2), affine, modality, mode, model=model)
+    volume = generated(tmp_path, np.abs(ct(shape) // 2), affine, modality, mode, model=model, **marks)
     export = exported(volume, tmp_path / "out", segmentation=drawing(tmp_path, affine, shape), label=label)
     files = [next(export.image.iterdir()), *export.folder.glob("*.dcm")]
     assert len(files) == (3 if mode == "inpaint" else 2)
     for path in files:
+        assert ("BurnedInAnnotation" in pydicom.dcmread(path)) == (mode == "whole" and not marks)
         assert [c for c in complaints(path) if "Error" in c and SYNTHETIC_DATA not in c] == []
         item = pydicom.dcmread(path)
         del item.SyntheticData

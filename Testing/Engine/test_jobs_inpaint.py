@@ -215,6 +215,13 @@ def test_the_record_says_which_image_it_goes_back_to_and_which_region_is_its_own
     assert {first["inputs"]["image_sha256"], first["output_sha256"]} <= set(second["source"]["files"])
     assert "synthetic already" in second["notice"]
     assert first_problem(first, "provenance") is None and first_problem(second, "provenance") is None
+    output["provenance"].write_text(json.dumps(first | {"modified_after_generation": True}), encoding="utf-8")
+    again = run(GenerateRequest(tmp_path / "second.nii.gz", str(package), tmp_path / "three", "inpaint",
+                                output["volume"], seed=2))  # fmt: skip
+    third = json.loads(again.outputs[0]["provenance"].read_text(encoding="utf-8"))
+    assert third["source"]["edited"] == "yes" and not third["source"]["known"]
+    assert "--image was edited after it was made: nothing shows whose its voxels are" in third["notes"]
+    assert b", EDITED" in nib.load(again.outputs[0]["volume"]).header["descrip"].item()
 
 
 @pytest.mark.parametrize("method", ["conditioned", "replacement"])

@@ -11,11 +11,12 @@ from dicom_examples import SHAPE, ct, exported, generated
 
 from SynthDiffusionLib.jobs.outputs import header_marks
 from SynthDiffusionLib.jobs.provenance import is_synthetic, sha256_of
+from SynthDiffusionLib.jobs.records import edits_of
 from SynthDiffusionLib.jobs.sources import source_key, source_of_image
 from SynthDiffusionLib.schemas import first_problem
 from SynthDiffusionLib.volumes import Volume, read_volume, reorient, write_volume
 from SynthDiffusionLib.volumes.header_texts import header_texts
-from SynthDiffusionLib.volumes.marks import MARK, SYNTHETIC_DATA, mention, own_mark
+from SynthDiffusionLib.volumes.marks import EDITED, MARK, SYNTHETIC_DATA, mention, own_mark
 
 pydicom = pytest.importorskip("pydicom")
 pytest.importorskip("highdicom")
@@ -155,3 +156,33 @@ def test_what_others_call_synthetic_is_no_mark_of_ours(tmp_path):
         assert not is_synthetic(read_volume(path).metadata)
     write_volume(Volume(ct(), np.eye(4), metadata={"description": "Philips TE=4"}), path)
     assert mention(header_texts(path)) is None and read_volume(path).shape == SHAPE
+
+
+@pytest.mark.parametrize(("mark", "edits"), [("modified_after_generation", "yes"), ("voxels_unchecked", "not checked")])
+def test_an_edited_image_stays_one_over_every_later_step(tmp_path, mark, edits):
+    """Inpainting into it does not make it known whose voxels it holds."""
+    whole = generated(tmp_path / "a", ct(seed=1), np.eye(4), **{mark: True})
+    first = inpainted(tmp_path / "b", whole, seed=4)
+    second = inpainted(tmp_path / "c", first, seed=5)
+    for volume in (first, second):
+        record = json.loads(volume.with_name(volume.name.replace(".nii.gz", ".json")).read_text(encoding="utf-8"))
+        assert record["source"]["edited"] == edits == edits_of(record) and not record["source"]["known"]
+        assert first_problem(record, "provenance") is None
+        assert (header_marks(record).get(EDITED) == "YES") == (edits == "yes")
+    export = exported(second, tmp_path / "out")
+    assert any("nothing shows whose voxels" in note for note in export.notes)
+    text = pydicom.dcmread(next(export.image.iterdir())).DerivationDescription
+    assert "oxels of the image that it was made from" in text and "nothing shows whose they are" in text
+
+
+def test_an_edited_image_without_its_record_says_so_in_its_header(tmp_path):
+    record = RECORD | {"modified_after_generation": True}
+    for name in ("a.nii.gz", "b.nrrd", "c.mha"):
+        write_volume(Volume(ct(), np.eye(4), metadata=header_marks(record)), tmp_path / name)
+        assert source(tmp_path / name)["edited"] == "yes"
+    series = exported(
+        generated(tmp_path / "a", ct(), np.eye(4), modified_after_generation=True), tmp_path / "out"
+    ).image
+    assert source(series)["edited"] == "yes" and not source(series)["known"]
+    write_volume(Volume(ct(), np.eye(4), metadata=header_marks(RECORD)), tmp_path / "d.nrrd")
+    assert "edited" not in source(tmp_path / "d.nrrd")

@@ -348,3 +348,31 @@ def test_real_ct_series_of_three_slices_and_its_segmentation(shared_data):
     (liver,) = ours.segments
     assert liver.name == "Liver"
     assert liver.type == Code("SCT", "10200004", "Liver"), "its code is SRT T-62000"
+
+
+@pytest.mark.parametrize(
+    ("keyword", "other", "named"),
+    [
+        ("PatientID", "4712", "Patient ID"),
+        ("PatientName", "Roe^Richard", "Patient's Name"),
+        ("FrameOfReferenceUID", "1.2.3.99", "Frame of Reference UID"),
+    ],
+)
+def test_slices_of_two_patients_or_scans_are_no_volume(tmp_path, oblique_affine, keyword, other, named):
+    """Also where they share a Series Instance UID; the message tells what differs, and nobody's name."""
+    slices = _slices(oblique_affine("LPS"))
+    own = str(getattr(slices[0], keyword))
+    setattr(slices[2], keyword, other)
+    with pytest.raises(BadInput) as caught:
+        read_volume(_save(tmp_path / "mixed", slices))
+    said = f"{caught.value.message} {caught.value.hint}"
+    assert f"2 different values of {named}" in said and "own folder" in said and "\n" not in said
+    assert own not in said and other not in said and "Doe" not in said
+
+
+def test_spellings_and_gaps_are_no_second_patient(tmp_path, oblique_affine):
+    slices = _slices(oblique_affine("LPS"))
+    slices[1].PatientName, slices[2].PatientName = "DOE^JANE^^", "Doe^Jane "
+    slices[3].PatientName = slices[3].PatientID = ""
+    del slices[0].FrameOfReferenceUID
+    assert read_volume(_save(tmp_path / "one", slices)).shape == SHAPE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,9 @@ from job_fakes import add_results, provenance
 from joint_fakes import joint_outputs, joint_record, write_mask
 from panel_harness import MODEL_ID, Harness, add_segmentation, add_volume, shipped_model, widths
 from test_generate_panel import tab_order, visible
+
+from SynthDiffusionLib.volumes import Volume
+from SynthDiffusionLib.volumes.digests import voxel_edges_mm, voxels_sha256
 
 pydicom = pytest.importorskip("pydicom")
 highdicom = pytest.importorskip("highdicom")
@@ -125,6 +129,9 @@ def test_a_result_and_its_drawing_become_a_series_and_a_segmentation(harness, st
     oblique = np.array([[1.9, 0.3, 0, -11.5], [-0.3, 1.9, 0, 22.25], [0, 0, 2.5, -3.125], [0, 0, 0, 1]])
     oblique[:2, :2] /= np.hypot(1.9, 0.3) / 0.75
     node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(oblique))
+    own = Volume(slicer.util.arrayFromVolume(node).T, oblique, "HU")  # as in the record of the volume's own file
+    sums = {"output_voxels_sha256": voxels_sha256(own), "output_voxel_edges_mm": voxel_edges_mm(own)}
+    node.SetAttribute("SynthDiffusion.Provenance", json.dumps(record() | sums))
     for segment in drawing.GetSegmentation().GetSegmentIDs():
         labelmap = drawing.GetSegmentation().GetSegment(segment).GetRepresentation("Binary labelmap")
         labelmap.SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(oblique))
@@ -156,6 +163,7 @@ def test_a_result_and_its_drawing_become_a_series_and_a_segmentation(harness, st
     assert segments_of(folder / "segmentation.dcm") == drawn_places(drawing)
     one = pydicom.dcmread(next((folder / "image").iterdir()))
     assert one[SYNTHETIC_DATA].value == "YES" and one.BurnedInAnnotation == "NO" and 0x60003000 not in one
+    assert "No part of it was acquired from a patient" in one.DerivationDescription
     assert not any(b"DOE" in path.read_bytes() or "DOE" in str(path) for path in folder.rglob("*.dcm"))
 
 
