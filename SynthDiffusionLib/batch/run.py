@@ -122,12 +122,12 @@ def run_batch(
         mine = shard_of(items, number, count)
         token = f"{_safe(host_name())}{part}-{uuid.uuid4().hex[:6]}"
         tally = Tally(len(mine))
-        todo = _to_do(mine, store, request, tally, on_event)
+        missing = _missing(mine, store, request, tally, on_event)
         ended: BaseException | None = None
         try:
-            if todo:
-                pool = _pool(request, package, store, token, len(todo))
-                Schedule(pool, store, tally, request.retries, on_event, should_cancel).carry_out(todo)
+            if missing:
+                pool = _pool(request, package, store, token, len(missing))
+                Schedule(pool, store, tally, request.retries, on_event, should_cancel).carry_out(missing)
         except (Cancelled, KeyboardInterrupt, RunFailed) as error:
             ended = error
         finally:
@@ -160,9 +160,9 @@ def _description(request: BatchRequest, package: ModelPackage) -> dict[str, obje
     }
 
 
-def _to_do(items: Sequence[Item], store: Store, request: BatchRequest, tally: Tally, on_event: OnEvent) -> list[Item]:
+def _missing(items: Sequence[Item], store: Store, request: BatchRequest, tally: Tally, on_event: OnEvent) -> list[Item]:
     """The items that are not there; what cannot be made is recorded at once."""
-    todo = []
+    missing = []
     damaged = 0
     for step, item in enumerate(items, 1):
         if request.verify:
@@ -177,11 +177,11 @@ def _to_do(items: Sequence[Item], store: Store, request: BatchRequest, tally: Ta
             tally.failed.append((item, "bad_input", item.problem, hint))
             on_event({"event": "warning", "message": f"{item.case}: {item.problem}"})
         else:
-            todo.append(item)
+            missing.append(item)
     if damaged:
         message = f"{damaged} volumes were damaged: they lie in 'damaged' now, and are made anew"
         on_event({"event": "warning", "message": message})
-    return todo
+    return missing
 
 
 def _pool(request: BatchRequest, package: ModelPackage, store: Store, token: str, items: int) -> Pool:

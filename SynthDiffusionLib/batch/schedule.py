@@ -81,7 +81,7 @@ class Schedule:
     ) -> None:
         self._pool, self._store, self._tally = pool, store, tally
         self._retries, self._on_event, self._should_cancel = retries, on_event, should_cancel
-        self._todo: deque[Item] = deque()
+        self._waiting: deque[Item] = deque()
         self._attempts: Counter[str] = Counter()
         self._in_a_row: Counter[str] = Counter()
         self._ready: set[str] = set()
@@ -95,20 +95,20 @@ class Schedule:
             Cancelled: the batch is to end; what was begun is thrown away.
         """
         tally = self._tally
-        self._todo.extend(items)
+        self._waiting.extend(items)
         running = 0
         waiting_since: float | None = time.monotonic()
         self._pool.start()
         try:
             self._tell()
-            while self._todo or running:
+            while self._waiting or running:
                 if self._should_cancel():
                     raise Cancelled
                 for worker in self._pool.free():
-                    if not self._todo:
+                    if not self._waiting:
                         break
                     self._began = self._began or time.monotonic()
-                    self._pool.submit(worker, self._todo.popleft())
+                    self._pool.submit(worker, self._waiting.popleft())
                     running += 1
                 outcomes = self._pool.wait(POLL_S)
                 for outcome in outcomes:
@@ -123,7 +123,7 @@ class Schedule:
                 if outcomes:
                     self._tell()
         finally:
-            tally.left = len(self._todo) + running
+            tally.left = len(self._waiting) + running
             if self._began is not None and self._finished:
                 tally.wall_s = self._finished[-1] - self._began
             self._pool.close()
@@ -136,7 +136,7 @@ class Schedule:
         elif outcome.what == UNUSABLE:
             self._aside(outcome.worker, outcome.reason, ended=True)
             if outcome.item is not None:
-                self._todo.appendleft(outcome.item)
+                self._waiting.appendleft(outcome.item)
         elif outcome.what == LOST:
             self._tally.lost += 1
             self._ready.discard(outcome.worker)
@@ -163,7 +163,7 @@ class Schedule:
             return
         if made.how == SURROUNDINGS:
             self._aside(worker, f"{made.message.rstrip('.')}. {made.hint}")
-            self._todo.append(item)
+            self._waiting.append(item)
             return
         if made.how == FINAL or made.how == UNREADABLE and not _readable(item):
             self._finished.append(time.monotonic())
@@ -181,7 +181,7 @@ class Schedule:
             self._give_up(item, kind, message, hint)
             return
         self._tally.repeats += 1
-        self._todo.append(item)
+        self._waiting.append(item)
 
     def _give_up(self, item: Item, kind: str, message: str, hint: str) -> None:
         self._tally.failed.append((item, kind, message, hint))

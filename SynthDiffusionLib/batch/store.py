@@ -215,8 +215,6 @@ class Store:
             "case": item.case,
             "number": item.number,
             "seed": item.seed,
-            "segmentation": None if item.segmentation is None else item.segmentation.name,
-            "image": None if item.image is None else item.image.name,
             "inputs": dict(item.checksums),
             "files": entries,
             "made": dict(made),

@@ -94,6 +94,8 @@ def test_a_batch_makes_what_generate_makes_although_a_worker_is_killed(small, tm
         assert record["output_sha256"] == row["sha256"]
         assert f"denoiser.safetensors {record['model']['files']['denoiser.safetensors']}" in row["weights_sha256"]
     row = rows[3]
+    beside = (tmp_path / "out" / row["volume"]).with_name("item.json").read_text(encoding="utf-8")
+    assert row["case"] in beside and row["segmentation"] not in beside, "the name of an input file lies with the volume"
     template = small().template
     source = next(s for s in small().sources if s.case == row["case"])
     alone = GenerateRequest(source.segmentation, template.model, tmp_path / "alone", device="cpu", steps=STEPS)
